@@ -1,1 +1,57 @@
-//! gemma2.
+//! gemma2: a llamafile for Gemma 2. One executable holds program, weights and chat page.
+//!
+//! # Bird's-eye view
+//!
+//! ```text
+//! executable ─ bundle ─ bytes (mapped) ─ gguf | safetensors ─ weights::Source ─ model::Model
+//!                                            │
+//!                                            └ tokenizer, chat template
+//! typed text / messages ─ chat ─ token ids ─ engine (one thread: scheduler, sessions, sampler) ─ events ─ cli | server ─ page
+//!                                            │
+//!                                     model::forward ─ ops ─ kernels
+//! ```
+//!
+//! There is one decode loop with four callers (one-shot, terminal chat, HTTP, bench), one forward pass, and one
+//! table of kernels for every instruction set.
+//!
+//! # Code map, in reading order
+//!
+//! | module | what it does | may use |
+//! |---|---|---|
+//! | [`error`] | the [`error::Hint`] trait and the one function that renders an error for a person | |
+//! | [`bundle`] | the executable as a container: mapping, ZIP64 archive, packing | |
+//! | [`gguf`], [`safetensors`] | bytes to metadata and a tensor table | |
+//! | [`kernels`] | arithmetic on slices, one file for each instruction set; `scalar.rs` is the definition | |
+//! | [`weights`] | one tensor source over both file formats; names, shapes and norm convention settled | gguf, safetensors, bundle, kernels |
+//! | [`tokenizer`] | text to token ids and back | weights |
+//! | [`chat`] | messages to token ids; the only place that knows the turn markers | tokenizer |
+//! | [`ops`] | shapes and threads over kernels: linear, norm, rope, attention | kernels |
+//! | [`model`] | Gemma 2 as the paper states it | ops, weights |
+//! | [`engine`] | requests in, events out: scheduler, sessions, sampler, stop strings | model, tokenizer |
+//! | [`server`] | the HTTP APIs and the embedded page | engine, chat, tokenizer |
+//! | [`cli`] | what was typed, what it means, and the terminal | everything |
+//!
+//! All may use `error`. `tests/tidy.rs` holds this table against every `use crate::…`.
+//!
+//! # Invariants
+//!
+//! - `kernels` sees slices and numbers: no candle, no threads, no I/O.
+//! - `model` names no device and no file format; `gguf` and `safetensors` know no model; only `bundle` knows there is a ZIP.
+//! - `engine` speaks token ids and settings: no JSON, no terminal, no tokio.
+//! - Only `server` has wire types. Only `cli` prints and exits; `main` alone maps errors to exit codes.
+//! - No build file sets `target-cpu`: the binary must run on a machine that is not this one.
+//! - `unsafe` lives in `kernels` and `bundle/map.rs` only.
+
+pub mod bundle;
+pub mod chat;
+pub mod cli;
+pub mod engine;
+pub mod error;
+pub mod gguf;
+pub mod kernels;
+pub mod model;
+pub mod ops;
+pub mod safetensors;
+pub mod server;
+pub mod tokenizer;
+pub mod weights;

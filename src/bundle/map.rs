@@ -1,0 +1,101 @@
+//! Read-only mapped files, shared by reference and cut into slices without copying.
+#![allow(unsafe_code)] // Mapping a file is the one thing here that needs it.
+
+use std::ops::{Deref, Range};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::Hint;
+
+/// A range of a mapped file (or of an owned buffer), cheap to clone: the mapping lives as long as any slice of it.
+#[derive(Clone)]
+pub struct Bytes {
+    owner: Arc<Owner>,
+    range: Range<usize>,
+}
+
+enum Owner {
+    Mapped(memmap2::Mmap),
+    Owned(Vec<u8>),
+}
+
+/// The file could not be opened or mapped.
+#[derive(Debug, thiserror::Error)]
+#[error("`{}` cannot be read", path.display())]
+pub struct MapError {
+    /// The file.
+    pub path: PathBuf,
+    /// What the system said.
+    #[source]
+    pub source: std::io::Error,
+}
+
+impl Hint for MapError {}
+
+impl Bytes {
+    /// Maps the whole file read-only. An empty file gives empty bytes.
+    pub fn open(path: &Path) -> Result<Bytes, MapError> {
+        let error = |source| MapError {
+            path: path.to_owned(),
+            source,
+        };
+        let file = std::fs::File::open(path).map_err(error)?;
+        let meta = file.metadata().map_err(error)?;
+        if meta.is_dir() {
+            return Err(error(std::io::Error::new(
+                std::io::ErrorKind::IsADirectory,
+                "it is a directory",
+            )));
+        }
+        if meta.len() == 0 {
+            return Ok(Bytes::from(Vec::new()));
+        }
+        // SAFETY: the mapping is read-only and private to this process. Should another process truncate the file
+        // while it is mapped, reads past the new end raise SIGBUS; every program that maps its weights accepts this.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(error)?;
+        let range = 0..map.len();
+        Ok(Bytes {
+            owner: Arc::new(Owner::Mapped(map)),
+            range,
+        })
+    }
+
+    /// The part `range` of these bytes, or `None` where it does not lie inside.
+    pub fn slice(&self, range: Range<usize>) -> Option<Bytes> {
+        if range.start > range.end || range.end > self.len() {
+            return None;
+        }
+        let start = self.range.start + range.start;
+        Some(Bytes {
+            owner: self.owner.clone(),
+            range: start..start + range.len(),
+        })
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        let all: &[u8] = match &*self.owner {
+            Owner::Mapped(map) => map,
+            Owner::Owned(vec) => vec,
+        };
+        &all[self.range.clone()]
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(vec: Vec<u8>) -> Bytes {
+        let range = 0..vec.len();
+        Bytes {
+            owner: Arc::new(Owner::Owned(vec)),
+            range,
+        }
+    }
+}
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Bytes({:?})", self.range)
+    }
+}

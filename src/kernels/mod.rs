@@ -1,0 +1,5 @@
+//! Arithmetic on slices, one file for each instruction set; `scalar.rs` is the definition.
+
+mod blocks;
+
+pub use blocks::Format;

@@ -1,0 +1,59 @@
+//! One tensor source over GGUF and safetensors: names, shapes and the norm convention settled.
+
+mod config;
+
+pub use config::Config;
+
+use crate::bundle::Bytes;
+use crate::kernels::Format;
+
+/// A weight matrix where it lies in the mapped file: `[n_rows, n_cols]`, rows contiguous.
+#[derive(Clone, Debug)]
+pub struct Matrix {
+    /// The tensor's name in its file, for messages.
+    pub name: String,
+    /// Outputs.
+    pub n_rows: usize,
+    /// Inputs.
+    pub n_cols: usize,
+    /// How each row is stored.
+    pub format: Format,
+    /// `n_rows * format.row_bytes(n_cols)` bytes.
+    pub bytes: Bytes,
+}
+
+/// Everything a Gemma 2 model computes with, in this project's names.
+pub struct Tensors {
+    /// `[n_vocab, d_model]`; also the output head.
+    pub embedding: Matrix,
+    /// One for each layer.
+    pub layers: Vec<LayerTensors>,
+    /// `[d_model]`; norm vectors are factors (1 + w) whatever the file stores.
+    pub output_norm: Vec<f32>,
+}
+
+/// The tensors of one layer.
+pub struct LayerTensors {
+    /// `[d_model]`, before attention.
+    pub pre_attn_norm: Vec<f32>,
+    /// `[n_heads * head_dim, d_model]`
+    pub wq: Matrix,
+    /// `[n_kv_heads * head_dim, d_model]`
+    pub wk: Matrix,
+    /// `[n_kv_heads * head_dim, d_model]`
+    pub wv: Matrix,
+    /// `[d_model, n_heads * head_dim]`
+    pub wo: Matrix,
+    /// `[d_model]`, on the attention branch before the add.
+    pub post_attn_norm: Vec<f32>,
+    /// `[d_model]`, before the feed-forward part.
+    pub pre_ffn_norm: Vec<f32>,
+    /// `[d_ff, d_model]`
+    pub w_gate: Matrix,
+    /// `[d_ff, d_model]`
+    pub w_up: Matrix,
+    /// `[d_model, d_ff]`
+    pub w_down: Matrix,
+    /// `[d_model]`, on the feed-forward branch before the add.
+    pub post_ffn_norm: Vec<f32>,
+}
