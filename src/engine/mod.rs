@@ -3,6 +3,10 @@
 //! [`Engine`] is a cheap handle; [`Engine::submit`] returns [`Events`], which a thread can iterate
 //! (`recv_blocking`) and a task can await. Dropping the receiver cancels the request within a step.
 
+pub mod chain;
+pub mod rng;
+pub mod sampler;
+
 use std::sync::Arc;
 use std::time::Duration;
 
