@@ -30,3 +30,41 @@ pub fn render(error: &dyn Hint) -> String {
     }
     out
 }
+
+/// A size in bytes for a person: `812 bytes`, `4.1 kB`, `1.60 GB` (powers of ten, as download pages and file managers say it).
+pub fn bytes_for_people(n_bytes: u64) -> String {
+    let n = n_bytes as f64;
+    match n_bytes {
+        0..1_000 => format!("{n_bytes} bytes"),
+        1_000..1_000_000 => format!("{:.1} kB", n / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", n / 1e6),
+        _ => format!("{:.2} GB", n / 1e9),
+    }
+}
+
+/// Two sizes that are compared: exact where rounding would make different sizes look equal.
+pub fn two_sizes_for_people(a: u64, b: u64) -> (String, String) {
+    let (rounded_a, rounded_b) = (bytes_for_people(a), bytes_for_people(b));
+    if a != b && rounded_a == rounded_b {
+        return (format!("{a} bytes"), format!("{b} bytes"));
+    }
+    (rounded_a, rounded_b)
+}
+
+/// A name out of a file, made fit for a terminal: control characters escaped, cut after 100 characters.
+pub fn name_for_people(name: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&name[..name.len().min(400)]);
+    let mut out = String::new();
+    for (n_chars, c) in text.chars().enumerate() {
+        if n_chars == 100 {
+            out.push('…');
+            break;
+        }
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
