@@ -1,5 +1,35 @@
 //! The executable as a container: its mapping, the archive behind it, and how such a file is made.
+//!
+//! ```text
+//! program ─ manifest.json ─ .args ─ license ─ config.json … ─ (64 KiB boundary) weights ─ directory of the archive
+//! ```
+//!
+//! [`Bundle::open`] finds the archive of any file, [`Bundle::of_running_executable`] that of the program itself;
+//! members are slices of the mapping. [`pack()`], [`unpack()`] and [`verify`] are the tools. Only this module knows that
+//! there is a ZIP.
 
+mod args_file;
+mod executable;
+mod locate;
+mod manifest;
 mod map;
+mod pack;
+mod sources;
+mod unpack;
+pub mod zip;
 
+pub use args_file::{ARGS_MEMBER, ArgsError, ArgsFile};
+pub use locate::{Bundle, BundleError, is_weights, running_executable};
+pub use manifest::{Hashed, MANIFEST_MEMBER, Manifest, Member, Parameters};
 pub use map::{Bytes, MapError};
+pub use pack::{OnProgress, PackError, PackOptions, Progress, pack};
+pub use unpack::{UnpackError, Verification, unpack, verify};
+
+/// Whether a member's name, put behind a directory, stays inside it on every system: relative, `/` only, no `..`, no
+/// drive letter, no control character.
+pub fn is_safe_name(name: &str) -> bool {
+    let is_safe_part = |part: &str| !matches!(part, "" | "." | "..");
+    name.split('/').all(is_safe_part)
+        && !name.contains(['\\', ':'])
+        && !name.chars().any(char::is_control)
+}

@@ -1,0 +1,270 @@
+//! A packed file to its parts again, and the check whether they are still what was packed.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::is_safe_name;
+use super::locate::{Bundle, BundleError};
+use super::manifest::{MANIFEST_MEMBER, hex};
+use super::pack::{OnProgress, Progress};
+use crate::error::Hint;
+
+/// Bytes between two calls of the progress callback.
+const CHUNK: usize = 4 << 20;
+
+/// Members that were not written, or not checked.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// The archive or a compressed member.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// A name that leads outside the directory.
+    #[error("member `{0}` would be written outside the directory")]
+    UnsafeName(String),
+    /// The file exists.
+    #[error("`{}` exists already", .0.display())]
+    Exists(PathBuf),
+    /// A member's path goes through a symbolic link or a file.
+    #[error("`{}` is no directory", .0.display())]
+    NoDirectory(PathBuf),
+    /// Writing failed.
+    #[error("`{}` cannot be written", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The callback said so.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Hint for UnpackError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            UnpackError::Bundle(error) => error.hint(),
+            UnpackError::Exists(_) => {
+                Some("choose another `-d`, or replace files with `--force`".into())
+            }
+            UnpackError::UnsafeName(_) => Some("this archive was made to do harm".into()),
+            UnpackError::NoDirectory(_) => Some("choose an empty directory for `-d`".into()),
+            UnpackError::Io { .. } | UnpackError::Interrupted => None,
+        }
+    }
+}
+
+/// Writes every member below `directory`, which is made if need be, and returns the files' paths.
+///
+/// All names and members are checked before the first byte is written; a file that was begun when writing failed is
+/// removed.
+///
+/// # Errors
+/// An unsafe name, a compressed member, an existing file without `overwrite`, a failing write.
+pub fn unpack(
+    bundle: &Bundle,
+    directory: &Path,
+    overwrite: bool,
+    on_progress: &mut OnProgress<'_>,
+) -> Result<Vec<PathBuf>, UnpackError> {
+    let mut files = Vec::new();
+    for entry in &bundle.archive.entries {
+        let name = entry.name.trim_end_matches('/');
+        if !is_safe_name(name) {
+            return Err(UnpackError::UnsafeName(entry.name.clone()));
+        }
+        if entry.is_dir() {
+            continue;
+        }
+        let path = directory.join(name);
+        if !overwrite && path.symlink_metadata().is_ok() {
+            return Err(UnpackError::Exists(path));
+        }
+        files.push((entry, bundle.data(entry)?, path));
+    }
+    let mut progress = Progress {
+        member: "",
+        done: 0,
+        total: files.iter().map(|(entry, ..)| entry.size).sum(),
+    };
+    std::fs::create_dir_all(directory).map_err(io_error(directory))?;
+    for (entry, bytes, path) in &files {
+        make_parents(directory, &entry.name)?;
+        if overwrite && path.symlink_metadata().is_ok() {
+            // Removed rather than opened: opening would follow a symbolic link to wherever it leads.
+            std::fs::remove_file(path).map_err(io_error(path))?;
+        }
+        let written = write_new(path, bytes, &mut |n_bytes| {
+            progress.done += n_bytes;
+            let member = &entry.name;
+            on_progress(Progress { member, ..progress }).is_continue()
+        });
+        match written {
+            Ok(true) => {}
+            Ok(false) => {
+                let _ = std::fs::remove_file(path);
+                return Err(UnpackError::Interrupted);
+            }
+            Err(source) => {
+                if source.kind() != std::io::ErrorKind::AlreadyExists {
+                    let _ = std::fs::remove_file(path);
+                }
+                return Err(io_error(path)(source));
+            }
+        }
+    }
+    Ok(files.into_iter().map(|(_, _, path)| path).collect())
+}
+
+/// What [`verify`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verification {
+    /// Whether there was a manifest with hashes; otherwise the archive's own checksums were compared.
+    pub has_manifest: bool,
+    /// Parts that are as they were.
+    pub intact: Vec<String>,
+    /// What is not, one sentence each.
+    pub problems: Vec<String>,
+}
+
+/// Compares every member and the program with the hashes in the manifest, or with the archive's checksums where there
+/// is no manifest.
+///
+/// # Errors
+/// A member that cannot be read at all, or `Interrupted`.
+pub fn verify(
+    bundle: &Bundle,
+    on_progress: &mut OnProgress<'_>,
+) -> Result<Verification, UnpackError> {
+    let manifest = bundle.manifest()?;
+    let mut result = Verification {
+        has_manifest: manifest.is_some(),
+        ..Verification::default()
+    };
+    let mut hashing = Hashing {
+        on_progress,
+        done: 0,
+        total: bundle.bytes.len() as u64,
+    };
+    let size = bundle.bytes.len() as u64;
+    if let Some(manifest) = &manifest {
+        if manifest.file_size != size {
+            result.problems.push(format!(
+                "the file has {size} bytes and was packed with {}",
+                manifest.file_size
+            ));
+        }
+        let runtime = bundle.runtime().unwrap_or_else(|| Vec::new().into());
+        let (sha256, _) = hashing.hash("", &runtime)?;
+        result.compare("the program", sha256 == manifest.runtime.sha256);
+        for member in &manifest.members {
+            if bundle.archive.entry(&member.name).is_none() {
+                result
+                    .problems
+                    .push(format!("`{}` is missing", member.name));
+            }
+        }
+    }
+    for entry in bundle
+        .archive
+        .entries
+        .iter()
+        .filter(|entry| !entry.is_dir())
+    {
+        let (sha256, crc32) = hashing.hash(&entry.name, &bundle.data(entry)?)?;
+        let quoted = format!("`{}`", entry.name);
+        match &manifest {
+            Some(manifest) if entry.name != MANIFEST_MEMBER => {
+                let known = manifest.members.iter().find(|m| m.name == entry.name);
+                match known {
+                    Some(member) => result.compare(&quoted, member.sha256 == sha256),
+                    None => result
+                        .problems
+                        .push(format!("{quoted} is not in the manifest")),
+                }
+            }
+            _ => result.compare(&quoted, crc32 == entry.crc32),
+        }
+    }
+    Ok(result)
+}
+
+impl Verification {
+    fn compare(&mut self, part: &str, is_equal: bool) {
+        if is_equal {
+            self.intact.push(part.into());
+        } else {
+            self.problems.push(format!("{part} is not what was packed"));
+        }
+    }
+}
+
+struct Hashing<'a, 'b> {
+    on_progress: &'a mut OnProgress<'b>,
+    done: u64,
+    total: u64,
+}
+
+impl Hashing<'_, '_> {
+    fn hash(&mut self, name: &str, bytes: &[u8]) -> Result<(String, u32), UnpackError> {
+        let (mut sha256, mut crc32) = (Sha256::new(), crc32fast::Hasher::new());
+        for chunk in bytes.chunks(CHUNK) {
+            sha256.update(chunk);
+            crc32.update(chunk);
+            self.done += chunk.len() as u64;
+            let progress = Progress {
+                member: name,
+                done: self.done,
+                total: self.total,
+            };
+            if (self.on_progress)(progress).is_break() {
+                return Err(UnpackError::Interrupted);
+            }
+        }
+        Ok((hex(sha256), crc32.finalize()))
+    }
+}
+
+fn io_error(path: &Path) -> impl Fn(std::io::Error) -> UnpackError + '_ {
+    |source| UnpackError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Makes the directories of a member one by one, so that none of them is a symbolic link leading elsewhere.
+fn make_parents(directory: &Path, name: &str) -> Result<(), UnpackError> {
+    let mut path = directory.to_owned();
+    let Some((parents, _)) = name.rsplit_once('/') else {
+        return Ok(());
+    };
+    for part in parents.split('/') {
+        path.push(part);
+        match path.symlink_metadata() {
+            Ok(meta) if meta.is_dir() => {}
+            Ok(_) => return Err(UnpackError::NoDirectory(path)),
+            Err(_) => std::fs::create_dir(&path).map_err(io_error(&path))?,
+        }
+    }
+    Ok(())
+}
+
+/// `false` where `go_on` said to stop.
+fn write_new(
+    path: &Path,
+    bytes: &[u8],
+    go_on: &mut dyn FnMut(u64) -> bool,
+) -> std::io::Result<bool> {
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    for chunk in bytes.chunks(CHUNK) {
+        file.write_all(chunk)?;
+        if !go_on(chunk.len() as u64) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
