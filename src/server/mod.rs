@@ -1,1 +1,248 @@
-//! server
+//! The HTTP APIs and the embedded page.
+//!
+//! A server is a function: [`router`] makes the whole application out of an [`AppState`], and tests call it without a
+//! socket; [`serve`] puts it behind a listener. The state starts as *loading*, so that a port can be bound and answered
+//! before the model is read, and becomes ready once.
+//!
+//! # Routes
+//!
+//! | route | API | needs |
+//! |---|---|---|
+//! | `POST /v1/chat/completions`, `/v1/completions`, `GET /v1/models` | OpenAI ([`openai`]) | key, model |
+//! | `POST /completion`, `/tokenize`, `/detokenize`, `/apply-template` | llama.cpp ([`llama_cpp`]) | key, model |
+//! | `GET /props`, `/slots`, `/metrics` | llama.cpp | key, model |
+//! | `GET /health` | llama.cpp: 503 with progress while loading | |
+//! | `GET /` and its files | the page ([`ui`]) | |
+//!
+//! # Conventions on the wire
+//!
+//! - Fields have OpenAI's and llama.cpp's names. A field that is unknown is ignored; one that is known, not implemented and
+//!   would change the result is a 400 that names it.
+//! - Errors are OpenAI's object `{"error": {"message", "type", "param", "code"}}`: under `/v1` the code is null or OpenAI's
+//!   word (`context_length_exceeded`, `invalid_api_key`, `model_not_found`), elsewhere llama.cpp's, the status. `hint`
+//!   says what to do. A stream that fails ends with one `data: {"error": …}` frame and no `[DONE]`.
+//! - Streams are server-sent events with a comment in each second of silence. Closing the connection cancels.
+//! - Extensions, for the page and whoever likes them: `templates` (in), `stop_reason`, `stopping_word` and `seed` beside
+//!   `finish_reason`, llama.cpp's `timings`, `timings_per_token` and `return_progress` on every API.
+//! - 503 carries `Retry-After`: loading (with `progress` and `stage`), a full queue, shutting down.
+
+mod conversation;
+pub mod error;
+mod fields;
+mod generation;
+mod guard;
+mod listen;
+pub mod llama_cpp;
+mod metrics;
+pub mod openai;
+mod sse;
+pub mod ui;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::middleware;
+use axum::routing::get;
+use tokio::sync::Semaphore;
+
+use crate::chat::ChatTemplate;
+use crate::engine::{Engine, Sampling};
+use crate::tokenizer::TokenId;
+use error::ApiError;
+pub use listen::serve;
+use metrics::Metrics;
+
+/// What is decided before the model is loaded.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// Where the listener is bound: on loopback the Host header is checked.
+    pub local_addr: SocketAddr,
+    /// Keys that open the APIs; none: everything is open.
+    pub api_keys: Vec<String>,
+    /// Origins (`https://example.org`, or `*`) whose pages may call the APIs.
+    pub cors_origins: Vec<String>,
+    /// Serve the page from this folder instead of the embedded one.
+    pub ui_dir: Option<PathBuf>,
+    /// Version of the program.
+    pub version: String,
+    /// How long running replies may go on at shutdown.
+    pub shutdown_grace: Duration,
+}
+
+impl ServerOptions {
+    /// Nothing special: no keys, no foreign origins, the embedded page.
+    pub fn new(local_addr: SocketAddr) -> ServerOptions {
+        ServerOptions {
+            local_addr,
+            api_keys: Vec::new(),
+            cors_origins: Vec::new(),
+            ui_dir: None,
+            version: env!("CARGO_PKG_VERSION").into(),
+            shutdown_grace: Duration::from_secs(3),
+        }
+    }
+}
+
+/// What clients may know about the loaded model.
+#[derive(Clone, Debug)]
+pub struct ModelFacts {
+    /// The model's id in the APIs: `gemma-2-2b-it-Q6_K`.
+    pub id: String,
+    /// For people: `Gemma 2 2B it`.
+    pub name: String,
+    /// `Q6_K`, `BF16` …
+    pub quantization: String,
+    /// Where it was read from, as far as there is a path.
+    pub path: String,
+    /// Parameters.
+    pub n_params: u64,
+    /// Bytes of weights.
+    pub size_bytes: u64,
+    /// The context it was trained for.
+    pub n_ctx_train: usize,
+    /// It is the built-in demo model.
+    pub is_demo: bool,
+    /// Jinja source of the chat template.
+    pub chat_template: String,
+    /// Settings of a request that names none.
+    pub sampling: Sampling,
+}
+
+/// A loaded model.
+pub struct Ready {
+    /// Runs requests.
+    pub engine: Engine,
+    /// What clients may know.
+    pub facts: ModelFacts,
+    /// Renders conversations.
+    pub template: ChatTemplate,
+    /// Seconds since 1970 when it became ready.
+    pub loaded_at: u64,
+    /// `<eos>`: the end token that is written so.
+    pub eos: Option<TokenId>,
+}
+
+struct Loading {
+    progress: f32,
+    stage: String,
+}
+
+struct Shared {
+    options: ServerOptions,
+    ready: OnceLock<Arc<Ready>>,
+    loading: Mutex<Loading>,
+    metrics: Arc<Metrics>,
+    large_bodies: Semaphore,
+}
+
+/// What all handlers share; cheap to clone. Starts as loading.
+#[derive(Clone)]
+pub struct AppState(Arc<Shared>);
+
+impl AppState {
+    /// A server whose model is still to be loaded.
+    pub fn new(options: ServerOptions) -> AppState {
+        AppState(Arc::new(Shared {
+            options,
+            ready: OnceLock::new(),
+            loading: Mutex::new(Loading {
+                progress: 0.0,
+                stage: "starting".into(),
+            }),
+            metrics: Arc::default(),
+            large_bodies: Semaphore::new(2),
+        }))
+    }
+
+    /// How far loading is: `progress` from 0 to 1, `stage` in words.
+    pub fn set_progress(&self, progress: f32, stage: &str) {
+        let mut loading = self
+            .0
+            .loading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        loading.progress = progress.clamp(0.0, 1.0);
+        stage.clone_into(&mut loading.stage);
+    }
+
+    /// The model is loaded; from now on the APIs answer. A second call changes nothing.
+    pub fn set_ready(&self, engine: Engine, facts: ModelFacts, template: ChatTemplate) {
+        let tokenizer = engine.tokenizer();
+        let n_vocab = TokenId::try_from(tokenizer.n_vocab()).unwrap_or(TokenId::MAX);
+        let eos = (0..n_vocab).find(|id| tokenizer.is_end(*id) && tokenizer.piece(*id) == b"<eos>");
+        let _ = self.0.ready.set(Arc::new(Ready {
+            engine,
+            facts,
+            template,
+            loaded_at: generation::unix_time(),
+            eos,
+        }));
+    }
+
+    /// The model.
+    ///
+    /// # Errors
+    /// 503 with the progress while it is being loaded.
+    pub fn ready(&self) -> Result<Arc<Ready>, ApiError> {
+        if let Some(ready) = self.0.ready.get() {
+            return Ok(ready.clone());
+        }
+        let loading = self
+            .0
+            .loading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Err(ApiError::loading(loading.progress, &loading.stage))
+    }
+
+    fn options(&self) -> &ServerOptions {
+        &self.0.options
+    }
+
+    fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.metrics
+    }
+
+    fn large_bodies(&self) -> &Semaphore {
+        &self.0.large_bodies
+    }
+}
+
+/// The model as an argument of a handler. It stands before the body in the argument list: a server that loads says so
+/// before it reads anything.
+pub(crate) struct Loaded(pub(crate) Arc<Ready>);
+
+impl FromRequestParts<AppState> for Loaded {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(_: &mut Parts, state: &AppState) -> Result<Loaded, ApiError> {
+        state.ready().map(Loaded)
+    }
+}
+
+/// The whole application.
+pub fn router(state: AppState) -> Router {
+    let apis = Router::new()
+        .merge(openai::routes())
+        .merge(llama_cpp::routes())
+        .route("/metrics", get(metrics::metrics))
+        .route_layer(middleware::from_fn_with_state(
+            state.clone(),
+            guard::require_key,
+        ));
+    let open = Router::new()
+        .route("/health", get(llama_cpp::health))
+        .route("/v1/health", get(llama_cpp::health));
+    Router::new()
+        .merge(apis)
+        .merge(open)
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
+        .fallback(ui::page)
+        .layer(middleware::from_fn_with_state(state.clone(), guard::guard))
+        .with_state(state)
+}

@@ -1,0 +1,187 @@
+//! The `messages` of a request, and the prompt they make.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::Ready;
+use super::error::ApiError;
+use super::fields::{Fields, missing, wrong};
+use super::generation::run_blocking;
+use crate::chat::{self, Message, PageTemplates};
+use crate::tokenizer::TokenId;
+
+/// A conversation as a client sent it.
+#[derive(Clone, Debug)]
+pub struct Conversation {
+    messages: Vec<Message>,
+    templates: Option<PageTemplates>,
+    continue_last: bool,
+}
+
+/// A conversation as the model gets it.
+pub struct Prompt {
+    /// As text.
+    pub text: String,
+    /// As tokens, with `<bos>`.
+    pub tokens: Vec<TokenId>,
+}
+
+impl Conversation {
+    /// Reads `messages` and `templates`. A last message by the assistant is continued, unless `continue_final_message`
+    /// says otherwise.
+    ///
+    /// # Errors
+    /// 400 that names the message and the field.
+    pub fn read(fields: &Fields) -> Result<Conversation, ApiError> {
+        let list = match fields.get("messages") {
+            None => return Err(missing("messages")),
+            Some(Value::Array(list)) if list.is_empty() => {
+                return Err(ApiError::invalid(
+                    Some("messages".to_owned()),
+                    "`messages` must not be empty",
+                ));
+            }
+            Some(Value::Array(list)) => list,
+            Some(other) => return Err(wrong("messages", "a list", other)),
+        };
+        let messages = list
+            .iter()
+            .enumerate()
+            .map(|(index, value)| message(index, value))
+            .collect::<Result<Vec<_>, _>>()?;
+        let ends_with_assistant = messages.last().is_some_and(|last| last.role == "assistant");
+        let continue_last = fields.bool("continue_final_message", ends_with_assistant)?;
+        if continue_last && !ends_with_assistant {
+            return Err(ApiError::invalid(
+                Some("continue_final_message".to_owned()),
+                "only a last message by the assistant can be continued",
+            ));
+        }
+        Ok(Conversation {
+            messages,
+            templates: templates(fields)?,
+            continue_last,
+        })
+    }
+
+    /// Renders and encodes, off the threads that serve others.
+    ///
+    /// # Errors
+    /// 400 if the template refuses the conversation.
+    pub async fn prompt(self, ready: &Arc<Ready>) -> Result<Prompt, ApiError> {
+        let ready = ready.clone();
+        run_blocking(move || {
+            let segments = match &self.templates {
+                Some(templates) => templates
+                    .render(&self.messages, self.continue_last)
+                    .map_err(|error| ApiError::from(error).about("templates"))?,
+                None => ready.template.render(&self.messages, self.continue_last)?,
+            };
+            Ok(Prompt {
+                text: chat::text(&segments),
+                tokens: chat::encode(ready.engine.tokenizer(), &segments),
+            })
+        })
+        .await?
+    }
+}
+
+fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
+    let at = format!("messages[{index}]");
+    let Value::Object(object) = value else {
+        return Err(wrong(&at, "an object", value));
+    };
+    let field = format!("{at}.role");
+    let role = match object.get("role") {
+        None | Some(Value::Null) => return Err(missing(&field)),
+        Some(Value::String(role)) => match role.as_str() {
+            "system" | "developer" => "system",
+            "user" => "user",
+            "assistant" | "model" => "assistant",
+            other => {
+                return Err(ApiError::invalid(
+                    Some(field),
+                    format!("the role `{other}` is not supported: use system, user or assistant"),
+                ));
+            }
+        },
+        Some(other) => return Err(wrong(&field, "a string", other)),
+    };
+    for name in ["tool_calls", "function_call"] {
+        let is_absent = match object.get(name) {
+            None | Some(Value::Null) => true,
+            Some(Value::Array(calls)) => calls.is_empty(),
+            Some(_) => false,
+        };
+        if !is_absent {
+            return Err(ApiError::invalid(
+                Some(format!("{at}.{name}")),
+                format!("`{name}` is not supported by this server"),
+            ));
+        }
+    }
+    let field = format!("{at}.content");
+    let content = match object.get("content") {
+        None | Some(Value::Null) => return Err(missing(&field)),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(parts)) => text_of(parts, &field)?,
+        Some(other) => return Err(wrong(&field, "a string or a list of text parts", other)),
+    };
+    Ok(Message {
+        role: role.to_owned(),
+        content,
+    })
+}
+
+fn text_of(parts: &[Value], field: &str) -> Result<String, ApiError> {
+    let mut texts = Vec::with_capacity(parts.len());
+    for (index, part) in parts.iter().enumerate() {
+        match (part["type"].as_str(), part["text"].as_str()) {
+            (Some("text" | "input_text" | "output_text"), Some(text)) => texts.push(text),
+            (Some("text"), None) => return Err(missing(&format!("{field}[{index}].text"))),
+            (kind, _) => {
+                return Err(ApiError::invalid(
+                    Some(format!("{field}[{index}].type")),
+                    format!(
+                        "a part of type `{}` is not supported: this model reads text only",
+                        kind.unwrap_or("?")
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(texts.join("\n"))
+}
+
+fn templates(fields: &Fields) -> Result<Option<PageTemplates>, ApiError> {
+    let Some(given) = fields.object("templates")? else {
+        return Ok(None);
+    };
+    let mut templates = default_templates();
+    let targets = [
+        ("prompt", &mut templates.prompt),
+        ("history", &mut templates.history),
+        ("user_name", &mut templates.user_name),
+        ("char_name", &mut templates.char_name),
+    ];
+    for (name, target) in targets {
+        let text = given
+            .string(name)
+            .map_err(|error| error.about(&format!("templates.{name}")))?;
+        if let Some(text) = text {
+            text.clone_into(target);
+        }
+    }
+    Ok(Some(templates))
+}
+
+/// What the page starts with.
+pub fn default_templates() -> PageTemplates {
+    PageTemplates {
+        prompt: "{{history}}\n<start_of_turn>{{char}}\n".into(),
+        history: "<start_of_turn>{{name}}\n{{message}}<end_of_turn>".into(),
+        user_name: "user".into(),
+        char_name: "model".into(),
+    }
+}

@@ -1,0 +1,230 @@
+//! What a client is told when a request cannot be answered: OpenAI's error object, with llama.cpp's numeric code outside `/v1`.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use crate::chat::ChatError;
+use crate::engine::EngineError;
+use crate::error::Hint;
+
+/// Which clients read the error: the two APIs disagree about `code`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// `code` is null or one of OpenAI's words.
+    OpenAi,
+    /// `code` is the status.
+    LlamaCpp,
+}
+
+impl Dialect {
+    /// The dialect of the API that `path` belongs to.
+    pub fn of(path: &str) -> Dialect {
+        if path.starts_with("/v1/") && path != "/v1/health" {
+            Dialect::OpenAi
+        } else {
+            Dialect::LlamaCpp
+        }
+    }
+}
+
+/// An error as it goes over the wire.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    /// `type` of the object, in either dialect.
+    kind: &'static str,
+    /// OpenAI's word for the case and llama.cpp's `type`, for cases that clients tell apart.
+    special: Option<(&'static str, &'static str)>,
+    message: String,
+    param: Option<String>,
+    hint: Option<String>,
+    extra: Map<String, Value>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError {
+            status,
+            kind,
+            special: None,
+            message: message.into(),
+            param: None,
+            hint: None,
+            extra: Map::new(),
+        }
+    }
+
+    /// 400: the request itself is wrong, in field `param` where one can be named.
+    pub fn invalid(param: impl Into<Option<String>>, message: impl Into<String>) -> ApiError {
+        let mut error = Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message);
+        error.param = param.into();
+        error
+    }
+
+    /// 401: no API key, or a wrong one.
+    pub fn unauthorized(message: &str) -> ApiError {
+        let mut error = Self::new(StatusCode::UNAUTHORIZED, "authentication_error", message);
+        error.special = Some(("invalid_api_key", "authentication_error"));
+        error.hint =
+            Some("send `Authorization: Bearer KEY` with a key given to `--api-key`".into());
+        error
+    }
+
+    /// 403: a foreign page or host.
+    pub fn forbidden(message: impl Into<String>, hint: impl Into<String>) -> ApiError {
+        let mut error = Self::new(StatusCode::FORBIDDEN, "permission_error", message);
+        error.hint = Some(hint.into());
+        error
+    }
+
+    /// 404: nothing at this path.
+    pub fn not_found(message: impl Into<String>) -> ApiError {
+        Self::new(StatusCode::NOT_FOUND, "not_found_error", message)
+    }
+
+    /// 404: a model that is not the one served.
+    pub fn model_not_found(id: &str) -> ApiError {
+        let mut error = Self::not_found(format!("there is no model `{id}` here"));
+        error.special = Some(("model_not_found", "not_found_error"));
+        error.param = Some("model".into());
+        error
+    }
+
+    /// 405: the path exists, the method does not.
+    pub fn method_not_allowed() -> ApiError {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "invalid_request_error",
+            "this method is not allowed here",
+        )
+    }
+
+    /// 408: the body came too slowly.
+    pub fn timeout() -> ApiError {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "invalid_request_error",
+            "the request body took too long",
+        )
+    }
+
+    /// 413: more than `limit` bytes.
+    pub fn too_large(limit: usize) -> ApiError {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "invalid_request_error",
+            format!("the request body is larger than {limit} bytes"),
+        )
+    }
+
+    /// 500: our fault.
+    pub fn internal(message: impl Into<String>) -> ApiError {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
+    }
+
+    /// 503: not now; the client is told to try again in a second.
+    pub fn unavailable(message: impl Into<String>) -> ApiError {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable_error",
+            message,
+        )
+    }
+
+    /// 503 until the model is loaded.
+    pub fn loading(progress: f32, stage: &str) -> ApiError {
+        let mut error = Self::unavailable("Loading model");
+        error.extra.insert("progress".into(), json!(tidy(progress)));
+        error.extra.insert("stage".into(), json!(stage));
+        error
+    }
+
+    /// The same error, blamed on `param`.
+    pub fn about(mut self, param: &str) -> ApiError {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// The status of the response.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The body, `{"error": {…}}`.
+    pub fn body(&self, dialect: Dialect) -> Value {
+        let (kind, code) = match dialect {
+            Dialect::OpenAi => (self.kind, json!(self.special.map(|(word, _)| word))),
+            Dialect::LlamaCpp => (
+                self.special.map_or(self.kind, |(_, kind)| kind),
+                json!(self.status.as_u16()),
+            ),
+        };
+        let mut object = self.extra.clone();
+        object.insert("message".into(), json!(self.message));
+        object.insert("type".into(), json!(kind));
+        object.insert("param".into(), json!(self.param));
+        object.insert("code".into(), code);
+        if let Some(hint) = &self.hint {
+            object.insert("hint".into(), json!(hint));
+        }
+        json!({ "error": object })
+    }
+
+    /// The whole response, in the words of one API.
+    pub fn response(&self, dialect: Dialect) -> Response {
+        let mut response = (self.status, axum::Json(self.body(dialect))).into_response();
+        let headers = response.headers_mut();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl IntoResponse for ApiError {
+    /// A handler does not know its path: the error travels beside the response, and `guard` rewrites the body in the
+    /// dialect of the path.
+    fn into_response(self) -> Response {
+        let mut response = self.response(Dialect::LlamaCpp);
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> ApiError {
+        let mut api = match &error {
+            EngineError::PromptTooLong { prompt, n_ctx } => {
+                let mut api = Self::invalid(None, error.to_string());
+                api.special = Some(("context_length_exceeded", "exceed_context_size_error"));
+                api.extra.insert("n_prompt_tokens".into(), json!(prompt));
+                api.extra.insert("n_ctx".into(), json!(n_ctx));
+                api
+            }
+            EngineError::EmptyPrompt | EngineError::BadSetting(_) => {
+                Self::invalid(None, error.to_string())
+            }
+            EngineError::QueueFull | EngineError::Stopped => Self::unavailable(error.to_string()),
+            EngineError::Model(_) => Self::internal(error.to_string()),
+        };
+        api.hint = error.hint();
+        api
+    }
+}
+
+impl From<ChatError> for ApiError {
+    fn from(error: ChatError) -> ApiError {
+        let mut api = Self::invalid(Some("messages".to_owned()), error.to_string());
+        api.hint = error.hint();
+        api
+    }
+}
+
+/// A number as a person wrote it: 0.95, where the widened 32-bit value would be printed as 0.949999988079071.
+pub fn tidy(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}

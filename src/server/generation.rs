@@ -1,0 +1,677 @@
+//! What all generating routes share: sampling fields, prompts, replies, and how an end and its timings are told.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::stream::{SelectAll, StreamExt, select_all};
+use futures_util::{Stream, future, stream};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::error::ApiError;
+use super::fields::{Fields, whole, wrong};
+use super::metrics::Metrics;
+use super::{AppState, Ready};
+use crate::engine::{
+    Done, EngineError, Event, Limit, Request, Sampling, StopReason, Timings, Token,
+};
+use crate::tokenizer::{Special, TokenId, Tokenizer};
+
+/// Most replies that one call may ask for.
+pub const MAX_REPLIES: usize = 16;
+
+/// Most stop strings, and bytes in one.
+const MAX_STOP_STRINGS: usize = 16;
+const MAX_STOP_BYTES: usize = 1024;
+
+/// llama.cpp's way to say "draw one".
+pub const RANDOM_SEED: i64 = 0xffff_ffff;
+
+/// The neutral value of a field that this program does not implement.
+type IsNeutral = fn(&Value) -> bool;
+
+/// Fields that would change the result: other values than the neutral ones are refused rather than ignored.
+const NOT_IMPLEMENTED: &[(&str, IsNeutral)] = &[
+    ("tools", is_empty),
+    ("functions", is_empty),
+    ("tool_choice", |value| {
+        matches!(value.as_str(), Some("none" | "auto"))
+    }),
+    ("function_call", |value| {
+        matches!(value.as_str(), Some("none" | "auto"))
+    }),
+    ("response_format", |value| value["type"] == "text"),
+    ("modalities", |value| {
+        value
+            .as_array()
+            .is_some_and(|list| list.iter().all(|one| one == "text"))
+    }),
+    ("audio", is_empty),
+    ("web_search_options", is_off),
+    ("add_generation_prompt", |value| *value == Value::Bool(true)),
+    ("grammar", is_empty),
+    ("json_schema", is_empty),
+    ("image_data", is_empty),
+    ("multimodal_data", is_empty),
+    ("lora", is_empty),
+    ("samplers", is_empty),
+    ("response_fields", is_empty),
+    ("suffix", is_empty),
+    ("best_of", |value| whole(value) == Some(1)),
+    ("dynatemp_range", is_zero),
+    ("xtc_probability", is_zero),
+    ("dry_multiplier", is_zero),
+    ("mirostat", is_zero),
+    ("top_n_sigma", is_not_positive),
+    ("min_keep", is_not_positive),
+    ("n_indent", is_not_positive),
+    ("t_max_predict_ms", is_not_positive),
+    ("post_sampling_probs", is_off),
+];
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    }
+}
+
+fn is_zero(value: &Value) -> bool {
+    value.as_f64() == Some(0.0)
+}
+
+fn is_not_positive(value: &Value) -> bool {
+    value.as_f64().is_some_and(|number| number <= 0.0)
+}
+
+fn is_off(value: &Value) -> bool {
+    *value == Value::Bool(false)
+}
+
+/// Refuses what would be ignored.
+pub fn refuse_what_is_not_implemented(fields: &Fields) -> Result<(), ApiError> {
+    for (name, is_neutral) in NOT_IMPLEMENTED {
+        if fields.get(name).is_some_and(|value| !is_neutral(value)) {
+            return Err(ApiError::invalid(
+                Some((*name).to_owned()),
+                format!("`{name}` is not supported by this server"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The settings of a request, the server's own where it names none.
+pub fn sampling(
+    fields: &Fields,
+    defaults: &Sampling,
+    max_temperature: f32,
+    tokenizer: &Tokenizer,
+) -> Result<Sampling, ApiError> {
+    let mut s = defaults.clone();
+    let set = |target: &mut f32, name, range| -> Result<(), ApiError> {
+        if let Some(value) = fields.f32(name, range)? {
+            *target = value;
+        }
+        Ok(())
+    };
+    set(&mut s.temperature, "temperature", 0.0..=max_temperature)?;
+    set(&mut s.top_p, "top_p", 0.0..=1.0)?;
+    set(&mut s.min_p, "min_p", 0.0..=1.0)?;
+    set(&mut s.typical_p, "typical_p", 0.0..=1.0)?;
+    set(&mut s.repeat_penalty, "repeat_penalty", 0.01..=100.0)?;
+    set(&mut s.presence_penalty, "presence_penalty", -2.0..=2.0)?;
+    set(&mut s.frequency_penalty, "frequency_penalty", -2.0..=2.0)?;
+    if let Some(top_k) = fields.integer("top_k", -1..=i64::from(u32::MAX))? {
+        s.top_k = usize::try_from(top_k).unwrap_or(0);
+    }
+    if let Some(last) = fields.integer("repeat_last_n", -1..=i64::from(i32::MAX))? {
+        s.repeat_last_n = i32::try_from(last).unwrap_or(-1);
+    }
+    if let Some(value) = fields.get("logit_bias") {
+        s.logit_bias = logit_bias(value, tokenizer)?;
+    }
+    let seed = match fields.get("seed").map(|value| (value, value.as_u64())) {
+        Some((_, Some(seed))) => (seed != RANDOM_SEED as u64).then_some(seed),
+        Some(_) => fields.integer("seed", i64::MIN..=i64::MAX)?.and(None),
+        None => s.seed,
+    };
+    // Drawn here, not by the engine: a page can keep 32 bits in a number and several replies get seeds in a row.
+    s.seed = Some(seed.unwrap_or_else(draw_seed));
+    Ok(s)
+}
+
+/// A seed below 2^32 - 1, from the randomness that the standard library keeps for its hash maps.
+fn draw_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(Instant::now()) % u64::from(u32::MAX)
+}
+
+/// The unique part of a response's id.
+pub fn draw_id() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    format!("{:016x}", RandomState::new().hash_one(Instant::now()))
+}
+
+/// `{"id or text": bias}` as OpenAI has it, or llama.cpp's `[[id or text, bias or false]]`.
+fn logit_bias(value: &Value, tokenizer: &Tokenizer) -> Result<Vec<(TokenId, f32)>, ApiError> {
+    let bad = |text: String| ApiError::invalid(Some("logit_bias".to_owned()), text);
+    let mut pairs: Vec<(Value, &Value)> = Vec::new();
+    match value {
+        Value::Object(map) => {
+            for (key, bias) in map {
+                let token = key
+                    .parse::<u64>()
+                    .map_or(Value::from(key.as_str()), Value::from);
+                pairs.push((token, bias));
+            }
+        }
+        Value::Array(list) => {
+            for one in list {
+                let pair = one.as_array().filter(|pair| pair.len() == 2);
+                let pair = pair.ok_or_else(|| bad("`logit_bias` must hold pairs".into()))?;
+                pairs.push((pair[0].clone(), &pair[1]));
+            }
+        }
+        other => return Err(wrong("logit_bias", "an object", other)),
+    }
+    let mut biases = Vec::with_capacity(pairs.len());
+    for (token, bias) in pairs {
+        let bias = match bias {
+            Value::Bool(false) => f32::NEG_INFINITY,
+            bias => bias
+                .as_f64()
+                .filter(|bias| bias.abs() <= 100.0)
+                .ok_or_else(|| bad(format!("a bias must be between -100 and 100, not {bias}")))?
+                as f32,
+        };
+        match &token {
+            Value::String(text) => {
+                let ids = tokenizer.encode(text, Special::Parse);
+                biases.extend(ids.into_iter().map(|id| (id, bias)));
+            }
+            id => biases.push((token_id("logit_bias", id, tokenizer)?, bias)),
+        }
+    }
+    Ok(biases)
+}
+
+/// A token id inside the vocabulary.
+pub fn token_id(param: &str, value: &Value, tokenizer: &Tokenizer) -> Result<TokenId, ApiError> {
+    let id = value
+        .as_u64()
+        .filter(|id| *id < tokenizer.n_vocab() as u64)
+        .and_then(|id| TokenId::try_from(id).ok());
+    id.ok_or_else(|| {
+        ApiError::invalid(
+            Some(param.to_owned()),
+            format!(
+                "{value} is not one of the {} token ids",
+                tokenizer.n_vocab()
+            ),
+        )
+    })
+}
+
+/// A string or a list of them; empty ones say nothing and are dropped.
+pub fn stop_strings(fields: &Fields) -> Result<Vec<String>, ApiError> {
+    let Some(value) = fields.get("stop") else {
+        return Ok(Vec::new());
+    };
+    let list = match value {
+        Value::String(_) => std::slice::from_ref(value),
+        Value::Array(list) => list.as_slice(),
+        other => return Err(wrong("stop", "a string or a list of strings", other)),
+    };
+    let mut stops = Vec::new();
+    for one in list {
+        let text = one
+            .as_str()
+            .ok_or_else(|| wrong("stop", "a list of strings", one))?;
+        if text.len() > MAX_STOP_BYTES {
+            return Err(ApiError::invalid(
+                Some("stop".to_owned()),
+                format!(
+                    "a stop string may have {MAX_STOP_BYTES} bytes, not {}",
+                    text.len()
+                ),
+            ));
+        }
+        if !text.is_empty() {
+            stops.push(text.to_owned());
+        }
+    }
+    if stops.len() > MAX_STOP_STRINGS {
+        return Err(ApiError::invalid(
+            Some("stop".to_owned()),
+            format!(
+                "there may be {MAX_STOP_STRINGS} stop strings, not {}",
+                stops.len()
+            ),
+        ));
+    }
+    Ok(stops)
+}
+
+/// The length limit under the first of `names` that is there; negative means none. `least` is the smallest other value.
+pub fn limit(fields: &Fields, names: &[&str], least: i64) -> Result<Limit, ApiError> {
+    let Some((name, _)) = fields.get_any(names) else {
+        return Ok(Limit::EndOfTurn);
+    };
+    match fields.integer(name, -2..=i64::from(u32::MAX))? {
+        None | Some(..0) => Ok(Limit::EndOfTurn),
+        Some(n) if n < least => Err(ApiError::invalid(
+            Some(name.to_owned()),
+            format!("`{name}` must be at least {least}, not {n}"),
+        )),
+        Some(n) => Ok(Limit::Tokens(usize::try_from(n).unwrap_or(usize::MAX))),
+    }
+}
+
+/// How many replies to each prompt.
+pub fn n_replies(fields: &Fields, names: &[&str]) -> Result<usize, ApiError> {
+    let Some((name, _)) = fields.get_any(names) else {
+        return Ok(1);
+    };
+    let n = fields.integer(name, 1..=MAX_REPLIES as i64)?;
+    Ok(n.and_then(|n| usize::try_from(n).ok()).unwrap_or(1))
+}
+
+/// What decides how a reply is told, the same on every API.
+#[derive(Clone, Copy, Debug)]
+pub struct Telling {
+    /// As server-sent events.
+    pub stream: bool,
+    /// With events about the prompt.
+    pub return_progress: bool,
+    /// With timings at every token.
+    pub timings_per_token: bool,
+}
+
+impl Telling {
+    /// Reads the three fields.
+    pub fn read(fields: &Fields) -> Result<Telling, ApiError> {
+        Ok(Telling {
+            stream: fields.bool("stream", false)?,
+            return_progress: fields.bool("return_progress", false)?,
+            timings_per_token: fields.bool("timings_per_token", false)?,
+        })
+    }
+}
+
+/// Prompts of the text APIs: a text, token ids, both mixed, or a list of these. Control tokens in texts are parsed, and a
+/// text at the start gets its `<bos>`.
+pub async fn prompts(fields: &Fields, ready: &Arc<Ready>) -> Result<Vec<Vec<TokenId>>, ApiError> {
+    let value = fields
+        .get("prompt")
+        .ok_or_else(|| super::fields::missing("prompt"))?;
+    let value = value.clone();
+    let ready = ready.clone();
+    // Long texts take a while: not on a thread that serves others.
+    run_blocking(move || read_prompts(&value, ready.engine.tokenizer())).await?
+}
+
+/// Runs `work` where it may take its time.
+pub async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| ApiError::internal(error.to_string()))
+}
+
+fn read_prompts(value: &Value, tokenizer: &Tokenizer) -> Result<Vec<Vec<TokenId>>, ApiError> {
+    let several = value
+        .as_array()
+        .filter(|list| !list.iter().any(Value::is_number) && !list.is_empty());
+    let prompts = match several {
+        Some(list) => list.iter().collect(),
+        None => vec![value],
+    };
+    if prompts.len() > MAX_REPLIES {
+        return Err(ApiError::invalid(
+            Some("prompt".to_owned()),
+            format!("there may be {MAX_REPLIES} prompts, not {}", prompts.len()),
+        ));
+    }
+    prompts
+        .into_iter()
+        .map(|one| read_prompt(one, tokenizer))
+        .collect()
+}
+
+fn read_prompt(value: &Value, tokenizer: &Tokenizer) -> Result<Vec<TokenId>, ApiError> {
+    let expected = "a string, an array of token ids, or a list of these";
+    let text = |text: &str| tokenizer.encode(text, Special::Parse);
+    match value {
+        Value::String(prompt) => Ok(tokenizer.with_bos(text(prompt))),
+        Value::Object(map) => match map.get("prompt_string") {
+            Some(Value::String(prompt)) => Ok(tokenizer.with_bos(text(prompt))),
+            _ => Err(wrong("prompt", expected, value)),
+        },
+        Value::Array(parts) => {
+            let mut ids = Vec::new();
+            for part in parts {
+                match part {
+                    Value::String(part) => ids.extend(text(part)),
+                    Value::Number(_) => ids.push(token_id("prompt", part, tokenizer)?),
+                    other => return Err(wrong("prompt", expected, other)),
+                }
+            }
+            let starts_with_text = parts.first().is_some_and(Value::is_string);
+            Ok(if starts_with_text {
+                tokenizer.with_bos(ids)
+            } else {
+                ids
+            })
+        }
+        other => Err(wrong("prompt", expected, other)),
+    }
+}
+
+/// The replies to one call: all its requests' events in one stream. Dropping it cancels them.
+pub struct Replies {
+    events: SelectAll<Pin<Box<dyn Stream<Item = (usize, Option<Event>)> + Send>>>,
+    is_open: Vec<bool>,
+    metrics: Arc<Metrics>,
+}
+
+impl Replies {
+    /// Submits `n` requests for each of `prompts`, with `request` for all that is not the prompt; reply `i` of a prompt
+    /// has the seed plus `i`.
+    ///
+    /// # Errors
+    /// Whatever the engine refuses at once; then none of the requests runs.
+    pub fn submit(
+        state: &AppState,
+        ready: &Ready,
+        prompts: &[Vec<TokenId>],
+        n: usize,
+        request: &Request,
+    ) -> Result<Replies, ApiError> {
+        let mut all = Vec::new();
+        for prompt in prompts {
+            for i in 0..n as u64 {
+                let mut request = request.clone();
+                request.prompt.clone_from(prompt);
+                request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(i));
+                all.push(ready.engine.submit(request)?);
+            }
+        }
+        let is_open = vec![true; all.len()];
+        let streams = all.into_iter().enumerate().map(|(index, events)| {
+            // The last item tells an engine that went away without a word.
+            let events = events
+                .map(Some)
+                .chain(stream::once(future::ready(None)))
+                .map(move |event| (index, event));
+            Box::pin(events) as Pin<Box<dyn Stream<Item = _> + Send>>
+        });
+        Ok(Replies {
+            events: select_all(streams),
+            is_open,
+            metrics: state.metrics().clone(),
+        })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.is_open.len()
+    }
+
+    /// The next event and the reply it belongs to; `None` when all replies have ended.
+    ///
+    /// # Errors
+    /// A request failed, or the server shuts down.
+    pub async fn next(&mut self) -> Option<Result<(usize, Event), ApiError>> {
+        loop {
+            let (index, event) = self.events.next().await?;
+            return Some(match event {
+                None if !self.is_open[index] => continue,
+                None => Err(EngineError::Stopped.into()),
+                Some(Event::Failed(error)) => Err(error.into()),
+                Some(Event::Done(done)) => {
+                    self.is_open[index] = false;
+                    self.metrics.finished(&done.timings);
+                    if done.reason == StopReason::Shutdown {
+                        Err(ApiError::unavailable("the server is shutting down"))
+                    } else {
+                        Ok((index, Event::Done(done)))
+                    }
+                }
+                Some(event) => Ok((index, event)),
+            });
+        }
+    }
+
+    /// Waits for all of them.
+    pub async fn collect(mut self) -> Result<Vec<Reply>, ApiError> {
+        let mut texts: Vec<(String, Vec<Token>)> = Vec::new();
+        texts.resize_with(self.len(), Default::default);
+        let mut replies: Vec<Option<Reply>> = Vec::new();
+        replies.resize_with(self.len(), || None);
+        while let Some(event) = self.next().await {
+            let (index, event) = event?;
+            match event {
+                Event::Prefill { .. } | Event::Failed(_) => {}
+                Event::Token(token) => {
+                    texts[index].0.push_str(&token.text);
+                    texts[index].1.push(token);
+                }
+                Event::Done(done) => {
+                    let (mut text, tokens) = std::mem::take(&mut texts[index]);
+                    text.push_str(&done.text);
+                    replies[index] = Some(Reply {
+                        text,
+                        tokens,
+                        done: *done,
+                    });
+                }
+            }
+        }
+        Ok(replies.into_iter().flatten().collect())
+    }
+}
+
+/// A whole reply.
+pub struct Reply {
+    /// All of its text.
+    pub text: String,
+    /// Its tokens.
+    pub tokens: Vec<Token>,
+    /// Its end.
+    pub done: Done,
+}
+
+/// llama.cpp's `timings`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct WireTimings {
+    cache_n: usize,
+    prompt_n: usize,
+    prompt_ms: f64,
+    prompt_per_token_ms: f64,
+    prompt_per_second: f64,
+    predicted_n: usize,
+    predicted_ms: f64,
+    predicted_per_token_ms: f64,
+    predicted_per_second: f64,
+}
+
+impl From<&Timings> for WireTimings {
+    fn from(timings: &Timings) -> WireTimings {
+        let prompt_n = timings.prompt_tokens.saturating_sub(timings.cached_tokens);
+        let prompt_ms = timings.prefill.as_secs_f64() * 1e3;
+        let predicted_ms = timings.decode.as_secs_f64() * 1e3;
+        let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
+        WireTimings {
+            cache_n: timings.cached_tokens,
+            prompt_n,
+            prompt_ms,
+            prompt_per_token_ms: ratio(prompt_ms, prompt_n as f64),
+            prompt_per_second: ratio(prompt_n as f64 * 1e3, prompt_ms),
+            predicted_n: timings.decoded_tokens,
+            predicted_ms,
+            predicted_per_token_ms: ratio(predicted_ms, timings.decoded_tokens as f64),
+            predicted_per_second: ratio(timings.decoded_tokens as f64 * 1e3, predicted_ms),
+        }
+    }
+}
+
+/// llama.cpp's `prompt_progress`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PromptProgress {
+    total: usize,
+    cache: usize,
+    processed: usize,
+    time_ms: u64,
+}
+
+/// Watches a running reply, for what is told before its end.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    started: Instant,
+    first_token: Option<Instant>,
+    timings: Timings,
+}
+
+impl Watch {
+    /// A reply that has just been submitted.
+    pub fn new() -> Watch {
+        Watch {
+            started: Instant::now(),
+            first_token: None,
+            timings: Timings::default(),
+        }
+    }
+
+    /// A step of the prompt.
+    pub fn prefill(&mut self, done: usize, total: usize, cached: usize) -> PromptProgress {
+        self.timings.prompt_tokens = total;
+        self.timings.cached_tokens = cached;
+        self.timings.prefill = self.started.elapsed();
+        PromptProgress {
+            total,
+            cache: cached,
+            processed: done,
+            time_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// A token.
+    pub fn token(&mut self) -> WireTimings {
+        let first = *self.first_token.get_or_insert_with(Instant::now);
+        if self.timings.decoded_tokens == 0 {
+            self.timings.prefill = first - self.started;
+        }
+        self.timings.decoded_tokens += 1;
+        self.timings.decode = first.elapsed();
+        WireTimings::from(&self.timings)
+    }
+
+    /// Tokens so far.
+    pub fn n_decoded(&self) -> usize {
+        self.timings.decoded_tokens
+    }
+
+    /// Tokens of the prompt, as far as known.
+    pub fn n_prompt(&self) -> usize {
+        self.timings.prompt_tokens
+    }
+}
+
+/// Why a reply ended, in our own words.
+pub fn stop_reason(reason: &StopReason) -> &'static str {
+    match reason {
+        StopReason::EndOfTurn => "end_of_turn",
+        StopReason::StopString(_) => "stop_string",
+        StopReason::TokenLimit => "token_limit",
+        StopReason::ContextFull => "context_full",
+        StopReason::Shutdown => "shutdown",
+    }
+}
+
+/// The stop string that was found, or nothing.
+pub fn stopping_word(reason: &StopReason) -> &str {
+    match reason {
+        StopReason::StopString(word) => word,
+        _ => "",
+    }
+}
+
+/// A token with its probability, as OpenAI's chat API and llama.cpp tell it.
+#[derive(Clone, Debug, Serialize)]
+pub struct WireProbability {
+    id: TokenId,
+    token: String,
+    bytes: Vec<u8>,
+    logprob: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_logprobs: Option<Vec<WireProbability>>,
+}
+
+impl WireProbability {
+    /// `token` and its best `n_top` alternatives.
+    pub fn new(token: &Token, n_top: usize, tokenizer: &Tokenizer) -> WireProbability {
+        let mut wire = Self::single(token.id, token.logprob.unwrap_or(0.0), tokenizer);
+        let top = token.top.iter().take(n_top);
+        wire.top_logprobs = Some(
+            top.map(|(id, p)| Self::single(*id, *p, tokenizer))
+                .collect(),
+        );
+        wire
+    }
+
+    fn single(id: TokenId, logprob: f32, tokenizer: &Tokenizer) -> WireProbability {
+        let bytes = tokenizer.piece(id).to_vec();
+        WireProbability {
+            id,
+            token: String::from_utf8_lossy(&bytes).into_owned(),
+            bytes,
+            logprob: finite(logprob),
+            top_logprobs: None,
+        }
+    }
+}
+
+/// JSON has no infinity; OpenAI writes -9999.
+pub fn finite(logprob: f32) -> f32 {
+    logprob.max(-9999.0)
+}
+
+/// A token and what it stands for: text, or bytes where they are no text by themselves.
+#[derive(Clone, Debug, Serialize)]
+pub struct WirePiece {
+    id: TokenId,
+    piece: Piece,
+    control: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+enum Piece {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl WirePiece {
+    /// The piece of `id`.
+    pub fn new(id: TokenId, tokenizer: &Tokenizer) -> WirePiece {
+        let bytes = tokenizer.piece(id).to_vec();
+        WirePiece {
+            id,
+            piece: String::from_utf8(bytes)
+                .map_or_else(|error| Piece::Bytes(error.into_bytes()), Piece::Text),
+            control: tokenizer.is_control(id),
+        }
+    }
+}
+
+/// Seconds since 1970.
+pub fn unix_time() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |duration| duration.as_secs())
+}

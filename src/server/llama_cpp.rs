@@ -1,0 +1,479 @@
+//! llama.cpp's API: completion, tokens, templates, and what the server says about itself.
+
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::conversation::{Conversation, default_templates};
+use super::error::{ApiError, Dialect, tidy};
+use super::fields::{Fields, missing, wrong};
+use super::generation::{
+    self, PromptProgress, RANDOM_SEED, Replies, Telling, Watch, WirePiece, WireProbability,
+    WireTimings, refuse_what_is_not_implemented, run_blocking, stop_reason, stopping_word,
+    token_id,
+};
+use super::sse::{self, Narrator, frame};
+use super::{AppState, Loaded, Ready};
+use crate::engine::{Done, Event, Limit, Request, Sampling, StopReason, Token};
+use crate::tokenizer::{Special, TokenId, Tokenizer};
+
+/// The routes that need a key; `/health` needs none and is added by [`super::router`].
+pub fn routes() -> Router<AppState> {
+    Router::new()
+        .route("/completion", post(completion))
+        .route("/completions", post(completion))
+        .route("/tokenize", post(tokenize))
+        .route("/detokenize", post(detokenize))
+        .route("/apply-template", post(apply_template))
+        .route("/props", get(props))
+        .route("/slots", get(slots))
+}
+
+/// `GET /health`: whether requests are answered, and which program and model would.
+pub async fn health(State(state): State<AppState>) -> Response {
+    let version = &state.options().version;
+    match state.ready() {
+        Ok(ready) => Json(json!({
+            "status": "ok",
+            "product": "gemma2",
+            "version": version,
+            "model": ready.facts.id,
+        }))
+        .into_response(),
+        Err(loading) => {
+            let mut body = loading.body(Dialect::LlamaCpp);
+            body["product"] = json!("gemma2");
+            body["version"] = json!(version);
+            let retry = [("retry-after", "1")];
+            (StatusCode::SERVICE_UNAVAILABLE, retry, Json(body)).into_response()
+        }
+    }
+}
+
+async fn props(State(state): State<AppState>, Loaded(ready): Loaded) -> Json<Value> {
+    let facts = &ready.facts;
+    let options = ready.engine.options();
+    let tokenizer = ready.engine.tokenizer();
+    let version = &state.options().version;
+    let page = default_templates();
+    let mut defaults = Request::new(Vec::new());
+    defaults.sampling = facts.sampling.clone();
+    Json(json!({
+        "default_generation_settings": {
+            "n_ctx": options.n_ctx,
+            "params": settings(&defaults),
+        },
+        "total_slots": options.n_parallel,
+        "model_alias": facts.id,
+        "model_path": facts.path,
+        "chat_template": facts.chat_template,
+        "build_info": format!("gemma2 {version}"),
+        "modalities": { "vision": false, "audio": false },
+        "bos_token": written(tokenizer, tokenizer.bos()),
+        "eos_token": ready.eos.map(|id| written(tokenizer, id)),
+        "model_name": facts.name,
+        "quantization": facts.quantization,
+        "n_params": facts.n_params,
+        "size_bytes": facts.size_bytes,
+        "n_vocab": tokenizer.n_vocab(),
+        "n_ctx": options.n_ctx,
+        "n_ctx_train": facts.n_ctx_train,
+        "is_demo": facts.is_demo,
+        "version": version,
+        "page_templates": {
+            "prompt": page.prompt,
+            "history": page.history,
+            "user_name": page.user_name,
+            "char_name": page.char_name,
+        },
+    }))
+}
+
+fn written(tokenizer: &Tokenizer, id: TokenId) -> String {
+    String::from_utf8_lossy(tokenizer.piece(id)).into_owned()
+}
+
+#[derive(serde::Deserialize)]
+struct SlotsQuery {
+    fail_on_no_slot: Option<String>,
+}
+
+async fn slots(
+    Loaded(ready): Loaded,
+    Query(query): Query<SlotsQuery>,
+) -> Result<Json<Value>, ApiError> {
+    let slots = ready.engine.slots();
+    let must_be_free = query.fail_on_no_slot.is_some_and(|value| value == "1");
+    if must_be_free && slots.iter().all(|slot| slot.busy) {
+        return Err(ApiError::unavailable("no slot is free"));
+    }
+    let n_ctx = ready.engine.options().n_ctx;
+    let list = slots.iter().enumerate().map(|(id, slot)| {
+        json!({
+            "id": id,
+            "n_ctx": n_ctx,
+            "is_processing": slot.busy,
+            "n_prompt_tokens": slot.n_prompt,
+            "n_cached": slot.n_cached,
+            "next_token": [{ "n_decoded": slot.n_decoded }],
+        })
+    });
+    Ok(Json(list.collect()))
+}
+
+async fn tokenize(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
+    let content = fields.required_string("content")?.to_owned();
+    let add_special = fields.bool("add_special", false)?;
+    let special = match fields.bool("parse_special", true)? {
+        true => Special::Parse,
+        false => Special::Literal,
+    };
+    let with_pieces = fields.bool("with_pieces", false)?;
+    run_blocking(move || {
+        let tokenizer = ready.engine.tokenizer();
+        let mut ids = tokenizer.encode(&content, special);
+        if add_special {
+            ids = tokenizer.with_bos(ids);
+        }
+        Tokens::new(ids, with_pieces, tokenizer).into_response()
+    })
+    .await
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Tokens {
+    Ids { tokens: Vec<TokenId> },
+    Pieces { tokens: Vec<WirePiece> },
+}
+
+impl Tokens {
+    fn new(ids: Vec<TokenId>, with_pieces: bool, tokenizer: &Tokenizer) -> Tokens {
+        if !with_pieces {
+            return Tokens::Ids { tokens: ids };
+        }
+        let pieces = ids.into_iter().map(|id| WirePiece::new(id, tokenizer));
+        Tokens::Pieces {
+            tokens: pieces.collect(),
+        }
+    }
+}
+
+impl IntoResponse for Tokens {
+    fn into_response(self) -> Response {
+        Json(self).into_response()
+    }
+}
+
+async fn detokenize(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Value>, ApiError> {
+    let tokenizer = ready.engine.tokenizer();
+    let ids = match fields.get("tokens") {
+        None => return Err(missing("tokens")),
+        Some(Value::Array(list)) => list
+            .iter()
+            .map(|id| token_id("tokens", id, tokenizer))
+            .collect::<Result<Vec<_>, _>>()?,
+        Some(other) => return Err(wrong("tokens", "a list of token ids", other)),
+    };
+    Ok(Json(json!({ "content": tokenizer.decode(&ids, true) })))
+}
+
+/// The prompt of a conversation, as text and counted; not checked against the context, so that a page can say by how much
+/// it is too long.
+#[derive(Serialize)]
+struct AppliedTemplate {
+    prompt: String,
+    n_tokens: usize,
+    n_ctx: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens: Option<Vec<WirePiece>>,
+}
+
+async fn apply_template(
+    Loaded(ready): Loaded,
+    fields: Fields,
+) -> Result<Json<AppliedTemplate>, ApiError> {
+    let with_pieces = fields.bool("with_pieces", false)?;
+    let prompt = Conversation::read(&fields)?.prompt(&ready).await?;
+    let tokenizer = ready.engine.tokenizer();
+    let pieces = |ids: &[TokenId]| {
+        ids.iter()
+            .map(|id| WirePiece::new(*id, tokenizer))
+            .collect()
+    };
+    Ok(Json(AppliedTemplate {
+        n_tokens: prompt.tokens.len(),
+        n_ctx: ready.engine.options().n_ctx,
+        tokens: with_pieces.then(|| pieces(&prompt.tokens)),
+        prompt: prompt.text,
+    }))
+}
+
+async fn completion(
+    State(state): State<AppState>,
+    Loaded(ready): Loaded,
+    fields: Fields,
+) -> Result<Response, ApiError> {
+    refuse_what_is_not_implemented(&fields)?;
+    let telling = Telling::read(&fields)?;
+    let n = generation::n_replies(&fields, &["n_cmpl", "n"])?;
+    let n_probs = fields.integer("n_probs", 0..=20)?;
+    let n_probs = n_probs.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+    let tokenizer = ready.engine.tokenizer();
+    let mut request = Request::new(Vec::new());
+    request.sampling = generation::sampling(&fields, &ready.facts.sampling, 100.0, tokenizer)?;
+    request.limit = generation::limit(&fields, &["n_predict", "max_tokens"], 0)?;
+    request.stop = generation::stop_strings(&fields)?;
+    request.ignore_eos = fields.bool("ignore_eos", false)?;
+    request.cache_prompt = fields.bool("cache_prompt", true)?;
+    request.n_probs = n_probs;
+    let return_tokens = fields.bool("return_tokens", false)?;
+
+    let prompts = generation::prompts(&fields, &ready).await?;
+    let replies = Replies::submit(&state, &ready, &prompts, n, &request)
+        .map_err(|error| error.about("prompt"))?;
+    let teller = Teller {
+        prompts,
+        n,
+        request,
+        ready,
+    };
+    if telling.stream {
+        let story = Parts {
+            watches: vec![Watch::new(); replies.len()],
+            teller,
+            telling,
+        };
+        return Ok(sse::respond(replies, story));
+    }
+    let replies = replies.collect().await?;
+    let mut bodies: Vec<Completion> = replies
+        .into_iter()
+        .enumerate()
+        .map(|(index, reply)| {
+            let probabilities = (n_probs > 0).then(|| teller.probabilities(&reply.tokens));
+            let tokens = reply.tokens.iter().map(|token| token.id);
+            let tokens = if return_tokens {
+                tokens.collect()
+            } else {
+                Vec::new()
+            };
+            let mut body = teller.end(index, &reply.done);
+            body.content = reply.text;
+            body.tokens = tokens;
+            body.completion_probabilities = probabilities;
+            body
+        })
+        .collect();
+    Ok(match bodies.len() {
+        1 => Json(bodies.remove(0)).into_response(),
+        _ => Json(bodies).into_response(),
+    })
+}
+
+/// A finished reply, or the last frame of one.
+#[derive(Serialize)]
+struct Completion {
+    index: usize,
+    content: String,
+    tokens: Vec<TokenId>,
+    id_slot: i32,
+    stop: bool,
+    model: String,
+    tokens_predicted: usize,
+    tokens_evaluated: usize,
+    tokens_cached: usize,
+    generation_settings: Value,
+    prompt: String,
+    truncated: bool,
+    stop_type: &'static str,
+    stop_reason: &'static str,
+    stopping_word: String,
+    timings: WireTimings,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion_probabilities: Option<Vec<WireProbability>>,
+}
+
+/// A frame in the middle of a stream.
+#[derive(Serialize)]
+struct Part {
+    index: usize,
+    content: String,
+    tokens: Vec<TokenId>,
+    stop: bool,
+    id_slot: i32,
+    tokens_predicted: usize,
+    tokens_evaluated: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion_probabilities: Option<Vec<WireProbability>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_progress: Option<PromptProgress>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timings: Option<WireTimings>,
+}
+
+/// Which slot runs a request is the engine's own business.
+const SOME_SLOT: i32 = -1;
+
+/// What it takes to tell the end of a reply.
+struct Teller {
+    prompts: Vec<Vec<TokenId>>,
+    n: usize,
+    request: Request,
+    ready: Arc<Ready>,
+}
+
+impl Teller {
+    fn probabilities(&self, tokens: &[Token]) -> Vec<WireProbability> {
+        let tokenizer = self.ready.engine.tokenizer();
+        let wire = |token| WireProbability::new(token, self.request.n_probs, tokenizer);
+        tokens.iter().map(wire).collect()
+    }
+
+    fn end(&self, index: usize, done: &Done) -> Completion {
+        let mut request = self.request.clone();
+        request.sampling.seed = Some(done.seed);
+        let tokenizer = self.ready.engine.tokenizer();
+        Completion {
+            index,
+            content: String::new(),
+            tokens: Vec::new(),
+            id_slot: SOME_SLOT,
+            stop: true,
+            model: self.ready.facts.id.clone(),
+            tokens_predicted: done.timings.decoded_tokens,
+            tokens_evaluated: done.timings.prompt_tokens,
+            tokens_cached: done.timings.cached_tokens,
+            generation_settings: settings(&request),
+            prompt: tokenizer.decode(&self.prompts[index / self.n], true),
+            truncated: done.reason == StopReason::ContextFull,
+            stop_type: match done.reason {
+                StopReason::EndOfTurn => "eos",
+                StopReason::StopString(_) => "word",
+                StopReason::TokenLimit | StopReason::ContextFull => "limit",
+                StopReason::Shutdown => "none",
+            },
+            stop_reason: stop_reason(&done.reason),
+            stopping_word: stopping_word(&done.reason).to_owned(),
+            timings: WireTimings::from(&done.timings),
+            completion_probabilities: None,
+        }
+    }
+}
+
+/// The settings of a request in llama.cpp's words.
+fn settings(request: &Request) -> Value {
+    let s: &Sampling = &request.sampling;
+    let n_predict = match request.limit {
+        Limit::EndOfTurn => -1,
+        Limit::Tokens(n) => i64::try_from(n).unwrap_or(i64::MAX),
+    };
+    let bias = |bias: f32| {
+        if bias.is_finite() {
+            json!(tidy(bias))
+        } else {
+            json!(false)
+        }
+    };
+    let biases = s
+        .logit_bias
+        .iter()
+        .map(|(id, value)| json!([id, bias(*value)]));
+    json!({
+        "n_predict": n_predict,
+        "max_tokens": n_predict,
+        "seed": s.seed.unwrap_or(RANDOM_SEED as u64),
+        "temperature": tidy(s.temperature),
+        "top_k": s.top_k,
+        "top_p": tidy(s.top_p),
+        "min_p": tidy(s.min_p),
+        "typical_p": tidy(s.typical_p),
+        "repeat_penalty": tidy(s.repeat_penalty),
+        "repeat_last_n": s.repeat_last_n,
+        "presence_penalty": tidy(s.presence_penalty),
+        "frequency_penalty": tidy(s.frequency_penalty),
+        "logit_bias": biases.collect::<Vec<_>>(),
+        "stop": request.stop,
+        "ignore_eos": request.ignore_eos,
+        "n_probs": request.n_probs,
+        "cache_prompt": request.cache_prompt,
+    })
+}
+
+/// A stream of parts; it ends with a whole [`Completion`], not with `[DONE]`.
+struct Parts {
+    teller: Teller,
+    telling: Telling,
+    watches: Vec<Watch>,
+}
+
+impl Parts {
+    fn part(&self, index: usize) -> Part {
+        let watch = &self.watches[index];
+        Part {
+            index,
+            content: String::new(),
+            tokens: Vec::new(),
+            stop: false,
+            id_slot: SOME_SLOT,
+            tokens_predicted: watch.n_decoded(),
+            tokens_evaluated: watch.n_prompt(),
+            completion_probabilities: None,
+            prompt_progress: None,
+            timings: None,
+        }
+    }
+}
+
+impl Narrator for Parts {
+    const DIALECT: Dialect = Dialect::LlamaCpp;
+
+    fn start(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn event(&mut self, index: usize, event: Event) -> Vec<String> {
+        match event {
+            Event::Prefill {
+                done,
+                total,
+                cached,
+            } => {
+                let progress = self.watches[index].prefill(done, total, cached);
+                if !self.telling.return_progress {
+                    return Vec::new();
+                }
+                let mut part = self.part(index);
+                part.prompt_progress = Some(progress);
+                vec![frame(&part)]
+            }
+            Event::Token(token) => {
+                let timings = self.watches[index].token();
+                let has_probabilities = self.teller.request.n_probs > 0;
+                let mut part = self.part(index);
+                part.timings = self.telling.timings_per_token.then_some(timings);
+                part.completion_probabilities = has_probabilities
+                    .then(|| self.teller.probabilities(std::slice::from_ref(&token)));
+                part.tokens = vec![token.id];
+                part.content = token.text;
+                vec![frame(&part)]
+            }
+            Event::Done(done) => {
+                let mut body = self.teller.end(index, &done);
+                body.content = done.text;
+                vec![frame(&body)]
+            }
+            Event::Failed(_) => Vec::new(),
+        }
+    }
+
+    fn end(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,259 @@
+//! `POST /v1/chat/completions`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::{Body, End, Envelope, Usage};
+use crate::engine::{Event, Request, Token};
+use crate::server::conversation::Conversation;
+use crate::server::error::{ApiError, Dialect};
+use crate::server::fields::Fields;
+use crate::server::generation::{
+    self, Replies, Telling, Watch, WireProbability, WireTimings, refuse_what_is_not_implemented,
+};
+use crate::server::sse::{self, Narrator, frame};
+use crate::server::{AppState, Loaded, Ready};
+
+/// The handler.
+pub async fn completions(
+    State(state): State<AppState>,
+    Loaded(ready): Loaded,
+    fields: Fields,
+) -> Result<Response, ApiError> {
+    refuse_what_is_not_implemented(&fields)?;
+    fields.string("model")?;
+    let telling = Telling::read(&fields)?;
+    let include_usage = match fields.object("stream_options")? {
+        Some(options) => options
+            .bool("include_usage", false)
+            .map_err(|error| error.about("stream_options.include_usage"))?,
+        None => false,
+    };
+    let n = generation::n_replies(&fields, &["n"])?;
+    let n_top = n_top(&fields)?;
+    let conversation = Conversation::read(&fields)?;
+    let mut request = Request::new(Vec::new());
+    let tokenizer = ready.engine.tokenizer();
+    request.sampling = generation::sampling(&fields, &ready.facts.sampling, 2.0, tokenizer)?;
+    request.limit = generation::limit(
+        &fields,
+        &["max_completion_tokens", "max_tokens", "n_predict"],
+        1,
+    )?;
+    request.stop = generation::stop_strings(&fields)?;
+    request.ignore_eos = fields.bool("ignore_eos", false)?;
+    request.cache_prompt = fields.bool("cache_prompt", true)?;
+    request.n_probs = n_top.map_or(0, |n_top| n_top.max(1));
+
+    let prompt = conversation.prompt(&ready).await?.tokens;
+    let replies = Replies::submit(&state, &ready, &[prompt], n, &request)
+        .map_err(|error| error.about("messages"))?;
+    if telling.stream {
+        let envelope = Envelope::new("chatcmpl", "chat.completion.chunk", &state, &ready);
+        let story = Chunks {
+            envelope,
+            ready,
+            telling,
+            n_top,
+            watches: vec![Watch::new(); n],
+            usage: include_usage.then(Usage::default),
+            timings: None,
+        };
+        return Ok(sse::respond(replies, story));
+    }
+    let envelope = Envelope::new("chatcmpl", "chat.completion", &state, &ready);
+    let mut usage = Usage::default();
+    let mut timings = None;
+    let mut choices = Vec::with_capacity(n);
+    for (index, reply) in replies.collect().await?.into_iter().enumerate() {
+        usage.add(index, n, &reply.done.timings);
+        timings = (n == 1).then(|| WireTimings::from(&reply.done.timings));
+        choices.push(Choice {
+            index,
+            logprobs: n_top.map(|n_top| Logprobs::of(&reply.tokens, n_top, &ready)),
+            end: End::of(&reply.done),
+            message: Message {
+                role: "assistant",
+                content: reply.text,
+            },
+        });
+    }
+    let mut body = Body::new(&envelope, choices);
+    body.usage = Some(usage);
+    body.timings = timings;
+    Ok(Json(body).into_response())
+}
+
+/// How many alternatives are told with each token; `None` where probabilities are not asked for.
+fn n_top(fields: &Fields) -> Result<Option<usize>, ApiError> {
+    let n_top = fields.integer("top_logprobs", 0..=20)?;
+    let is_on = fields.bool("logprobs", false)?;
+    match n_top {
+        Some(1..) if !is_on => Err(ApiError::invalid(
+            Some("top_logprobs".to_owned()),
+            "`top_logprobs` needs `logprobs` to be true",
+        )),
+        n_top => Ok(is_on.then(|| n_top.and_then(|n| usize::try_from(n).ok()).unwrap_or(0))),
+    }
+}
+
+#[derive(Serialize)]
+struct Choice {
+    index: usize,
+    message: Message,
+    logprobs: Option<Logprobs>,
+    #[serde(flatten)]
+    end: End,
+}
+
+#[derive(Serialize)]
+struct Message {
+    role: &'static str,
+    content: String,
+}
+
+#[derive(Serialize)]
+struct ChunkChoice {
+    index: usize,
+    delta: Delta,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Logprobs>,
+    #[serde(flatten)]
+    end: End,
+}
+
+#[derive(Default, Serialize)]
+struct Delta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<String>,
+}
+
+impl Delta {
+    fn text(text: String) -> Delta {
+        Delta {
+            role: None,
+            content: Some(text),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Logprobs {
+    content: Vec<WireProbability>,
+}
+
+impl Logprobs {
+    fn of(tokens: &[Token], n_top: usize, ready: &Ready) -> Logprobs {
+        let tokenizer = ready.engine.tokenizer();
+        let content = tokens
+            .iter()
+            .map(|token| WireProbability::new(token, n_top, tokenizer))
+            .collect();
+        Logprobs { content }
+    }
+}
+
+/// A stream of chunks.
+struct Chunks {
+    envelope: Envelope,
+    ready: Arc<Ready>,
+    telling: Telling,
+    n_top: Option<usize>,
+    watches: Vec<Watch>,
+    usage: Option<Usage>,
+    timings: Option<WireTimings>,
+}
+
+impl Chunks {
+    fn choice(&self, index: usize, delta: Delta) -> Body<'_, ChunkChoice> {
+        let choice = ChunkChoice {
+            index,
+            delta,
+            logprobs: None,
+            end: End::OPEN,
+        };
+        Body::new(&self.envelope, vec![choice])
+    }
+}
+
+impl Narrator for Chunks {
+    const DIALECT: Dialect = Dialect::OpenAi;
+
+    fn start(&mut self) -> Vec<String> {
+        let delta = || Delta {
+            role: Some("assistant"),
+            content: Some(String::new()),
+        };
+        (0..self.watches.len())
+            .map(|index| frame(&self.choice(index, delta())))
+            .collect()
+    }
+
+    fn event(&mut self, index: usize, event: Event) -> Vec<String> {
+        match event {
+            Event::Prefill {
+                done,
+                total,
+                cached,
+            } => {
+                let progress = self.watches[index].prefill(done, total, cached);
+                if !self.telling.return_progress {
+                    return Vec::new();
+                }
+                let mut body = self.choice(index, Delta::default());
+                body.prompt_progress = Some(progress);
+                vec![frame(&body)]
+            }
+            Event::Token(token) => {
+                let timings = self.watches[index].token();
+                let timings = self.telling.timings_per_token.then_some(timings);
+                if token.text.is_empty() && self.n_top.is_none() && timings.is_none() {
+                    return Vec::new();
+                }
+                let logprobs = self
+                    .n_top
+                    .map(|n_top| Logprobs::of(std::slice::from_ref(&token), n_top, &self.ready));
+                let mut body = self.choice(index, Delta::text(token.text));
+                body.choices[0].logprobs = logprobs;
+                body.timings = timings;
+                vec![frame(&body)]
+            }
+            Event::Done(done) => {
+                let n = self.watches.len();
+                let timings = WireTimings::from(&done.timings);
+                if let Some(usage) = &mut self.usage {
+                    usage.add(index, n, &done.timings);
+                }
+                self.timings = (n == 1).then_some(timings);
+                let end = End::of(&done);
+                let delta = match done.text.is_empty() {
+                    true => Delta::default(),
+                    false => Delta::text(done.text),
+                };
+                let mut body = self.choice(index, delta);
+                body.choices[0].end = end;
+                body.timings = Some(timings);
+                vec![frame(&body)]
+            }
+            Event::Failed(_) => Vec::new(),
+        }
+    }
+
+    fn end(&mut self) -> Vec<String> {
+        let mut frames = Vec::new();
+        if let Some(usage) = self.usage {
+            let mut body = Body::<ChunkChoice>::new(&self.envelope, Vec::new());
+            body.usage = Some(usage);
+            body.timings = self.timings;
+            frames.push(frame(&body));
+        }
+        frames.push("[DONE]".to_owned());
+        frames
+    }
+}

@@ -1,0 +1,164 @@
+//! OpenAI's API: chat completions, text completions, models.
+
+mod chat;
+mod text;
+
+use axum::extract::Path;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::generation::{WireTimings, draw_id, stop_reason, stopping_word, unix_time};
+use super::{AppState, Loaded, Ready};
+use crate::engine::{Done, StopReason, Timings};
+
+/// The routes, and llama.cpp's names for them.
+pub fn routes() -> Router<AppState> {
+    Router::new()
+        .route("/v1/chat/completions", post(chat::completions))
+        .route("/chat/completions", post(chat::completions))
+        .route("/v1/completions", post(text::completions))
+        .route("/v1/models", get(models))
+        .route("/models", get(models))
+        .route("/v1/models/{id}", get(model))
+}
+
+/// Fields that every object of a response has.
+#[derive(Clone, Debug, Serialize)]
+struct Envelope {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: String,
+    system_fingerprint: String,
+}
+
+impl Envelope {
+    fn new(prefix: &str, object: &'static str, state: &AppState, ready: &Ready) -> Envelope {
+        Envelope {
+            id: format!("{prefix}-{}", draw_id()),
+            object,
+            created: unix_time(),
+            model: ready.facts.id.clone(),
+            system_fingerprint: format!("gemma2-{}", state.options().version),
+        }
+    }
+}
+
+/// A whole response, or one chunk of it.
+#[derive(Debug, Serialize)]
+struct Body<'a, C> {
+    #[serde(flatten)]
+    envelope: &'a Envelope,
+    choices: Vec<C>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timings: Option<WireTimings>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_progress: Option<super::generation::PromptProgress>,
+}
+
+impl<'a, C> Body<'a, C> {
+    fn new(envelope: &'a Envelope, choices: Vec<C>) -> Body<'a, C> {
+        Body {
+            envelope,
+            choices,
+            usage: None,
+            timings: None,
+            prompt_progress: None,
+        }
+    }
+}
+
+/// How a choice ended: OpenAI's `finish_reason`, and what it does not tell.
+#[derive(Clone, Debug, Serialize)]
+struct End {
+    finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopping_word: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+}
+
+impl End {
+    /// Not yet.
+    const OPEN: End = End {
+        finish_reason: None,
+        stop_reason: None,
+        stopping_word: None,
+        seed: None,
+    };
+
+    fn of(done: &Done) -> End {
+        let finish_reason = match done.reason {
+            StopReason::EndOfTurn | StopReason::StopString(_) | StopReason::Shutdown => "stop",
+            StopReason::TokenLimit | StopReason::ContextFull => "length",
+        };
+        End {
+            finish_reason: Some(finish_reason),
+            stop_reason: Some(stop_reason(&done.reason)),
+            stopping_word: Some(stopping_word(&done.reason).to_owned()),
+            seed: Some(done.seed),
+        }
+    }
+}
+
+/// OpenAI's `usage`.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Usage {
+    prompt_tokens: usize,
+    completion_tokens: usize,
+    total_tokens: usize,
+    prompt_tokens_details: PromptTokensDetails,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct PromptTokensDetails {
+    cached_tokens: usize,
+}
+
+impl Usage {
+    /// Adds a reply; a prompt counts once however many replies (`n`) it got, and cached means cached before the call.
+    fn add(&mut self, index: usize, n: usize, timings: &Timings) {
+        if index.is_multiple_of(n) {
+            self.prompt_tokens += timings.prompt_tokens;
+            self.prompt_tokens_details.cached_tokens += timings.cached_tokens;
+        }
+        self.completion_tokens += timings.decoded_tokens;
+        self.total_tokens = self.prompt_tokens + self.completion_tokens;
+    }
+}
+
+async fn models(Loaded(ready): Loaded) -> Json<Value> {
+    Json(json!({ "object": "list", "data": [describe(&ready)] }))
+}
+
+async fn model(Loaded(ready): Loaded, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+    if id == ready.facts.id {
+        Ok(Json(describe(&ready)))
+    } else {
+        Err(ApiError::model_not_found(&id))
+    }
+}
+
+fn describe(ready: &Ready) -> Value {
+    let facts = &ready.facts;
+    json!({
+        "id": facts.id,
+        "object": "model",
+        "created": ready.loaded_at,
+        "owned_by": "gemma2",
+        "meta": {
+            "n_vocab": ready.engine.tokenizer().n_vocab(),
+            "n_ctx": ready.engine.options().n_ctx,
+            "n_ctx_train": facts.n_ctx_train,
+            "n_params": facts.n_params,
+            "size": facts.size_bytes,
+        },
+    })
+}

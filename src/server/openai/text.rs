@@ -1,0 +1,252 @@
+//! `POST /v1/completions`: text in, text out, no chat template.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::{Body, End, Envelope, Usage};
+use crate::engine::{Event, Request, Token};
+use crate::server::error::{ApiError, Dialect};
+use crate::server::fields::Fields;
+use crate::server::generation::{
+    self, Replies, Telling, Watch, WireTimings, finite, refuse_what_is_not_implemented,
+};
+use crate::server::sse::{self, Narrator, frame};
+use crate::server::{AppState, Loaded, Ready};
+
+/// The handler.
+pub async fn completions(
+    State(state): State<AppState>,
+    Loaded(ready): Loaded,
+    fields: Fields,
+) -> Result<Response, ApiError> {
+    refuse_what_is_not_implemented(&fields)?;
+    fields.string("model")?;
+    let telling = Telling::read(&fields)?;
+    let include_usage = match fields.object("stream_options")? {
+        Some(options) => options
+            .bool("include_usage", false)
+            .map_err(|error| error.about("stream_options.include_usage"))?,
+        None => false,
+    };
+    let n = generation::n_replies(&fields, &["n"])?;
+    let n_top = fields
+        .integer("logprobs", 0..=5)?
+        .and_then(|n| usize::try_from(n).ok());
+    let echo = fields.bool("echo", false)?;
+    if echo && n_top.is_some() {
+        return Err(ApiError::invalid(
+            Some("logprobs".to_owned()),
+            "`logprobs` of an echoed prompt are not supported by this server",
+        ));
+    }
+    let tokenizer = ready.engine.tokenizer();
+    let mut request = Request::new(Vec::new());
+    request.sampling = generation::sampling(&fields, &ready.facts.sampling, 2.0, tokenizer)?;
+    request.limit = generation::limit(&fields, &["max_tokens", "n_predict"], 1)?;
+    request.stop = generation::stop_strings(&fields)?;
+    request.ignore_eos = fields.bool("ignore_eos", false)?;
+    request.cache_prompt = fields.bool("cache_prompt", true)?;
+    request.n_probs = n_top.map_or(0, |n_top| n_top.max(1));
+
+    let prompts = generation::prompts(&fields, &ready).await?;
+    let replies = Replies::submit(&state, &ready, &prompts, n, &request)
+        .map_err(|error| error.about("prompt"))?;
+    let choices = prompts
+        .iter()
+        .flat_map(|prompt| {
+            let echoed = if echo {
+                let is_bos = prompt.first() == Some(&tokenizer.bos());
+                tokenizer.decode(&prompt[usize::from(is_bos)..], true)
+            } else {
+                String::new()
+            };
+            std::iter::repeat_n(echoed, n)
+        })
+        .map(|echoed| Progress {
+            echoed,
+            n_characters: 0,
+            watch: Watch::new(),
+        })
+        .collect::<Vec<_>>();
+    let envelope = Envelope::new("cmpl", "text_completion", &state, &ready);
+    if telling.stream {
+        let story = Pieces {
+            envelope,
+            ready,
+            telling,
+            n,
+            n_top,
+            states: choices,
+            usage: include_usage.then(Usage::default),
+            timings: None,
+        };
+        return Ok(sse::respond(replies, story));
+    }
+    let is_single = replies.len() == 1;
+    let mut usage = Usage::default();
+    let mut timings = None;
+    let mut bodies = Vec::with_capacity(replies.len());
+    let replies = replies.collect().await?;
+    for (index, (reply, mut state)) in replies.into_iter().zip(choices).enumerate() {
+        usage.add(index, n, &reply.done.timings);
+        timings = is_single.then(|| WireTimings::from(&reply.done.timings));
+        let end = End::of(&reply.done);
+        bodies.push(Choice {
+            index,
+            logprobs: n_top.map(|n_top| state.logprobs(&reply.tokens, n_top, &ready)),
+            text: state.echoed + &reply.text,
+            end,
+        });
+    }
+    let mut body = Body::new(&envelope, bodies);
+    body.usage = Some(usage);
+    body.timings = timings;
+    Ok(Json(body).into_response())
+}
+
+#[derive(Serialize)]
+struct Choice {
+    index: usize,
+    text: String,
+    logprobs: Option<Logprobs>,
+    #[serde(flatten)]
+    end: End,
+}
+
+/// The older form: parallel lists.
+#[derive(Default, Serialize)]
+struct Logprobs {
+    tokens: Vec<String>,
+    token_logprobs: Vec<f32>,
+    top_logprobs: Vec<BTreeMap<String, f32>>,
+    text_offset: Vec<usize>,
+}
+
+/// A running choice.
+struct Progress {
+    echoed: String,
+    /// Characters of the tokens so far.
+    n_characters: usize,
+    watch: Watch,
+}
+
+impl Progress {
+    fn logprobs(&mut self, tokens: &[Token], n_top: usize, ready: &Ready) -> Logprobs {
+        let text = |id| String::from_utf8_lossy(ready.engine.tokenizer().piece(id)).into_owned();
+        let mut lists = Logprobs::default();
+        for token in tokens {
+            let piece = text(token.id);
+            lists.text_offset.push(self.n_characters);
+            self.n_characters += piece.chars().count();
+            lists.tokens.push(piece);
+            lists
+                .token_logprobs
+                .push(finite(token.logprob.unwrap_or(0.0)));
+            let top = token.top.iter().take(n_top);
+            lists
+                .top_logprobs
+                .push(top.map(|(id, p)| (text(*id), finite(*p))).collect());
+        }
+        lists
+    }
+}
+
+/// A stream of text pieces.
+struct Pieces {
+    envelope: Envelope,
+    ready: Arc<Ready>,
+    telling: Telling,
+    n: usize,
+    n_top: Option<usize>,
+    states: Vec<Progress>,
+    usage: Option<Usage>,
+    timings: Option<WireTimings>,
+}
+
+impl Pieces {
+    fn choice(&self, index: usize, text: String) -> Body<'_, Choice> {
+        let choice = Choice {
+            index,
+            text,
+            logprobs: None,
+            end: End::OPEN,
+        };
+        Body::new(&self.envelope, vec![choice])
+    }
+}
+
+impl Narrator for Pieces {
+    const DIALECT: Dialect = Dialect::OpenAi;
+
+    fn start(&mut self) -> Vec<String> {
+        let echoes = self.states.iter().map(|state| state.echoed.clone());
+        echoes
+            .enumerate()
+            .filter(|(_, echoed)| !echoed.is_empty())
+            .map(|(index, echoed)| frame(&self.choice(index, echoed)))
+            .collect()
+    }
+
+    fn event(&mut self, index: usize, event: Event) -> Vec<String> {
+        match event {
+            Event::Prefill {
+                done,
+                total,
+                cached,
+            } => {
+                let progress = self.states[index].watch.prefill(done, total, cached);
+                if !self.telling.return_progress {
+                    return Vec::new();
+                }
+                let mut body = self.choice(index, String::new());
+                body.prompt_progress = Some(progress);
+                vec![frame(&body)]
+            }
+            Event::Token(token) => {
+                let state = &mut self.states[index];
+                let timings = state.watch.token();
+                let timings = self.telling.timings_per_token.then_some(timings);
+                if token.text.is_empty() && self.n_top.is_none() && timings.is_none() {
+                    return Vec::new();
+                }
+                let logprobs = self
+                    .n_top
+                    .map(|n_top| state.logprobs(std::slice::from_ref(&token), n_top, &self.ready));
+                let mut body = self.choice(index, token.text);
+                body.choices[0].logprobs = logprobs;
+                body.timings = timings;
+                vec![frame(&body)]
+            }
+            Event::Done(done) => {
+                let timings = WireTimings::from(&done.timings);
+                if let Some(usage) = &mut self.usage {
+                    usage.add(index, self.n, &done.timings);
+                }
+                self.timings = (self.states.len() == 1).then_some(timings);
+                let end = End::of(&done);
+                let mut body = self.choice(index, done.text);
+                body.choices[0].end = end;
+                body.timings = Some(timings);
+                vec![frame(&body)]
+            }
+            Event::Failed(_) => Vec::new(),
+        }
+    }
+
+    fn end(&mut self) -> Vec<String> {
+        let mut frames = Vec::new();
+        if let Some(usage) = self.usage {
+            let mut body = Body::<Choice>::new(&self.envelope, Vec::new());
+            body.usage = Some(usage);
+            body.timings = self.timings;
+            frames.push(frame(&body));
+        }
+        frames.push("[DONE]".to_owned());
+        frames
+    }
+}
