@@ -26,11 +26,7 @@ pub enum GgufError {
     #[error("has the tensor `{name}` twice")]
     DuplicateTensor { name: String },
     #[error("has `{key}` as {found} where {expected} is expected")]
-    WrongType {
-        key: String,
-        expected: &'static str,
-        found: String,
-    },
+    WrongType { key: String, expected: &'static str, found: String },
     #[error("stores the tensor `{name}` in type number {id}, which ggml does not have")]
     UnknownType { name: String, id: u32 },
     #[error("has an impossible tensor `{name}`: {what}")]

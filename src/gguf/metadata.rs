@@ -152,7 +152,7 @@ impl<'a> Array<'a> {
 }
 
 /// Iterator over the strings of an array, as bytes; cheap, nothing is copied.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Strings<'a> {
     cursor: Cursor<'a>,
     n_left: usize,
@@ -222,10 +222,7 @@ impl<'a> Metadata<'a> {
 
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<Value<'a>> {
-        let entry = self
-            .entries
-            .iter()
-            .find(|entry| self.bytes.get(entry.key.clone()) == Some(key.as_bytes()))?;
+        let entry = self.entries.iter().find(|entry| self.bytes.get(entry.key.clone()) == Some(key.as_bytes()))?;
         self.value_of(entry)
     }
 
@@ -263,35 +260,25 @@ impl<'a> Metadata<'a> {
     /// An array of strings, as bytes.
     pub fn strings(&self, key: &str) -> Result<Option<Strings<'a>>, GgufError> {
         self.typed(key, "an array of strings", |value| match value {
-            Value::Array(array) if array.element == ValueType::String => Some(Strings {
-                cursor: Cursor::new(array.bytes),
-                n_left: array.len,
-            }),
+            Value::Array(array) if array.element == ValueType::String => {
+                Some(Strings { cursor: Cursor::new(array.bytes), n_left: array.len })
+            }
             _ => None,
         })
     }
 
     /// An array of floats.
-    pub fn f32s(
-        &self,
-        key: &str,
-    ) -> Result<Option<impl ExactSizeIterator<Item = f32> + Clone + use<'a>>, GgufError> {
+    pub fn f32s(&self, key: &str) -> Result<Option<impl ExactSizeIterator<Item = f32> + Clone + use<'a>>, GgufError> {
         self.typed(key, "an array of F32", |value| match value {
-            Value::Array(array) if array.element == ValueType::F32 => Some(
-                array
-                    .bytes
-                    .chunks_exact(4)
-                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-            ),
+            Value::Array(array) if array.element == ValueType::F32 => {
+                Some(array.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])))
+            }
             _ => None,
         })
     }
 
     /// An array of 32-bit integers. Unsigned ones are taken too; what does not fit becomes `i32::MAX`.
-    pub fn i32s(
-        &self,
-        key: &str,
-    ) -> Result<Option<impl ExactSizeIterator<Item = i32> + Clone + use<'a>>, GgufError> {
+    pub fn i32s(&self, key: &str) -> Result<Option<impl ExactSizeIterator<Item = i32> + Clone + use<'a>>, GgufError> {
         self.typed(key, "an array of I32", |value| match value {
             Value::Array(array) => {
                 let unsigned = match array.element {
@@ -323,11 +310,9 @@ impl<'a> Metadata<'a> {
         };
         match convert(value) {
             Some(converted) => Ok(Some(converted)),
-            None => Err(GgufError::WrongType {
-                key: name_for_people(key.as_bytes()),
-                expected,
-                found: value.describe(),
-            }),
+            None => {
+                Err(GgufError::WrongType { key: name_for_people(key.as_bytes()), expected, found: value.describe() })
+            }
         }
     }
 
@@ -342,11 +327,7 @@ const MAX_ARRAY_DEPTH: usize = 4;
 
 impl<'a> Cursor<'a> {
     /// Reads one value and checks it as far as it goes: every string of an array lies inside the file, nesting is bounded.
-    pub(super) fn value(
-        &mut self,
-        value_type: ValueType,
-        depth: usize,
-    ) -> Result<Value<'a>, GgufError> {
+    pub(super) fn value(&mut self, value_type: ValueType, depth: usize) -> Result<Value<'a>, GgufError> {
         Ok(match value_type {
             ValueType::U8 => Value::U8(self.array::<1>()?[0]),
             ValueType::I8 => Value::I8(i8::from_le_bytes(self.array()?)),
@@ -379,11 +360,7 @@ impl<'a> Cursor<'a> {
                         }
                     }
                 }
-                Value::Array(Array {
-                    element,
-                    len,
-                    bytes: self.since(start),
-                })
+                Value::Array(Array { element, len, bytes: self.since(start) })
             }
         })
     }
@@ -400,11 +377,7 @@ impl<'a> Cursor<'a> {
         {
             return None;
         }
-        Some(Value::Array(Array {
-            element,
-            len,
-            bytes,
-        }))
+        Some(Value::Array(Array { element, len, bytes }))
     }
 
     fn array_header(&mut self) -> Result<(ValueType, usize), GgufError> {

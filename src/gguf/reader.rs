@@ -53,10 +53,7 @@ impl<B: Deref<Target = [u8]>> Gguf<B> {
 
     /// Keys and values.
     pub fn metadata(&self) -> Metadata<'_> {
-        Metadata {
-            bytes: &self.bytes,
-            entries: &self.entries,
-        }
+        Metadata { bytes: &self.bytes, entries: &self.entries }
     }
 
     /// All tensors in the file's order.
@@ -107,9 +104,7 @@ impl Header {
     fn parse(bytes: &[u8]) -> Result<Header, GgufError> {
         let mut cursor = Cursor::new(bytes);
         if !bytes.starts_with(b"GGUF") {
-            return Err(GgufError::NotGguf {
-                looks_like: looks_like(bytes),
-            });
+            return Err(GgufError::NotGguf { looks_like: looks_like(bytes) });
         }
         cursor.take(4)?;
         let version = cursor.u32()?;
@@ -122,19 +117,10 @@ impl Header {
         let n_tensors = cursor.u64()?;
         let n_keys = cursor.u64()?;
         let entries = read_entries(&mut cursor, n_keys)?;
-        let alignment = read_alignment(Metadata {
-            bytes,
-            entries: &entries,
-        })?;
+        let alignment = read_alignment(Metadata { bytes, entries: &entries })?;
         let rows = read_tensor_table(&mut cursor, n_tensors)?;
         let (data_start, tensors) = place_tensors(rows, cursor.at(), alignment, bytes.len())?;
-        Ok(Header {
-            version,
-            alignment,
-            data_start,
-            entries,
-            tensors,
-        })
+        Ok(Header { version, alignment, data_start, entries, tensors })
     }
 }
 
@@ -151,18 +137,12 @@ fn read_entries(cursor: &mut Cursor, n_keys: u64) -> Result<Vec<Entry>, GgufErro
             return Err(GgufError::Damaged { what });
         }
         if !seen.insert(key) {
-            return Err(GgufError::DuplicateKey {
-                key: name_for_people(key),
-            });
+            return Err(GgufError::DuplicateKey { key: name_for_people(key) });
         }
         let value_type = cursor.value_type()?;
         let start = cursor.at();
         cursor.value(value_type, 0)?;
-        entries.push(Entry {
-            key: key_end - key.len()..key_end,
-            value_type,
-            value: start..cursor.at(),
-        });
+        entries.push(Entry { key: key_end - key.len()..key_end, value_type, value: start..cursor.at() });
     }
     Ok(entries)
 }
@@ -173,9 +153,7 @@ fn read_alignment(metadata: Metadata) -> Result<usize, GgufError> {
     };
     match usize::try_from(alignment) {
         Ok(alignment) if alignment.is_power_of_two() => Ok(alignment),
-        _ => Err(GgufError::Damaged {
-            what: format!("`general.alignment` is {alignment}, which is no power of two"),
-        }),
+        _ => Err(GgufError::Damaged { what: format!("`general.alignment` is {alignment}, which is no power of two") }),
     }
 }
 
@@ -193,26 +171,18 @@ fn read_tensor_table(cursor: &mut Cursor, n_tensors: u64) -> Result<Vec<Row>, Gg
     for _ in 0..n_tensors {
         let name_bytes = cursor.string()?;
         let Ok(name) = std::str::from_utf8(name_bytes) else {
-            let what = format!(
-                "the tensor name `{}` is not UTF-8",
-                name_for_people(name_bytes)
-            );
+            let what = format!("the tensor name `{}` is not UTF-8", name_for_people(name_bytes));
             return Err(GgufError::Damaged { what });
         };
         let shown = || name_for_people(name_bytes);
         if !seen.insert(name) {
             return Err(GgufError::DuplicateTensor { name: shown() });
         }
-        let bad = |what: String| GgufError::BadTensor {
-            name: shown(),
-            what,
-        };
+        let bad = |what: String| GgufError::BadTensor { name: shown(), what };
 
         let n_dims = cursor.u32()?;
         if n_dims > MAX_DIMS {
-            return Err(bad(format!(
-                "it has {n_dims} dimensions, and {MAX_DIMS} are the most"
-            )));
+            return Err(bad(format!("it has {n_dims} dimensions, and {MAX_DIMS} are the most")));
         }
         let mut shape = Vec::with_capacity(n_dims as usize);
         for _ in 0..n_dims {
@@ -225,8 +195,7 @@ fn read_tensor_table(cursor: &mut Cursor, n_tensors: u64) -> Result<Vec<Row>, Gg
         shape.reverse();
 
         let id = cursor.u32()?;
-        let ggml_type =
-            GgmlType::from_id(id).ok_or_else(|| GgufError::UnknownType { name: shown(), id })?;
+        let ggml_type = GgmlType::from_id(id).ok_or_else(|| GgufError::UnknownType { name: shown(), id })?;
         let n_cols = shape.last().copied().unwrap_or(1);
         if !n_cols.is_multiple_of(ggml_type.block_len()) {
             return Err(bad(format!(
@@ -240,16 +209,7 @@ fn read_tensor_table(cursor: &mut Cursor, n_tensors: u64) -> Result<Vec<Row>, Gg
             .and_then(|n| (n / ggml_type.block_len()).checked_mul(ggml_type.block_bytes()))
             .ok_or_else(|| bad(format!("its shape {shape:?} overflows")))?;
         let offset = cursor.u64()?;
-        rows.push(Row {
-            tensor: Tensor {
-                name: name.to_owned(),
-                shape,
-                ggml_type,
-                range: 0..0,
-            },
-            offset,
-            n_bytes,
-        });
+        rows.push(Row { tensor: Tensor { name: name.to_owned(), shape, ggml_type, range: 0..0 }, offset, n_bytes });
     }
     Ok(rows)
 }
@@ -276,28 +236,20 @@ fn place_tensors(
         if !row.offset.is_multiple_of(alignment as u64) {
             return Err(GgufError::BadTensor {
                 name: name_for_people(tensor.name.as_bytes()),
-                what: format!(
-                    "its offset {} is no multiple of the alignment {alignment}",
-                    row.offset
-                ),
+                what: format!("its offset {} is no multiple of the alignment {alignment}", row.offset),
             });
         }
         let start = usize::try_from(row.offset)
             .ok()
             .and_then(|offset| offset.checked_add(data_start))
             .ok_or_else(|| overflow(&tensor.name))?;
-        let end = start
-            .checked_add(row.n_bytes)
-            .ok_or_else(|| overflow(&tensor.name))?;
+        let end = start.checked_add(row.n_bytes).ok_or_else(|| overflow(&tensor.name))?;
         needed = needed.max(end);
         tensor.range = start..end;
         tensors.push(tensor);
     }
     if needed > file_size {
-        return Err(GgufError::EndsInTensors {
-            actual: file_size as u64,
-            needed: needed as u64,
-        });
+        return Err(GgufError::EndsInTensors { actual: file_size as u64, needed: needed as u64 });
     }
     Ok((data_start, tensors))
 }
@@ -308,10 +260,7 @@ fn looks_like(bytes: &[u8]) -> String {
         (b"lmgg", "it is an old GGML file"),
         (b"tjgg", "it is an old GGML (GGJT) file"),
         (b"fmgg", "it is an old GGML (GGMF) file"),
-        (
-            b"version https://git-lfs",
-            "it is a Git LFS pointer, not the file that it stands for",
-        ),
+        (b"version https://git-lfs", "it is a Git LFS pointer, not the file that it stands for"),
         (b"<!", "it is a web page"),
         (b"<html", "it is a web page"),
         (b"PK\x03\x04", "it is a ZIP archive"),
@@ -336,7 +285,7 @@ fn looks_like(bytes: &[u8]) -> String {
 }
 
 /// Reads little-endian values; every read checks that the bytes are there.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -360,17 +309,12 @@ impl<'a> Cursor<'a> {
     }
 
     pub(super) fn ends_here(&self) -> GgufError {
-        GgufError::EndsInHeader {
-            size: self.bytes.len(),
-        }
+        GgufError::EndsInHeader { size: self.bytes.len() }
     }
 
     pub(super) fn take(&mut self, n: usize) -> Result<&'a [u8], GgufError> {
-        let taken = self
-            .at
-            .checked_add(n)
-            .and_then(|end| self.bytes.get(self.at..end))
-            .ok_or_else(|| self.ends_here())?;
+        let taken =
+            self.at.checked_add(n).and_then(|end| self.bytes.get(self.at..end)).ok_or_else(|| self.ends_here())?;
         self.at += n;
         Ok(taken)
     }

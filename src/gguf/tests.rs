@@ -44,10 +44,7 @@ fn a_written_file_reads_back() {
     assert_eq!(metadata.bool("yes"), Ok(Some(true)));
     assert_eq!(metadata.u64("absent"), Ok(None));
     let tokens: Vec<_> = metadata.strings("tokens").unwrap().unwrap().collect();
-    assert_eq!(
-        tokens,
-        [&b"<pad>"[..], &b""[..], &b"a b"[..], "ä".as_bytes()]
-    );
+    assert_eq!(tokens, [&b"<pad>"[..], &b""[..], &b"a b"[..], "ä".as_bytes()]);
     assert_eq!(metadata.strings("tokens").unwrap().unwrap().len(), 4);
     let scores: Vec<_> = metadata.f32s("scores").unwrap().unwrap().collect();
     assert_eq!(scores, [0.0, -1.5, f32::MIN, 3.0]);
@@ -55,10 +52,7 @@ fn a_written_file_reads_back() {
     assert_eq!(types, [3, 1, -1, 6]);
 
     let matrix = gguf.tensor("matrix").unwrap();
-    assert_eq!(
-        (&matrix.shape[..], matrix.ggml_type),
-        (&[3, 64][..], GgmlType::Q8_0)
-    );
+    assert_eq!((&matrix.shape[..], matrix.ggml_type), (&[3, 64][..], GgmlType::Q8_0));
     let bytes = gguf.tensor_bytes(matrix);
     assert_eq!((bytes.len(), bytes[99], bytes[100]), (204, 7, 8));
     let vector = gguf.tensor("vector").unwrap();
@@ -71,10 +65,7 @@ fn a_value_of_the_wrong_type_is_an_error_that_names_the_key() {
     let file = small_file();
     let gguf = Gguf::parse(&file[..]).unwrap();
     let error = gguf.metadata().string("big").unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "has `big` as 1099511627776 where a string of UTF-8 is expected"
-    );
+    assert_eq!(error.to_string(), "has `big` as 1099511627776 where a string of UTF-8 is expected");
     assert!(gguf.metadata().u64("eps").is_err());
     assert!(gguf.metadata().strings("scores").is_err());
     assert!(gguf.metadata().f32s("tokens").is_err());
@@ -103,28 +94,11 @@ fn golden_files_are_read() {
     let gguf = Gguf::parse(&file[..]).unwrap();
     let metadata = gguf.metadata();
     assert_eq!(metadata.string("general.architecture"), Ok(Some("gemma2")));
-    assert_eq!(
-        metadata
-            .strings("tokenizer.ggml.tokens")
-            .unwrap()
-            .unwrap()
-            .len(),
-        512
-    );
-    assert_eq!(
-        metadata
-            .f32s("tokenizer.ggml.scores")
-            .unwrap()
-            .unwrap()
-            .len(),
-        512
-    );
+    assert_eq!(metadata.strings("tokenizer.ggml.tokens").unwrap().unwrap().len(), 512);
+    assert_eq!(metadata.f32s("tokenizer.ggml.scores").unwrap().unwrap().len(), 512);
     assert_eq!(gguf.tensors().len(), 46);
     let down = gguf.tensor("blk.1.ffn_down.weight").unwrap();
-    assert_eq!(
-        (&down.shape[..], down.ggml_type),
-        (&[256, 512][..], GgmlType::Q5_0)
-    );
+    assert_eq!((&down.shape[..], down.ggml_type), (&[256, 512][..], GgmlType::Q5_0));
     // The last tensor ends where the file ends, but for padding: so every offset was understood.
     let end = gguf.tensors().iter().map(|t| t.range.end).max().unwrap();
     assert!(file.len() - end < 32);
@@ -145,9 +119,7 @@ fn nested_arrays_are_read_and_too_deep_ones_refused() {
     payload.extend(header(ValueType::U8, 1));
     payload.push(3);
     let mut writer = Writer::new();
-    writer
-        .raw("nested", ValueType::Array, &payload)
-        .u32("after", 5);
+    writer.raw("nested", ValueType::Array, &payload).u32("after", 5);
     let file = writer.start(Vec::new()).unwrap().finish().unwrap();
     let gguf = Gguf::parse(&file[..]).unwrap();
     let Some(Value::Array(outer)) = gguf.metadata().get("nested") else {
@@ -160,10 +132,7 @@ fn nested_arrays_are_read_and_too_deep_ones_refused() {
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(
-        inner,
-        [vec![Value::U8(1), Value::U8(2)], vec![Value::U8(3)]]
-    );
+    assert_eq!(inner, [vec![Value::U8(1), Value::U8(2)], vec![Value::U8(3)]]);
     assert_eq!(gguf.metadata().u64("after"), Ok(Some(5)));
 
     let mut deep = Vec::new();
@@ -173,10 +142,7 @@ fn nested_arrays_are_read_and_too_deep_ones_refused() {
     let mut writer = Writer::new();
     writer.raw("deep", ValueType::Array, &deep);
     let file = writer.start(Vec::new()).unwrap().finish().unwrap();
-    assert!(matches!(
-        Gguf::parse(&file[..]),
-        Err(GgufError::Damaged { .. })
-    ));
+    assert!(matches!(Gguf::parse(&file[..]), Err(GgufError::Damaged { .. })));
 }
 
 /// Header of one tensor (name `t`) with dimensions and offset as they are stored.
@@ -207,60 +173,20 @@ fn impossible_tensors_are_refused_by_name() {
     let check = |dims: &[u64], type_id, offset, expected: &str| {
         assert_eq!(message(&one_tensor(dims, type_id, offset, 64)), expected);
     };
-    check(
-        &[4, 8],
-        0,
-        0,
-        "ends at 160 bytes but its tensor table needs 224 bytes",
-    );
-    check(
-        &[4],
-        0,
-        64,
-        "ends at 128 bytes but its tensor table needs 144 bytes",
-    );
-    check(
-        &[4],
-        77,
-        0,
-        "stores the tensor `t` in type number 77, which ggml does not have",
-    );
+    check(&[4, 8], 0, 0, "ends at 160 bytes but its tensor table needs 224 bytes");
+    check(&[4], 0, 64, "ends at 128 bytes but its tensor table needs 144 bytes");
+    check(&[4], 77, 0, "stores the tensor `t` in type number 77, which ggml does not have");
     check(
         &[1 << 40, 1 << 40],
         0,
         0,
         "has an impossible tensor `t`: its shape [1099511627776, 1099511627776] overflows",
     );
-    check(
-        &[4],
-        0,
-        7,
-        "has an impossible tensor `t`: its offset 7 is no multiple of the alignment 32",
-    );
-    check(
-        &[4],
-        0,
-        u64::MAX - 31,
-        "has an impossible tensor `t`: its offset overflows",
-    );
-    check(
-        &[48],
-        8,
-        0,
-        "has an impossible tensor `t`: rows of 48 are not whole blocks of 32 as Q8_0 needs",
-    );
-    check(
-        &[0, 4],
-        0,
-        0,
-        "has an impossible tensor `t`: one of its dimensions is 0",
-    );
-    check(
-        &[1; 5],
-        0,
-        0,
-        "has an impossible tensor `t`: it has 5 dimensions, and 4 are the most",
-    );
+    check(&[4], 0, 7, "has an impossible tensor `t`: its offset 7 is no multiple of the alignment 32");
+    check(&[4], 0, u64::MAX - 31, "has an impossible tensor `t`: its offset overflows");
+    check(&[48], 8, 0, "has an impossible tensor `t`: rows of 48 are not whole blocks of 32 as Q8_0 needs");
+    check(&[0, 4], 0, 0, "has an impossible tensor `t`: one of its dimensions is 0");
+    check(&[1; 5], 0, 0, "has an impossible tensor `t`: it has 5 dimensions, and 4 are the most");
 }
 
 #[test]
@@ -268,10 +194,7 @@ fn a_short_download_is_told_with_both_sizes() {
     use crate::error::Hint;
     let file = golden("tiny-a/gguf/tiny-a.Q2_K.gguf");
     let error = Gguf::parse(&file[..400_000]).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "ends at 400.0 kB but its tensor table needs 849.8 kB"
-    );
+    assert_eq!(error.to_string(), "ends at 400.0 kB but its tensor table needs 849.8 kB");
     assert!(error.hint().unwrap().contains("incomplete"));
     let error = Gguf::parse(&file[..5_000]).unwrap_err();
     assert_eq!(error, GgufError::EndsInHeader { size: 5000 });
@@ -280,18 +203,12 @@ fn a_short_download_is_told_with_both_sizes() {
 #[test]
 fn other_files_are_told_apart() {
     assert_eq!(message(b""), "is not a GGUF file: it is empty");
-    assert_eq!(
-        message(b"PK\x03\x04....."),
-        "is not a GGUF file: it is a ZIP archive"
-    );
+    assert_eq!(message(b"PK\x03\x04....."), "is not a GGUF file: it is a ZIP archive");
     assert_eq!(
         message(b"version https://git-lfs.github.com/spec/v1"),
         "is not a GGUF file: it is a Git LFS pointer, not the file that it stands for"
     );
-    assert_eq!(
-        message(b"\x00\x1b[2Jx"),
-        "is not a GGUF file: it starts with `\\x00\\x1b[2`"
-    );
+    assert_eq!(message(b"\x00\x1b[2Jx"), "is not a GGUF file: it starts with `\\x00\\x1b[2`");
     let with_version = |version: u32| {
         let mut file = small_file();
         file[4..8].copy_from_slice(&version.to_le_bytes());
@@ -322,19 +239,12 @@ fn keys_and_tensors_that_come_twice_are_refused() {
 #[test]
 fn counts_and_lengths_that_the_file_cannot_hold_are_refused_at_once() {
     let mut file = small_file();
-    for (at, what) in [
-        (8, "tensors"),
-        (16, "keys"),
-        (24, "length of the first key"),
-    ] {
+    for (at, what) in [(8, "tensors"), (16, "keys"), (24, "length of the first key")] {
         for value in [u64::MAX, u64::MAX / 13, 1 << 40] {
             let saved: [u8; 8] = file[at..at + 8].try_into().unwrap();
             file[at..at + 8].copy_from_slice(&value.to_le_bytes());
             let error = Gguf::parse(&file[..]).unwrap_err();
-            assert!(
-                matches!(error, GgufError::EndsInHeader { .. }),
-                "{what}: {error}"
-            );
+            assert!(matches!(error, GgufError::EndsInHeader { .. }), "{what}: {error}");
             file[at..at + 8].copy_from_slice(&saved);
         }
     }
@@ -360,12 +270,7 @@ fn touch_everything(file: &[u8]) -> bool {
             assert!(array.iter().count() <= file.len());
         }
         let metadata = gguf.metadata();
-        let _ = (
-            metadata.string(key),
-            metadata.u64(key),
-            metadata.f32(key),
-            metadata.bool(key),
-        );
+        let _ = (metadata.string(key), metadata.u64(key), metadata.f32(key), metadata.bool(key));
         let _ = metadata.strings(key).map(|it| it.map(Iterator::count));
         let _ = metadata.f32s(key).map(|it| it.map(Iterator::count));
         let _ = metadata.i32s(key).map(|it| it.map(Iterator::count));

@@ -44,20 +44,12 @@ impl Default for Writer {
 impl Writer {
     /// An empty file of version 3.
     pub fn new() -> Writer {
-        Writer {
-            alignment: DEFAULT_ALIGNMENT,
-            n_keys: 0,
-            keys: Vec::new(),
-            tensors: Vec::new(),
-        }
+        Writer { alignment: DEFAULT_ALIGNMENT, n_keys: 0, keys: Vec::new(), tensors: Vec::new() }
     }
 
     /// Starts tensors at multiples of `alignment`, a power of two, and says so in the metadata.
     pub fn alignment(&mut self, alignment: u32) -> &mut Writer {
-        assert!(
-            alignment.is_power_of_two(),
-            "GGUF wants a power of two, not {alignment}"
-        );
+        assert!(alignment.is_power_of_two(), "GGUF wants a power of two, not {alignment}");
         self.alignment = alignment as usize;
         self.u32("general.alignment", alignment)
     }
@@ -101,16 +93,14 @@ impl Writer {
     /// Adds an array of floats.
     pub fn f32s(&mut self, key: &str, values: &[f32]) -> &mut Writer {
         self.array(key, ValueType::F32, values.len());
-        self.keys
-            .extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        self.keys.extend(values.iter().flat_map(|v| v.to_le_bytes()));
         self
     }
 
     /// Adds an array of integers.
     pub fn i32s(&mut self, key: &str, values: &[i32]) -> &mut Writer {
         self.array(key, ValueType::I32, values.len());
-        self.keys
-            .extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        self.keys.extend(values.iter().flat_map(|v| v.to_le_bytes()));
         self
     }
 
@@ -141,35 +131,18 @@ impl Writer {
 
     /// Adds a tensor: row-major shape, outermost dimension first. Its bytes follow after [`Writer::start`], in this order.
     /// Errors where the shape overflows or rows are not whole blocks. Gives the number of bytes that the tensor will need.
-    pub fn tensor(
-        &mut self,
-        name: &str,
-        shape: &[usize],
-        ggml_type: GgmlType,
-    ) -> io::Result<usize> {
+    pub fn tensor(&mut self, name: &str, shape: &[usize], ggml_type: GgmlType) -> io::Result<usize> {
         let bad = || {
             let message = format!("a tensor `{name}` of shape {shape:?} cannot be {ggml_type}");
             io::Error::new(io::ErrorKind::InvalidInput, message)
         };
-        if !shape
-            .last()
-            .unwrap_or(&1)
-            .is_multiple_of(ggml_type.block_len())
-        {
+        if !shape.last().unwrap_or(&1).is_multiple_of(ggml_type.block_len()) {
             return Err(bad());
         }
-        let n_values = shape
-            .iter()
-            .try_fold(1usize, |product, &n| product.checked_mul(n));
-        let n_bytes = n_values
-            .and_then(|n| (n / ggml_type.block_len()).checked_mul(ggml_type.block_bytes()))
-            .ok_or_else(bad)?;
-        self.tensors.push(Planned {
-            name: name.to_owned(),
-            shape: shape.to_vec(),
-            ggml_type,
-            n_bytes,
-        });
+        let n_values = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
+        let n_bytes =
+            n_values.and_then(|n| (n / ggml_type.block_len()).checked_mul(ggml_type.block_bytes())).ok_or_else(bad)?;
+        self.tensors.push(Planned { name: name.to_owned(), shape: shape.to_vec(), ggml_type, n_bytes });
         Ok(n_bytes)
     }
 
@@ -197,11 +170,7 @@ impl Writer {
         Ok(TensorSink {
             out,
             alignment: self.alignment,
-            sizes: self
-                .tensors
-                .into_iter()
-                .map(|tensor| tensor.n_bytes)
-                .collect(),
+            sizes: self.tensors.into_iter().map(|tensor| tensor.n_bytes).collect(),
             at_tensor: 0,
             n_written: 0,
         })
@@ -235,10 +204,7 @@ impl<W: Write> TensorSink<W> {
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let size = self.sizes.get(self.at_tensor).copied().unwrap_or(0);
         if bytes.len() > size - self.n_written {
-            let message = format!(
-                "tensor number {} gets more than its {size} bytes",
-                self.at_tensor
-            );
+            let message = format!("tensor number {} gets more than its {size} bytes", self.at_tensor);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         self.out.write_all(bytes)?;
@@ -257,11 +223,7 @@ impl<W: Write> TensorSink<W> {
     /// Ends the file. Errors where bytes are missing.
     pub fn finish(mut self) -> io::Result<W> {
         if self.at_tensor != self.sizes.len() {
-            let message = format!(
-                "tensor number {} of {} is not complete",
-                self.at_tensor,
-                self.sizes.len()
-            );
+            let message = format!("tensor number {} of {} is not complete", self.at_tensor, self.sizes.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         self.out.flush()?;

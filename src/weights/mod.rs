@@ -1,8 +1,28 @@
 //! One tensor source over GGUF and safetensors: names, shapes and the norm convention settled.
+//!
+//! [`Files`] finds the files of a model, [`Source`] reads their headers into a [`Config`], a [`Vocabulary`] and, on demand,
+//! [`Tensors`]. Nothing behind this module knows which of the two formats a model came in. Matrices stay where they are
+//! mapped; only norm vectors are converted. Everything a header claims is checked here, so that what comes later can trust
+//! sizes: each number of [`Config`] is bounded, and each tensor has the shape that follows from it.
 
 mod config;
+mod error;
+mod files;
+mod json;
+mod label;
+mod names;
+mod source;
+mod table;
+mod tensors;
+#[cfg(test)]
+mod tests;
+mod vocabulary;
 
 pub use config::Config;
+pub use error::WeightsError;
+pub use files::{Files, HuggingFaceFiles, NamedBytes};
+pub use source::Source;
+pub use vocabulary::{JsonVocabulary, SpmVocabulary, TokenType, Vocabulary};
 
 use crate::bundle::Bytes;
 use crate::kernels::Format;
