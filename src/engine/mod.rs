@@ -215,7 +215,9 @@ impl Hint for EngineError {
             EngineError::PromptTooLong { .. } => {
                 Some("use `-c 0` for the model's whole context, or a shorter prompt".into())
             }
-            EngineError::QueueFull => Some("try again in a moment, or start with a larger `-np`".into()),
+            EngineError::QueueFull => {
+                Some("try again in a moment, or start with a larger `-np`".into())
+            }
             _ => None,
         }
     }
@@ -259,7 +261,11 @@ pub struct Engine {
 
 impl Engine {
     /// Starts the thread.
-    pub fn start<M: LanguageModel>(_model: M, _tokenizer: Arc<Tokenizer>, _options: EngineOptions) -> Engine {
+    pub fn start<M: LanguageModel>(
+        _model: M,
+        _tokenizer: Arc<Tokenizer>,
+        _options: EngineOptions,
+    ) -> Engine {
         todo!()
     }
 
