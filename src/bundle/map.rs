@@ -35,17 +35,11 @@ impl Hint for MapError {}
 impl Bytes {
     /// Maps the whole file read-only. An empty file gives empty bytes.
     pub fn open(path: &Path) -> Result<Bytes, MapError> {
-        let error = |source| MapError {
-            path: path.to_owned(),
-            source,
-        };
+        let error = |source| MapError { path: path.to_owned(), source };
         let file = std::fs::File::open(path).map_err(error)?;
         let meta = file.metadata().map_err(error)?;
         if meta.is_dir() {
-            return Err(error(std::io::Error::new(
-                std::io::ErrorKind::IsADirectory,
-                "it is a directory",
-            )));
+            return Err(error(std::io::Error::new(std::io::ErrorKind::IsADirectory, "it is a directory")));
         }
         if meta.len() == 0 {
             return Ok(Bytes::from(Vec::new()));
@@ -54,10 +48,7 @@ impl Bytes {
         // while it is mapped, reads past the new end raise SIGBUS; every program that maps its weights accepts this.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(error)?;
         let range = 0..map.len();
-        Ok(Bytes {
-            owner: Arc::new(Owner::Mapped(map)),
-            range,
-        })
+        Ok(Bytes { owner: Arc::new(Owner::Mapped(map)), range })
     }
 
     /// The part `range` of these bytes, or `None` where it does not lie inside.
@@ -66,10 +57,7 @@ impl Bytes {
             return None;
         }
         let start = self.range.start + range.start;
-        Some(Bytes {
-            owner: self.owner.clone(),
-            range: start..start + range.len(),
-        })
+        Some(Bytes { owner: self.owner.clone(), range: start..start + range.len() })
     }
 }
 
@@ -87,10 +75,7 @@ impl Deref for Bytes {
 impl From<Vec<u8>> for Bytes {
     fn from(vec: Vec<u8>) -> Bytes {
         let range = 0..vec.len();
-        Bytes {
-            owner: Arc::new(Owner::Owned(vec)),
-            range,
-        }
+        Bytes { owner: Arc::new(Owner::Owned(vec)), range }
     }
 }
 

@@ -62,11 +62,7 @@ impl ChatTemplate {
     /// Renders a conversation. System messages at the start are folded into the first user turn with a blank line
     /// between. `continue_last` leaves the last model turn open, so that the model goes on with it; otherwise the
     /// start of a model turn is added.
-    pub fn render(
-        &self,
-        _messages: &[Message],
-        _continue_last: bool,
-    ) -> Result<Vec<Segment>, ChatError> {
+    pub fn render(&self, _messages: &[Message], _continue_last: bool) -> Result<Vec<Segment>, ChatError> {
         todo!()
     }
 }
@@ -86,11 +82,7 @@ pub struct PageTemplates {
 
 impl PageTemplates {
     /// Expands in a single pass; substituted text is content, the rest is template. Messages are trimmed.
-    pub fn render(
-        &self,
-        _messages: &[Message],
-        _continue_last: bool,
-    ) -> Result<Vec<Segment>, ChatError> {
+    pub fn render(&self, _messages: &[Message], _continue_last: bool) -> Result<Vec<Segment>, ChatError> {
         todo!()
     }
 }

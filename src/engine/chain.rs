@@ -46,7 +46,7 @@ pub struct Candidate {
     pub id: TokenId,
     /// Its logit after the stages so far.
     pub logit: f32,
-    /// Its probability relative to the best candidate's, once [`Candidates::weigh`] has been called.
+    /// Its probability relative to the best candidate's, once [`Candidates::run`] has returned.
     pub weight: f32,
 }
 
@@ -78,12 +78,7 @@ impl Candidates {
     ///
     /// # Errors
     /// A logit that is NaN or positive infinity; no token left.
-    pub fn run(
-        &mut self,
-        chain: &[Stage],
-        row: &mut [f32],
-        seen: &[TokenId],
-    ) -> Result<&[Candidate], NoToken> {
+    pub fn run(&mut self, chain: &[Stage], row: &mut [f32], seen: &[TokenId]) -> Result<&[Candidate], NoToken> {
         check_row(row)?;
         self.count(seen, chain);
         let mut rest = chain;
@@ -120,12 +115,7 @@ impl Candidates {
     ///
     /// # Errors
     /// As [`Candidates::run`].
-    pub fn best(
-        &mut self,
-        chain: &[Stage],
-        row: &mut [f32],
-        seen: &[TokenId],
-    ) -> Result<TokenId, NoToken> {
+    pub fn best(&mut self, chain: &[Stage], row: &mut [f32], seen: &[TokenId]) -> Result<TokenId, NoToken> {
         check_row(row)?;
         self.count(seen, chain);
         for stage in chain {
@@ -160,12 +150,8 @@ impl Candidates {
 
     fn count(&mut self, seen: &[TokenId], chain: &[Stage]) {
         self.seen.clear();
-        let wanted = chain.iter().any(|stage| {
-            matches!(
-                stage,
-                Stage::RepeatPenalty(_) | Stage::PresenceFrequency { .. }
-            )
-        });
+        let wanted =
+            chain.iter().any(|stage| matches!(stage, Stage::RepeatPenalty(_) | Stage::PresenceFrequency { .. }));
         if !wanted {
             return;
         }
@@ -269,18 +255,10 @@ impl Candidates {
         let max = f64::from(self.max_logit());
         // ln p = logit - max - ln(total); a weight of 0 adds nothing to the entropy.
         let ln_p = move |c: &Candidate| f64::from(c.logit) - max - ln_total;
-        let entropy: f64 = self
-            .list
-            .iter()
-            .filter(|c| c.weight > 0.0)
-            .map(|c| -f64::from(c.weight) / total * ln_p(c))
-            .sum();
+        let entropy: f64 =
+            self.list.iter().filter(|c| c.weight > 0.0).map(|c| -f64::from(c.weight) / total * ln_p(c)).sum();
         let distance = move |c: &Candidate| (-ln_p(c) - entropy).abs();
-        let nearer = move |a: &Candidate, b: &Candidate| {
-            distance(a)
-                .total_cmp(&distance(b))
-                .then_with(|| better(a, b))
-        };
+        let nearer = move |a: &Candidate, b: &Candidate| distance(a).total_cmp(&distance(b)).then_with(|| better(a, b));
         let n = sort_until(&mut self.list, nearer, f64::from(p) * total);
         // Equal logits are equally typical: the reference keeps or drops them together.
         if let Some(last) = n.checked_sub(1).and_then(|at| self.list.get(at)) {
@@ -307,9 +285,7 @@ impl Candidates {
         if self.sorted {
             return self.list.first().map_or(0.0, |c| c.logit);
         }
-        self.list
-            .iter()
-            .fold(f32::NEG_INFINITY, |max, c| max.max(c.logit))
+        self.list.iter().fold(f32::NEG_INFINITY, |max, c| max.max(c.logit))
     }
 }
 
@@ -328,11 +304,7 @@ pub fn best_of_row(row: &[f32], k: usize, list: &mut Vec<Candidate>) {
     for (id, &logit) in row.iter().enumerate() {
         // A later token with the floor's own logit loses to the k that are there.
         if logit > floor {
-            list.push(Candidate {
-                id: id as TokenId,
-                logit,
-                weight: 0.0,
-            });
+            list.push(Candidate { id: id as TokenId, logit, weight: 0.0 });
             if list.len() == room {
                 list.select_nth_unstable_by(k - 1, better);
                 list.truncate(k);
@@ -348,46 +320,30 @@ pub fn best_of_row(row: &[f32], k: usize, list: &mut Vec<Candidate>) {
 }
 
 fn possible(row: &[f32]) -> impl Iterator<Item = Candidate> {
-    row.iter()
-        .enumerate()
-        .filter(|(_, logit)| **logit > f32::NEG_INFINITY)
-        .map(|(id, &logit)| Candidate {
-            id: id as TokenId,
-            logit,
-            weight: 0.0,
-        })
+    row.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY).map(|(id, &logit)| Candidate {
+        id: id as TokenId,
+        logit,
+        weight: 0.0,
+    })
 }
 
 fn check_row(row: &[f32]) -> Result<(), NoToken> {
     // One pass without branches first: this runs over every row, and the answer is nearly always "fine".
-    let (bad, any) = row.iter().fold((false, false), |(bad, any), x| {
-        (
-            bad | (x.is_nan() | (*x == f32::INFINITY)),
-            any | x.is_finite(),
-        )
-    });
+    let (bad, any) = row
+        .iter()
+        .fold((false, false), |(bad, any), x| (bad | (x.is_nan() | (*x == f32::INFINITY)), any | x.is_finite()));
     if bad {
-        let at = row
-            .iter()
-            .position(|x| x.is_nan() || *x == f32::INFINITY)
-            .unwrap_or(0);
+        let at = row.iter().position(|x| x.is_nan() || *x == f32::INFINITY).unwrap_or(0);
         return Err(NoToken::NotFinite(at as TokenId));
     }
-    if any {
-        Ok(())
-    } else {
-        Err(NoToken::AllImpossible)
-    }
+    if any { Ok(()) } else { Err(NoToken::AllImpossible) }
 }
 
 fn penalized(stage: &Stage, logit: f32, count: u32) -> f32 {
     let logit = match *stage {
         Stage::RepeatPenalty(penalty) if logit > 0.0 => logit / penalty,
         Stage::RepeatPenalty(penalty) => logit * penalty,
-        Stage::PresenceFrequency {
-            presence,
-            frequency,
-        } => logit - presence - frequency * count as f32,
+        Stage::PresenceFrequency { presence, frequency } => logit - presence - frequency * count as f32,
         _ => logit,
     };
     // A penalty below 1 is a reward, which may overflow.
@@ -396,19 +352,12 @@ fn penalized(stage: &Stage, logit: f32, count: u32) -> f32 {
 
 /// Best first; a total order as long as no logit is NaN.
 fn better(a: &Candidate, b: &Candidate) -> Ordering {
-    b.logit
-        .partial_cmp(&a.logit)
-        .unwrap_or(Ordering::Equal)
-        .then(a.id.cmp(&b.id))
+    b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.id.cmp(&b.id))
 }
 
 /// Brings the first candidates in the order of `before` to the front, as many as it takes for their weights to sum to
 /// `target` (at least one), and returns how many. Sorts piece by piece, since a few usually do.
-fn sort_until(
-    list: &mut [Candidate],
-    before: impl Fn(&Candidate, &Candidate) -> Ordering,
-    target: f64,
-) -> usize {
+fn sort_until(list: &mut [Candidate], before: impl Fn(&Candidate, &Candidate) -> Ordering, target: f64) -> usize {
     let (mut start, mut piece, mut sum) = (0, 256, 0.0);
     while start < list.len() {
         let rest = &mut list[start..];

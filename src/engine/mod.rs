@@ -2,17 +2,44 @@
 //!
 //! [`Engine`] is a cheap handle; [`Engine::submit`] returns [`Events`], which a thread can iterate
 //! (`recv_blocking`) and a task can await. Dropping the receiver cancels the request within a step.
+//!
+//! One thread (`worker`) runs one forward pass after the other. Each takes the newest token of every slot that
+//! decodes and a bounded part of the prompts that are still to be read (`scheduler`); what follows from the logits is
+//! `session`'s: a token ([`sampler`]), its text, perhaps a stop string ([`stop`]) and the end. While nothing is to be
+//! done the thread sleeps.
+//!
+//! - A request's tokens depend on its prompt, settings and seed only, never on what else runs.
+//! - Prompt and reply together never exceed `n_ctx`.
+//! - A slot keeps its cache after a request; the next one that begins with the same tokens computes only the rest.
+//! - A model that fails or panics fails the requests of that step; the engine goes on.
 
 pub mod chain;
+mod decode;
+mod metrics;
 pub mod rng;
 pub mod sampler;
+mod scheduler;
+mod session;
+pub mod stop;
+mod worker;
 
-use std::sync::Arc;
+#[cfg(test)]
+pub(crate) mod fake;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::error::Hint;
 use crate::model::LanguageModel;
 use crate::tokenizer::{TokenId, Tokenizer};
+use session::Session;
+use worker::{Shared, Worker};
+
+pub use metrics::Metrics;
+
+/// Most tokens reported with each token made ([`Request::n_probs`]).
+pub const MAX_N_PROBS: usize = 1024;
 
 /// How tokens are chosen. The defaults are the ones recommended for Gemma.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,7 +132,8 @@ impl Request {
     }
 }
 
-/// What happens to a request, in order: any number of `Prefill`, then `Token`s, then one `Done` or `Failed`.
+/// What happens to a request, in order: any number of `Prefill`, then `Token`s, then one `Done` or `Failed`, then the
+/// channel is closed. By the time of the last event the slot is free again.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The prompt is being read: `done` of `total` tokens, of which `cached` came from the slot's cache.
@@ -175,7 +203,7 @@ pub struct Timings {
     pub cached_tokens: usize,
     /// Reading the rest of the prompt, up to the first token's logits.
     pub prefill: Duration,
-    /// Tokens made.
+    /// Tokens made, the end token included (for which there is no [`Event::Token`] unless control tokens are shown).
     pub decoded_tokens: usize,
     /// From the first token's logits to the end.
     pub decode: Duration,
@@ -215,9 +243,7 @@ impl Hint for EngineError {
             EngineError::PromptTooLong { .. } => {
                 Some("use `-c 0` for the model's whole context, or a shorter prompt".into())
             }
-            EngineError::QueueFull => {
-                Some("try again in a moment, or start with a larger `-np`".into())
-            }
+            EngineError::QueueFull => Some("try again in a moment, or start with a larger `-np`".into()),
             _ => None,
         }
     }
@@ -252,48 +278,169 @@ pub struct SlotState {
     pub n_decoded: usize,
 }
 
-/// Handle of the engine thread. The thread ends when the last handle is dropped or at [`Engine::shutdown`].
-#[derive(Clone)]
-pub struct Engine {
-    tokenizer: Arc<Tokenizer>,
-    options: EngineOptions,
+/// What the engine needs of a tokenizer; tests fake it.
+pub trait Pieces: Send + Sync + 'static {
+    /// Number of token ids. Logits beyond it belong to no token and are never sampled.
+    fn n_vocab(&self) -> usize;
+    /// The bytes a token stands for.
+    fn piece(&self, id: TokenId) -> &[u8];
+    /// Whether this token ends a reply.
+    fn is_end(&self, id: TokenId) -> bool;
+    /// Whether this token is not shown unless asked for.
+    fn is_control(&self, id: TokenId) -> bool;
 }
 
-impl Engine {
-    /// Starts the thread.
-    pub fn start<M: LanguageModel>(
-        _model: M,
-        _tokenizer: Arc<Tokenizer>,
-        _options: EngineOptions,
-    ) -> Engine {
-        todo!()
+impl Pieces for Tokenizer {
+    fn n_vocab(&self) -> usize {
+        self.n_vocab()
+    }
+    fn piece(&self, id: TokenId) -> &[u8] {
+        self.piece(id)
+    }
+    fn is_end(&self, id: TokenId) -> bool {
+        self.is_end(id)
+    }
+    fn is_control(&self, id: TokenId) -> bool {
+        self.is_control(id)
+    }
+}
+
+/// Handle of the engine thread. The thread ends when the last handle is dropped or at [`Engine::shutdown`]; either way
+/// running and waiting requests get `Done` with [`StopReason::Shutdown`].
+pub struct Engine<P: Pieces = Tokenizer> {
+    tokenizer: Arc<P>,
+    inner: Arc<Inner>,
+}
+
+/// What the handles share; dropped with the last of them.
+struct Inner {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    options: EngineOptions,
+    /// Rows of the model's embedding: what a prompt may contain.
+    n_rows: usize,
+    end_tokens: Vec<TokenId>,
+}
+
+impl<P: Pieces> Engine<P> {
+    /// Starts the thread. Sizes of 0 are taken as 1, except `max_queue`.
+    ///
+    /// Should the system refuse a thread, every [`Engine::submit`] answers [`EngineError::Stopped`].
+    pub fn start<M: LanguageModel>(model: M, tokenizer: Arc<P>, options: EngineOptions) -> Engine<P> {
+        let options = EngineOptions {
+            n_ctx: options.n_ctx.max(1),
+            n_parallel: options.n_parallel.max(1),
+            n_ubatch: options.n_ubatch.max(1),
+            max_queue: options.max_queue,
+        };
+        let shared = Arc::new(Shared::new(options.n_parallel));
+        let n_rows = model.n_vocab();
+        let n_vocab = tokenizer.n_vocab().min(n_rows) as TokenId;
+        let end_tokens = (0..n_vocab).filter(|&id| tokenizer.is_end(id)).collect();
+        let thread = std::thread::Builder::new().name("engine".into()).spawn({
+            let (shared, pieces) = (Arc::clone(&shared), Arc::clone(&tokenizer));
+            move || Worker::new(model, pieces, options, shared).run()
+        });
+        if thread.is_err() {
+            shared.stop();
+        }
+        Engine {
+            tokenizer,
+            inner: Arc::new(Inner { shared, thread: Mutex::new(thread.ok()), options, n_rows, end_tokens }),
+        }
     }
 
     /// Queues a request.
     ///
+    /// The channel is unbounded: a reader who lags is never waited for, and what piles up is bounded by the length of
+    /// the prompt and the reply.
+    ///
     /// # Errors
     /// At once for a prompt that is empty or does not fit, a setting out of range, a full queue.
-    pub fn submit(&self, _request: Request) -> Result<Events, EngineError> {
-        todo!()
+    pub fn submit(&self, mut request: Request) -> Result<Events, EngineError> {
+        self.check(&request)?;
+        if request.ignore_eos {
+            let bans = self.inner.end_tokens.iter();
+            let bans = bans.map(|&id| (id, f32::NEG_INFINITY));
+            request.sampling.logit_bias.extend(bans);
+        }
+        let (sender, events) = async_channel::unbounded();
+        let session = Box::new(Session::new(request, sender));
+        let max_queue = self.inner.options.max_queue;
+        self.inner.shared.submit(session, max_queue)?;
+        Ok(events)
     }
 
     /// The tokenizer the engine decodes with.
-    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+    pub fn tokenizer(&self) -> &Arc<P> {
         &self.tokenizer
     }
 
     /// Its sizes.
     pub fn options(&self) -> EngineOptions {
-        self.options
+        self.inner.options
     }
 
     /// What each slot is doing now.
     pub fn slots(&self) -> Vec<SlotState> {
-        todo!()
+        self.inner.shared.slots()
     }
 
-    /// Ends the thread: running requests get `Done` with [`StopReason::Shutdown`].
+    /// What has been done since the start.
+    pub fn metrics(&self) -> Metrics {
+        self.inner.shared.metrics()
+    }
+
+    /// Ends the thread: running and waiting requests get `Done` with [`StopReason::Shutdown`]. Does not wait; the step
+    /// under way is finished first.
     pub fn shutdown(&self) {
-        todo!()
+        self.inner.shared.stop();
+    }
+
+    /// Waits until the thread has ended and the model is freed. Only the first caller waits. Do not call it from a
+    /// task: it blocks for as long as a step takes.
+    pub fn join(&self) {
+        let thread = self.inner.thread.lock();
+        let thread = thread.unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // A panic of the thread has already been told by the panic hook.
+            let _ = thread.join();
+        }
+    }
+
+    fn check(&self, request: &Request) -> Result<(), EngineError> {
+        let n_rows = self.inner.n_rows;
+        let n_ctx = self.inner.options.n_ctx;
+        if request.prompt.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        if request.prompt.len() > n_ctx {
+            return Err(EngineError::PromptTooLong { prompt: request.prompt.len(), n_ctx });
+        }
+        if let Some(id) = request.prompt.iter().find(|&&id| id as usize >= n_rows) {
+            return Err(EngineError::BadSetting(format!(
+                "the prompt contains token {id} and the model has {n_rows} tokens"
+            )));
+        }
+        request.sampling.check(n_rows.min(self.tokenizer.n_vocab()))?;
+        if request.n_probs > MAX_N_PROBS {
+            return Err(EngineError::BadSetting(format!("`n_probs` is {} and may be {MAX_N_PROBS}", request.n_probs)));
+        }
+        stop::check(&request.stop)
     }
 }
+
+impl<P: Pieces> Clone for Engine<P> {
+    fn clone(&self) -> Self {
+        Engine { tokenizer: Arc::clone(&self.tokenizer), inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -66,17 +66,8 @@ mod tests {
         assert_eq!(split_mix_64(&mut x), 0xe220_a839_7b1d_cdaf);
         let mut x = 1_234_567;
         let got: [u64; 3] = std::array::from_fn(|_| split_mix_64(&mut x));
-        assert_eq!(
-            got,
-            [
-                6_457_827_717_110_365_317,
-                3_203_168_211_198_807_973,
-                9_817_491_932_198_370_423
-            ]
-        );
-        let mut rng = Rng {
-            state: [1, 2, 3, 4],
-        };
+        assert_eq!(got, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
+        let mut rng = Rng { state: [1, 2, 3, 4] };
         let got: [u64; 4] = std::array::from_fn(|_| rng.next_u64());
         assert_eq!(got, [11_520, 0, 1_509_978_240, 1_215_971_899_390_074_240]);
     }
@@ -90,10 +81,7 @@ mod tests {
             assert!((0.0..1.0).contains(&x));
             buckets[(x * 10.0) as usize] += 1;
         }
-        assert!(
-            buckets.iter().all(|&n| (9_600..10_400).contains(&n)),
-            "{buckets:?}"
-        );
+        assert!(buckets.iter().all(|&n| (9_600..10_400).contains(&n)), "{buckets:?}");
     }
 
     #[test]

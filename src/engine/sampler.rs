@@ -23,9 +23,7 @@ impl Sampling {
             if value >= low && value <= high {
                 Ok(())
             } else {
-                Err(EngineError::BadSetting(format!(
-                    "`{name}` is {value} and must be {range}"
-                )))
+                Err(EngineError::BadSetting(format!("`{name}` is {value} and must be {range}")))
             }
         };
         let max = f32::MAX;
@@ -34,22 +32,10 @@ impl Sampling {
         within("min_p", self.min_p, 0.0, 1.0, "from 0 to 1")?;
         within("typical_p", self.typical_p, 0.0, 1.0, "from 0 to 1")?;
         let above_0 = f32::MIN_POSITIVE;
-        within(
-            "repeat_penalty",
-            self.repeat_penalty,
-            above_0,
-            max,
-            "above 0",
-        )?;
+        within("repeat_penalty", self.repeat_penalty, above_0, max, "above 0")?;
         let finite = "a finite number";
         within("presence_penalty", self.presence_penalty, -max, max, finite)?;
-        within(
-            "frequency_penalty",
-            self.frequency_penalty,
-            -max,
-            max,
-            finite,
-        )?;
+        within("frequency_penalty", self.frequency_penalty, -max, max, finite)?;
         if self.repeat_last_n < -1 {
             return Err(EngineError::BadSetting(format!(
                 "`repeat_last_n` is {} and must be -1 (the whole context), 0 (off) or a number of tokens",
@@ -80,31 +66,17 @@ impl Sampling {
     /// The stages that are on, in the order they run.
     pub fn chain(&self) -> Vec<Stage> {
         let penalties = self.repeat_last_n != 0;
-        let presence_frequency = Stage::PresenceFrequency {
-            presence: self.presence_penalty,
-            frequency: self.frequency_penalty,
-        };
+        let presence_frequency =
+            Stage::PresenceFrequency { presence: self.presence_penalty, frequency: self.frequency_penalty };
         [
-            (
-                !self.logit_bias.is_empty(),
-                Stage::LogitBias(self.logit_bias.clone()),
-            ),
-            (
-                penalties && self.repeat_penalty != 1.0,
-                Stage::RepeatPenalty(self.repeat_penalty),
-            ),
-            (
-                penalties && (self.presence_penalty != 0.0 || self.frequency_penalty != 0.0),
-                presence_frequency,
-            ),
+            (!self.logit_bias.is_empty(), Stage::LogitBias(self.logit_bias.clone())),
+            (penalties && self.repeat_penalty != 1.0, Stage::RepeatPenalty(self.repeat_penalty)),
+            (penalties && (self.presence_penalty != 0.0 || self.frequency_penalty != 0.0), presence_frequency),
             (self.top_k > 0, Stage::TopK(self.top_k)),
             (self.typical_p < 1.0, Stage::Typical(self.typical_p)),
             (self.top_p < 1.0, Stage::TopP(self.top_p)),
             (self.min_p > 0.0, Stage::MinP(self.min_p)),
-            (
-                self.temperature != 1.0 && self.temperature > 0.0,
-                Stage::Temperature(self.temperature),
-            ),
+            (self.temperature != 1.0 && self.temperature > 0.0, Stage::Temperature(self.temperature)),
         ]
         .into_iter()
         .filter_map(|(on, stage)| on.then_some(stage))

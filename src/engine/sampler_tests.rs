@@ -7,10 +7,7 @@ fn probabilities(chain: &[Stage], logits: &[f32], history: &[TokenId]) -> Vec<(T
     let mut row = logits.to_vec();
     let left = candidates.run(chain, &mut row, history).unwrap().to_vec();
     let total = candidates.total();
-    let mut left: Vec<_> = left
-        .iter()
-        .map(|c| (c.id, f64::from(c.weight) / total))
-        .collect();
+    let mut left: Vec<_> = left.iter().map(|c| (c.id, f64::from(c.weight) / total)).collect();
     left.sort_by_key(|x| x.0);
     left
 }
@@ -25,10 +22,7 @@ fn stage(json: &serde_json::Value) -> Stage {
         "min_p" => Stage::MinP(number(value)),
         "typical_p" => Stage::Typical(number(value)),
         "repetition_penalty" => Stage::RepeatPenalty(number(value)),
-        "presence_frequency" => Stage::PresenceFrequency {
-            presence: number(&value[0]),
-            frequency: number(&value[1]),
-        },
+        "presence_frequency" => Stage::PresenceFrequency { presence: number(&value[0]), frequency: number(&value[1]) },
         other => panic!("unknown stage {other}"),
     }
 }
@@ -41,14 +35,8 @@ fn every_stage_and_chain_matches_the_reference_distributions() {
     let (mut compared, mut with_ties) = (0, 0);
     for case in golden["cases"].as_array().unwrap() {
         let logits: Vec<f32> =
-            serde_json::from_value(golden["logits"][case["logits"].as_str().unwrap()].clone())
-                .unwrap();
-        let chain: Vec<Stage> = case["chain"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(stage)
-            .collect();
+            serde_json::from_value(golden["logits"][case["logits"].as_str().unwrap()].clone()).unwrap();
+        let chain: Vec<Stage> = case["chain"].as_array().unwrap().iter().map(stage).collect();
         let got = probabilities(&chain, &logits, &history);
         let probs: Vec<f64> = serde_json::from_value(case["probs"].clone()).unwrap();
         let ids: Vec<TokenId> = match case["ids"].as_str() {
@@ -94,11 +82,7 @@ fn the_best_of_a_large_row_are_those_of_a_full_sort() {
             .iter()
             .enumerate()
             .filter(|x| x.1.is_finite())
-            .map(|(id, &logit)| Candidate {
-                id: id as TokenId,
-                logit,
-                weight: 0.0,
-            })
+            .map(|(id, &logit)| Candidate { id: id as TokenId, logit, weight: 0.0 })
             .collect();
         sorted.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)));
         for k in [1, 2, 40, 255, 1000, 20_000] {
@@ -126,8 +110,7 @@ fn filters_on_a_large_row_agree_with_their_plain_definitions() {
         // The float32 weights may put the cut one token beside the float64 one.
         assert!(got.len().abs_diff(kept) <= 1, "{p}: {} {kept}", got.len());
         assert!(got.iter().all(|x| row[x.0 as usize] >= row[order[kept]]));
-        let after_top_k =
-            probabilities(&[Stage::TopK(row.len()), Stage::TopP(p as f32)], &row, &[]);
+        let after_top_k = probabilities(&[Stage::TopK(row.len()), Stage::TopP(p as f32)], &row, &[]);
         assert_eq!(got, after_top_k);
     }
     let got = probabilities(&[Stage::MinP(0.1)], &row, &[]);
@@ -137,32 +120,16 @@ fn filters_on_a_large_row_agree_with_their_plain_definitions() {
 
 fn draw(sampling: &Sampling, row: &[f32], n: usize) -> Vec<TokenId> {
     let mut sampler = Sampler::new(sampling);
-    (0..n)
-        .map(|_| sampler.sample(&mut row.to_vec(), &[]).unwrap())
-        .collect()
+    (0..n).map(|_| sampler.sample(&mut row.to_vec(), &[]).unwrap()).collect()
 }
 
 #[test]
 fn draws_follow_the_distribution() {
     let row = [0.0, 1.0, 2.0, -1.0, 0.5, 1.5, -3.0, 0.25];
     for (sampling, stages) in [
+        (Sampling { top_k: 0, top_p: 1.0, seed: Some(11), ..Sampling::default() }, vec![]),
         (
-            Sampling {
-                top_k: 0,
-                top_p: 1.0,
-                seed: Some(11),
-                ..Sampling::default()
-            },
-            vec![],
-        ),
-        (
-            Sampling {
-                top_k: 6,
-                top_p: 0.9,
-                temperature: 1.7,
-                seed: Some(12),
-                ..Sampling::default()
-            },
+            Sampling { top_k: 6, top_p: 0.9, temperature: 1.7, seed: Some(12), ..Sampling::default() },
             vec![Stage::TopK(6), Stage::TopP(0.9), Stage::Temperature(1.7)],
         ),
     ] {
@@ -186,16 +153,9 @@ fn draws_follow_the_distribution() {
 #[test]
 fn a_seed_fixes_the_draws_of_this_and_every_later_version() {
     let row = rough_row(1000, 5);
-    let sampling = Sampling {
-        temperature: 3.0,
-        seed: Some(42),
-        ..Sampling::default()
-    };
+    let sampling = Sampling { temperature: 3.0, seed: Some(42), ..Sampling::default() };
     assert_eq!(draw(&sampling, &row, 50), draw(&sampling, &row, 50));
-    let other = Sampling {
-        seed: Some(43),
-        ..sampling.clone()
-    };
+    let other = Sampling { seed: Some(43), ..sampling.clone() };
     assert_ne!(draw(&sampling, &row, 50), draw(&other, &row, 50));
     // Recorded. If this fails, old seeds no longer give the texts that people noted them for.
     assert_eq!(draw(&sampling, &row, 8), RECORDED_DRAWS);
@@ -206,46 +166,23 @@ const RECORDED_DRAWS: [TokenId; 8] = [221, 253, 765, 543, 806, 194, 899, 428];
 #[test]
 fn without_a_seed_one_is_drawn_and_reported() {
     let row = rough_row(1000, 5);
-    let sampling = Sampling {
-        temperature: 3.0,
-        ..Sampling::default()
-    };
+    let sampling = Sampling { temperature: 3.0, ..Sampling::default() };
     let (mut a, b) = (Sampler::new(&sampling), Sampler::new(&sampling));
     assert_ne!(a.seed(), b.seed());
-    let again = Sampling {
-        seed: Some(a.seed()),
-        ..sampling
-    };
-    let first: Vec<TokenId> = (0..20)
-        .map(|_| a.sample(&mut row.clone(), &[]).unwrap())
-        .collect();
+    let again = Sampling { seed: Some(a.seed()), ..sampling };
+    let first: Vec<TokenId> = (0..20).map(|_| a.sample(&mut row.clone(), &[]).unwrap()).collect();
     assert_eq!(first, draw(&again, &row, 20));
 }
 
 #[test]
 fn temperature_0_takes_the_lowest_id_of_the_best_whatever_the_filters() {
     let row = [1.0, 3.0, -2.0, 3.0, 2.9];
-    let greedy = Sampling {
-        temperature: 0.0,
-        typical_p: 0.1,
-        ..Sampling::default()
-    };
+    let greedy = Sampling { temperature: 0.0, typical_p: 0.1, ..Sampling::default() };
     assert_eq!(draw(&greedy, &row, 3), [1, 1, 1]);
-    let biased = Sampling {
-        logit_bias: vec![(1, f32::NEG_INFINITY), (2, 5.5)],
-        ..greedy.clone()
-    };
+    let biased = Sampling { logit_bias: vec![(1, f32::NEG_INFINITY), (2, 5.5)], ..greedy.clone() };
     assert_eq!(draw(&biased, &row, 1), [2]);
-    let penalized = Sampling {
-        repeat_penalty: 2.0,
-        repeat_last_n: 1,
-        ..greedy
-    };
-    let sample = |history: &[TokenId]| {
-        Sampler::new(&penalized)
-            .sample(&mut row.to_vec(), history)
-            .unwrap()
-    };
+    let penalized = Sampling { repeat_penalty: 2.0, repeat_last_n: 1, ..greedy };
+    let sample = |history: &[TokenId]| Sampler::new(&penalized).sample(&mut row.to_vec(), history).unwrap();
     assert_eq!(sample(&[3, 1]), 3);
     assert_eq!(sample(&[1, 3]), 1, "only the last token counts");
 }
@@ -253,20 +190,12 @@ fn temperature_0_takes_the_lowest_id_of_the_best_whatever_the_filters() {
 #[test]
 fn the_whole_context_counts_for_penalties_if_asked() {
     let row = [5.0, 4.0, 3.0];
-    let sampling = Sampling {
-        temperature: 0.0,
-        presence_penalty: 1.5,
-        repeat_last_n: -1,
-        ..Sampling::default()
-    };
+    let sampling = Sampling { temperature: 0.0, presence_penalty: 1.5, repeat_last_n: -1, ..Sampling::default() };
     let mut history = vec![0];
     history.extend([2; 500]);
     let mut sampler = Sampler::new(&sampling);
     assert_eq!(sampler.sample(&mut row.to_vec(), &history).unwrap(), 1);
-    let off = Sampling {
-        repeat_last_n: 0,
-        ..sampling
-    };
+    let off = Sampling { repeat_last_n: 0, ..sampling };
     let mut sampler = Sampler::new(&off);
     assert_eq!(sampler.sample(&mut row.to_vec(), &history).unwrap(), 0);
 }
@@ -274,29 +203,12 @@ fn the_whole_context_counts_for_penalties_if_asked() {
 #[test]
 fn extreme_settings_still_draw_a_token() {
     let row = rough_row(500, 3);
-    let best = (0..500u32)
-        .max_by(|&a, &b| row[a as usize].total_cmp(&row[b as usize]).then(b.cmp(&a)))
-        .unwrap();
+    let best = (0..500u32).max_by(|&a, &b| row[a as usize].total_cmp(&row[b as usize]).then(b.cmp(&a))).unwrap();
     for sampling in [
-        Sampling {
-            temperature: 1e-40,
-            ..Sampling::default()
-        },
-        Sampling {
-            temperature: f32::MAX,
-            top_k: usize::MAX,
-            ..Sampling::default()
-        },
-        Sampling {
-            top_p: 0.0,
-            ..Sampling::default()
-        },
-        Sampling {
-            min_p: 1.0,
-            typical_p: 0.0,
-            top_k: 1,
-            ..Sampling::default()
-        },
+        Sampling { temperature: 1e-40, ..Sampling::default() },
+        Sampling { temperature: f32::MAX, top_k: usize::MAX, ..Sampling::default() },
+        Sampling { top_p: 0.0, ..Sampling::default() },
+        Sampling { min_p: 1.0, typical_p: 0.0, top_k: 1, ..Sampling::default() },
         Sampling {
             repeat_penalty: f32::MIN_POSITIVE,
             presence_penalty: -f32::MAX,
@@ -321,18 +233,11 @@ fn extreme_settings_still_draw_a_token() {
 #[test]
 fn rows_that_are_not_numbers_are_told_from_rows_without_a_choice() {
     for temperature in [0.0, 1.0] {
-        let sampling = Sampling {
-            temperature,
-            logit_bias: vec![(1, f32::NEG_INFINITY)],
-            ..Sampling::default()
-        };
+        let sampling = Sampling { temperature, logit_bias: vec![(1, f32::NEG_INFINITY)], ..Sampling::default() };
         let sample = |mut row: Vec<f32>| Sampler::new(&sampling).sample(&mut row, &[]);
         let none = f32::NEG_INFINITY;
         assert_eq!(sample(vec![0.0, 1.0, f32::NAN]), Err(NoToken::NotFinite(2)));
-        assert_eq!(
-            sample(vec![f32::INFINITY, 1.0, 0.0]),
-            Err(NoToken::NotFinite(0))
-        );
+        assert_eq!(sample(vec![f32::INFINITY, 1.0, 0.0]), Err(NoToken::NotFinite(0)));
         assert_eq!(sample(vec![none, none]), Err(NoToken::AllImpossible));
         assert_eq!(sample(vec![none, 1.0]), Err(NoToken::AllBanned));
         assert_eq!(sample(vec![none, 1.0, -1e30]), Ok(2));

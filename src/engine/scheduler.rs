@@ -1,0 +1,167 @@
+//! Who gets into which slot, and what the next step computes. Pure decisions: no model, no clock, no thread.
+
+use crate::tokenizer::TokenId;
+
+/// What a slot needs of the next step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// No request runs in it.
+    Nothing,
+    /// The one token made last.
+    Decode,
+    /// This many tokens of its prompt, above 0.
+    Prefill(usize),
+}
+
+/// A common prefix of this many tokens is worth a slot even if most of the prompt is new. Fewer are read in a step of
+/// the shortest kind.
+const WORTH_KEEPING: usize = 16;
+
+/// Shares out steps.
+#[derive(Clone, Debug)]
+pub(super) struct Scheduler {
+    /// Most tokens in one step.
+    n_ubatch: usize,
+    /// The slot whose prompt comes first in the next step.
+    turn: usize,
+}
+
+impl Scheduler {
+    pub(super) fn new(n_ubatch: usize) -> Scheduler {
+        Scheduler { n_ubatch: n_ubatch.max(1), turn: 0 }
+    }
+
+    /// Tokens of each slot in the next step: one for each that decodes, and what remains of `n_ubatch` for prompts.
+    ///
+    /// One prompt gets all of what remains if it can use it, since long chunks are the fast ones; the next step begins
+    /// with the next prompt. At least one prompt token is read in a step, however many slots decode, so that no
+    /// request waits for others to end.
+    pub(super) fn share(&mut self, needs: &[Need]) -> Vec<usize> {
+        let mut shares = vec![0; needs.len()];
+        let n_decoding = needs.iter().filter(|n| **n == Need::Decode).count();
+        let mut left = self.n_ubatch.saturating_sub(n_decoding).max(1);
+        let mut first = None;
+        for step in 0..needs.len() {
+            let at = (self.turn + step) % needs.len();
+            match needs[at] {
+                Need::Nothing => {}
+                Need::Decode => shares[at] = 1,
+                Need::Prefill(n) => {
+                    shares[at] = n.min(left);
+                    left -= shares[at];
+                    first = first.or(Some(at));
+                }
+            }
+        }
+        if let Some(first) = first {
+            self.turn = (first + 1) % needs.len();
+        }
+        shares
+    }
+}
+
+/// A slot as [`choose_slot`] sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FreeSlot<'a> {
+    /// Its index.
+    pub(super) index: usize,
+    /// The tokens in its cache.
+    pub(super) tokens: &'a [TokenId],
+    /// When it was last used; higher is later.
+    pub(super) last_used: u64,
+}
+
+/// The free slot for a prompt: the one whose cache shares the longest prefix with it, else the one whose cache will be
+/// missed least (an empty one, then the one unused for longest).
+///
+/// A short common prefix does not count while another slot is free: every prompt shares `<bos>` and the first turn
+/// marker with every other, and to begin there would destroy another conversation's cache and save next to nothing.
+pub(super) fn choose_slot<'a>(
+    prompt: &[TokenId],
+    reuse: bool,
+    free: impl Iterator<Item = FreeSlot<'a>>,
+) -> Option<usize> {
+    free.max_by_key(|slot| {
+        let common = common_prefix(prompt, slot.tokens);
+        let most = common >= prompt.len().div_ceil(2);
+        let much = common >= WORTH_KEEPING && common >= prompt.len() / 10;
+        let counts = reuse && (most || much);
+        (
+            if counts { common } else { 0 },
+            slot.tokens.is_empty(),
+            std::cmp::Reverse(slot.last_used),
+            std::cmp::Reverse(slot.index),
+        )
+    })
+    .map(|slot| slot.index)
+}
+
+/// Tokens that both begin with.
+pub(super) fn common_prefix(a: &[TokenId], b: &[TokenId]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_takes_every_decoding_slot_and_fills_up_with_prompt() {
+        use Need::{Decode, Nothing, Prefill};
+        let mut scheduler = Scheduler::new(10);
+        let needs = [Decode, Prefill(100), Nothing, Decode, Prefill(3)];
+        assert_eq!(scheduler.share(&needs), [1, 8, 0, 1, 0]);
+        assert_eq!(scheduler.share(&needs), [1, 5, 0, 1, 3], "the other first");
+        assert_eq!(scheduler.share(&needs), [1, 8, 0, 1, 0]);
+        assert_eq!(scheduler.share(&[Nothing, Nothing]), [0, 0]);
+        assert_eq!(scheduler.share(&[]), [0; 0]);
+    }
+
+    #[test]
+    fn no_prompt_starves_however_many_slots_decode_or_read() {
+        use Need::{Decode, Prefill};
+        let mut scheduler = Scheduler::new(2);
+        let mut needs = vec![Decode; 6];
+        needs.extend([Prefill(5), Prefill(5)]);
+        let mut got = [0; 2];
+        for _ in 0..10 {
+            let shares = scheduler.share(&needs);
+            assert!(shares[..6].iter().all(|&n| n == 1));
+            got[0] += shares[6];
+            got[1] += shares[7];
+        }
+        assert_eq!(got, [5, 5]);
+    }
+
+    #[test]
+    fn a_prompt_goes_where_most_of_it_is_cached_and_otherwise_where_least_is_lost() {
+        let caches: [&[TokenId]; 4] = [&[2, 5, 6, 7, 8], &[2, 5, 6, 9], &[2, 4], &[]];
+        let choose = |prompt: &[TokenId], reuse: bool, free: &[usize]| {
+            let slots =
+                free.iter().map(|&index| FreeSlot { index, tokens: caches[index], last_used: [30, 20, 10, 0][index] });
+            choose_slot(prompt, reuse, slots)
+        };
+        assert_eq!(choose(&[2, 5, 6, 9, 1], true, &[0, 1, 2, 3]), Some(1));
+        assert_eq!(choose(&[2, 5, 6, 7, 1], true, &[0, 1, 2, 3]), Some(0));
+        assert_eq!(choose(&[2, 5, 6, 7, 1], true, &[1, 2, 3]), Some(1));
+        assert_eq!(choose(&[2, 5, 6, 7, 1], false, &[0, 1, 2, 3]), Some(3));
+        assert_eq!(choose(&[3, 3], true, &[0, 1, 2]), Some(2), "longest unused");
+        assert_eq!(choose(&[2, 5, 3, 3, 3], true, &[0, 1, 2, 3]), Some(3));
+        assert_eq!(choose(&[2, 5, 3, 3, 3], true, &[]), None);
+    }
+
+    #[test]
+    fn a_long_common_prefix_counts_though_most_of_the_prompt_is_new() {
+        let choose = |n_common: usize, n_new: usize| {
+            let prompt = [vec![1; n_common], vec![2; n_new]].concat();
+            let cached = [vec![1; n_common], vec![3; 100]].concat();
+            let free = [&cached[..], &[]].into_iter().enumerate();
+            let free = free.map(|(index, tokens)| FreeSlot { index, tokens, last_used: 0 });
+            choose_slot(&prompt, true, free)
+        };
+        assert_eq!(choose(16, 100), Some(0));
+        assert_eq!(choose(15, 100), Some(1));
+        assert_eq!(choose(16, 1000), Some(1));
+        assert_eq!(choose(5, 5), Some(0));
+    }
+}

@@ -1,0 +1,209 @@
+//! One request on its way: from logits to tokens, text and the end.
+
+use std::time::{Duration, Instant};
+
+use async_channel::Sender;
+
+use super::chain::NoToken;
+use super::decode::StreamDecoder;
+use super::sampler::{Sampler, log_probabilities};
+use super::stop::StopMatcher;
+use super::{Done, EngineError, Event, Limit, Pieces, Request, StopReason, Timings, Token};
+use crate::tokenizer::TokenId;
+
+/// A request, queued or running. Whatever becomes of it, its receiver gets one `Done` or `Failed`.
+pub(super) struct Session {
+    /// Prompt and reply.
+    tokens: Vec<TokenId>,
+    n_prompt: usize,
+    n_cached: usize,
+    limit: Limit,
+    show_control: bool,
+    n_probs: usize,
+    pub(super) cache_prompt: bool,
+    sampler: Sampler,
+    decoder: StreamDecoder,
+    stop: StopMatcher,
+    events: Sender<Event>,
+    started: Option<Instant>,
+    first_logits: Option<Instant>,
+    /// The event that ends it. Sent when the session is dropped, which is after its slot is free: whoever has seen the
+    /// end finds room for the next request.
+    last: Option<Event>,
+}
+
+/// Whether a session goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It needs another step.
+    Goes,
+    /// It is done.
+    Ended,
+    /// It failed.
+    Failed,
+}
+
+impl Session {
+    /// A session for a checked request.
+    pub(super) fn new(request: Request, events: Sender<Event>) -> Session {
+        Session {
+            n_prompt: request.prompt.len(),
+            tokens: request.prompt,
+            n_cached: 0,
+            limit: request.limit,
+            show_control: request.show_control,
+            n_probs: request.n_probs,
+            cache_prompt: request.cache_prompt,
+            sampler: Sampler::new(&request.sampling),
+            decoder: StreamDecoder::default(),
+            stop: StopMatcher::new(&request.stop),
+            events,
+            started: None,
+            first_logits: None,
+            last: None,
+        }
+    }
+
+    pub(super) fn tokens(&self) -> &[TokenId] {
+        &self.tokens
+    }
+
+    pub(super) fn n_prompt(&self) -> usize {
+        self.n_prompt
+    }
+
+    pub(super) fn n_decoded(&self) -> usize {
+        self.tokens.len() - self.n_prompt
+    }
+
+    /// Nobody listens any more.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.events.is_closed()
+    }
+
+    /// It has a slot, with this many tokens of its prompt in the cache.
+    pub(super) fn start(&mut self, n_cached: usize) {
+        self.n_cached = n_cached;
+        self.started = Some(Instant::now());
+        self.report_prefill(n_cached);
+    }
+
+    /// This many tokens of the prompt have been read.
+    pub(super) fn report_prefill(&self, done: usize) {
+        self.send(Event::Prefill { done, total: self.n_prompt, cached: self.n_cached });
+    }
+
+    /// Whether it wants logits at the end of its prompt: not if it may make no token.
+    pub(super) fn wants_token(&self, n_ctx: usize) -> bool {
+        self.end_by_length(n_ctx).is_none()
+    }
+
+    /// The prompt has been read and no token is wanted.
+    pub(super) fn end_without_token(&mut self, n_ctx: usize) -> Next {
+        self.first_logits = Some(Instant::now());
+        let reason = self.end_by_length(n_ctx);
+        self.finish(reason.unwrap_or(StopReason::TokenLimit))
+    }
+
+    /// Draws the next token from `row`, the logits of the vocabulary, which is changed.
+    pub(super) fn take_logits(&mut self, row: &mut [f32], pieces: &dyn Pieces, n_ctx: usize) -> Next {
+        self.first_logits.get_or_insert_with(Instant::now);
+        let raw = if self.n_probs > 0 { row.to_vec() } else { Vec::new() };
+        let id = match self.sampler.sample(row, &self.tokens) {
+            Ok(id) => id,
+            Err(why) => return self.fail(no_token(why)),
+        };
+        self.tokens.push(id);
+        let ends = pieces.is_end(id);
+        if ends && !self.show_control {
+            return self.finish(StopReason::EndOfTurn);
+        }
+        let shown = self.show_control || !pieces.is_control(id);
+        let text = if shown { self.decoder.push(pieces.piece(id)) } else { String::new() };
+        let matched = self.stop.push(&text);
+        let (logprob, top) = if self.n_probs > 0 {
+            let (logprob, top) = log_probabilities(&raw, id, self.n_probs);
+            (Some(logprob), top)
+        } else {
+            (None, Vec::new())
+        };
+        self.send(Event::Token(Token { id, text: matched.text, logprob, top }));
+        if let Some(stop) = matched.stop {
+            self.end(StopReason::StopString(stop), String::new())
+        } else if ends {
+            self.finish(StopReason::EndOfTurn)
+        } else if let Some(reason) = self.end_by_length(n_ctx) {
+            self.finish(reason)
+        } else {
+            Next::Goes
+        }
+    }
+
+    /// Ends it with the text held back.
+    pub(super) fn finish(&mut self, reason: StopReason) -> Next {
+        let matched = self.stop.push(&self.decoder.finish());
+        match matched.stop {
+            Some(stop) => self.end(StopReason::StopString(stop), matched.text),
+            None => {
+                let text = matched.text + &self.stop.finish();
+                self.end(reason, text)
+            }
+        }
+    }
+
+    /// Ends it with an error.
+    pub(super) fn fail(&mut self, error: EngineError) -> Next {
+        self.last = Some(Event::Failed(error));
+        Next::Failed
+    }
+
+    /// Its counts and durations so far.
+    pub(super) fn timings(&self) -> Timings {
+        let now = Instant::now();
+        let between = |from: Option<Instant>, to: Option<Instant>| match from {
+            Some(from) => to.unwrap_or(now).duration_since(from),
+            None => Duration::ZERO,
+        };
+        Timings {
+            prompt_tokens: self.n_prompt,
+            cached_tokens: self.n_cached,
+            prefill: between(self.started, self.first_logits),
+            decoded_tokens: self.n_decoded(),
+            decode: between(self.first_logits, None),
+        }
+    }
+
+    fn end(&mut self, reason: StopReason, text: String) -> Next {
+        self.last =
+            Some(Event::Done(Box::new(Done { reason, text, seed: self.sampler.seed(), timings: self.timings() })));
+        Next::Ended
+    }
+
+    fn end_by_length(&self, n_ctx: usize) -> Option<StopReason> {
+        match self.limit {
+            Limit::Tokens(n) if self.n_decoded() >= n => Some(StopReason::TokenLimit),
+            _ if self.tokens.len() >= n_ctx => Some(StopReason::ContextFull),
+            _ => None,
+        }
+    }
+
+    fn send(&self, event: Event) {
+        // The channel is unbounded, so this fails only when the receiver is gone, which the next step notices.
+        let _ = self.events.try_send(event);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let last = self.last.take();
+        self.send(last.unwrap_or(Event::Failed(EngineError::Stopped)));
+    }
+}
+
+fn no_token(why: NoToken) -> EngineError {
+    match why {
+        NoToken::NotFinite(id) => EngineError::Model(format!("it gave token {id} a logit that is not a finite number")),
+        NoToken::AllImpossible => EngineError::Model("it gave every token a logit of negative infinity".into()),
+        NoToken::AllBanned => EngineError::BadSetting("`logit_bias` leaves no token that could be chosen".into()),
+    }
+}

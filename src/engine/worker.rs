@@ -1,0 +1,369 @@
+//! The engine thread: takes requests into slots and runs one step after the other for all of them.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::metrics::Metrics;
+use super::scheduler::{FreeSlot, Need, Scheduler, choose_slot, common_prefix};
+use super::session::{Next, Session};
+use super::{EngineError, EngineOptions, Pieces, SlotState, StopReason};
+use crate::model::{Cache, Chunk, LanguageModel};
+use crate::tokenizer::TokenId;
+
+/// What handles and thread share.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// Kept small and under one lock, which is held for moments only: never during a step.
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Box<Session>>,
+    stopping: bool,
+    slots: Vec<SlotState>,
+    metrics: Metrics,
+}
+
+impl Shared {
+    pub(super) fn new(n_parallel: usize) -> Shared {
+        Shared {
+            state: Mutex::new(State { slots: vec![SlotState::default(); n_parallel], ..State::default() }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Queues a session, unless `max_queue` are waiting for a slot already.
+    pub(super) fn submit(&self, session: Box<Session>, max_queue: usize) -> Result<(), EngineError> {
+        let mut state = self.lock();
+        let result = if state.stopping {
+            Err(EngineError::Stopped)
+        } else {
+            state.drop_cancelled();
+            let room = state.slots.len().saturating_add(max_queue);
+            if state.metrics.running + state.queue.len() < room {
+                Ok(())
+            } else {
+                state.metrics.rejected += 1;
+                Err(EngineError::QueueFull)
+            }
+        };
+        if result.is_ok() {
+            state.metrics.requests += 1;
+            state.queue.push_back(session);
+            self.changed.notify_all();
+        }
+        result
+    }
+
+    pub(super) fn stop(&self) {
+        self.lock().stopping = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn slots(&self) -> Vec<SlotState> {
+        self.lock().slots.clone()
+    }
+
+    pub(super) fn metrics(&self) -> Metrics {
+        let state = self.lock();
+        Metrics { queued: state.queue.len(), ..state.metrics }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that panics runs under the lock, so its state is whole even when poisoned.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn drop_cancelled(&mut self) {
+        let before = self.queue.len();
+        self.queue.retain(|session| !session.is_cancelled());
+        self.metrics.cancelled += (before - self.queue.len()) as u64;
+    }
+}
+
+/// One sequence and the request that runs in it.
+struct Slot<C> {
+    cache: C,
+    /// What the cache holds, while no session runs; a session's own tokens say it otherwise.
+    tokens: Vec<TokenId>,
+    session: Option<Box<Session>>,
+    last_used: u64,
+}
+
+/// The thread's state.
+pub(super) struct Worker<M: LanguageModel> {
+    model: M,
+    pieces: Arc<dyn Pieces>,
+    options: EngineOptions,
+    shared: Arc<Shared>,
+    slots: Vec<Slot<M::Cache>>,
+    scheduler: Scheduler,
+    /// Counts admissions, for `last_used`.
+    clock: u64,
+}
+
+impl<M: LanguageModel> Worker<M> {
+    pub(super) fn new(model: M, pieces: Arc<dyn Pieces>, options: EngineOptions, shared: Arc<Shared>) -> Worker<M> {
+        let slots = (0..options.n_parallel)
+            .map(|_| Slot { cache: model.new_cache(options.n_ctx), tokens: Vec::new(), session: None, last_used: 0 })
+            .collect();
+        Worker { model, pieces, options, shared, slots, scheduler: Scheduler::new(options.n_ubatch), clock: 0 }
+    }
+
+    /// Runs until [`Shared::stop`].
+    pub(super) fn run(mut self) {
+        while self.wait_for_work() {
+            self.step();
+        }
+        self.shut_down();
+    }
+
+    /// Lets go of cancelled sessions, fills free slots from the queue and waits while there is nothing to do. False
+    /// when the engine is to stop.
+    fn wait_for_work(&mut self) -> bool {
+        for at in 0..self.slots.len() {
+            let session = &self.slots[at].session;
+            if session.as_ref().is_some_and(|s| s.is_cancelled()) {
+                self.release(at, |metrics| metrics.cancelled += 1);
+            }
+        }
+        self.publish();
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        loop {
+            if state.stopping {
+                return false;
+            }
+            state.drop_cancelled();
+            let n_new = (self.slots.len() - state.metrics.running).min(state.queue.len());
+            // Both counts change together, so that `submit` always finds a request in one of the two.
+            let admitted: Vec<_> = state.queue.drain(..n_new).collect();
+            state.metrics.running += n_new;
+            if state.metrics.running > 0 {
+                drop(state);
+                for session in admitted {
+                    self.admit(session);
+                }
+                return true;
+            }
+            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Gives a session the slot that suits it best; one is free.
+    fn admit(&mut self, mut session: Box<Session>) {
+        let free = self.slots.iter().enumerate();
+        let free = free.filter(|(_, slot)| slot.session.is_none()).map(|(index, slot)| FreeSlot {
+            index,
+            tokens: &slot.tokens,
+            last_used: slot.last_used,
+        });
+        let prompt = session.tokens();
+        let Some(at) = choose_slot(prompt, session.cache_prompt, free) else {
+            debug_assert!(false, "admitted without a free slot");
+            return;
+        };
+        let slot = &mut self.slots[at];
+        let reusable = if session.cache_prompt {
+            // The last token is always computed: its logits are what the reply begins with.
+            common_prefix(prompt, &slot.tokens).min(prompt.len() - 1)
+        } else {
+            0
+        };
+        let usable = slot.cache.truncate(reusable);
+        if usable > reusable || usable != slot.cache.len() {
+            // Not what the trait promises; rather begin anew than compute nonsense.
+            slot.cache = self.model.new_cache(self.options.n_ctx);
+        }
+        let n_cached = slot.cache.len();
+        slot.tokens = Vec::new();
+        self.clock += 1;
+        slot.last_used = self.clock;
+        session.start(n_cached);
+        slot.session = Some(session);
+        self.count(|metrics| metrics.cached_tokens += n_cached as u64);
+    }
+
+    /// One forward pass for all slots that need one, and what follows from its logits.
+    fn step(&mut self) {
+        let needs: Vec<Need> = self.slots.iter().map(need).collect();
+        let shares = self.scheduler.share(&needs);
+        let n_ctx = self.options.n_ctx;
+        let mut batch = Vec::new();
+        let mut part = Vec::new(); // (slot, tokens in its cache afterwards, rows of logits)
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            let Some(session) = slot.session.as_ref().filter(|_| shares[at] > 0) else {
+                continue;
+            };
+            let start = slot.cache.len();
+            let end = start + shares[at];
+            let tokens = session.tokens();
+            let n_logits = usize::from(end == tokens.len() && session.wants_token(n_ctx));
+            part.push((at, end, n_logits));
+            batch.push(Chunk { tokens: &tokens[start..end], cache: &mut slot.cache, n_logits });
+        }
+        let n_rows: usize = part.iter().map(|p| p.2).sum();
+        let n_vocab = self.model.n_vocab();
+        let result = catch_unwind(AssertUnwindSafe(|| self.model.forward(&mut batch)));
+        drop(batch);
+        self.count(|metrics| {
+            metrics.steps += 1;
+            metrics.slot_steps += part.len() as u64;
+        });
+        let result = match result {
+            Ok(Ok(logits)) if logits.len() != n_rows * n_vocab => {
+                Err(format!("it gave {} logits where {n_rows} rows of {n_vocab} were wanted", logits.len()))
+            }
+            Ok(Ok(_)) if part.iter().any(|p| self.slots[p.0].cache.len() != p.1) => {
+                Err("its cache does not hold the tokens it was given".into())
+            }
+            Ok(Ok(logits)) => Ok(logits),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(panic) => Err(panic_text(panic.as_ref())),
+        };
+        let mut logits = match result {
+            Ok(logits) => logits,
+            Err(text) => {
+                // How far the caches got is unknown, so all of this step's requests fail and their slots begin anew.
+                for (at, ..) in part {
+                    self.fail(at, EngineError::Model(text.clone()));
+                    self.slots[at].tokens = Vec::new();
+                    self.slots[at].cache = self.model.new_cache(n_ctx);
+                }
+                return;
+            }
+        };
+        let mut rows = logits.chunks_exact_mut(n_vocab);
+        for (at, end, n_logits) in part {
+            let row = if n_logits > 0 { rows.next() } else { None };
+            self.proceed(at, shares[at], end, row);
+        }
+    }
+
+    /// What follows for the session in slot `at` from a step that brought its cache to `end` tokens.
+    fn proceed(&mut self, at: usize, n_new: usize, end: usize, row: Option<&mut [f32]>) {
+        let n_ctx = self.options.n_ctx;
+        let pieces = &*self.pieces;
+        let Some(session) = self.slots[at].session.as_mut() else {
+            return;
+        };
+        let reads = end <= session.n_prompt();
+        if reads {
+            session.report_prefill(end);
+        }
+        let before = session.n_decoded();
+        let next = match row {
+            // Rows may be longer than the vocabulary (padded embeddings); such tokens do not exist.
+            Some(row) => {
+                let n = row.len().min(pieces.n_vocab());
+                let row = &mut row[..n];
+                catch_unwind(AssertUnwindSafe(|| session.take_logits(row, pieces, n_ctx)))
+                    .unwrap_or_else(|panic| session.fail(EngineError::Model(panic_text(panic.as_ref()))))
+            }
+            None if end < session.n_prompt() => Next::Goes,
+            None => session.end_without_token(n_ctx),
+        };
+        let n_decoded = session.n_decoded() - before;
+        self.count(|metrics| {
+            metrics.prompt_tokens += if reads { n_new as u64 } else { 0 };
+            metrics.decoded_tokens += n_decoded as u64;
+        });
+        match next {
+            Next::Goes => {}
+            Next::Ended => self.release(at, |_| {}),
+            Next::Failed => self.release(at, |metrics| metrics.failed += 1),
+        }
+    }
+
+    fn fail(&mut self, at: usize, error: EngineError) {
+        if let Some(session) = &mut self.slots[at].session {
+            session.fail(error);
+        }
+        self.release(at, |metrics| metrics.failed += 1);
+    }
+
+    /// Takes the session out of slot `at`, leaves the slot with what its cache holds, and only then sends the session's
+    /// last event.
+    fn release(&mut self, at: usize, count: impl FnOnce(&mut Metrics)) {
+        let slot = &mut self.slots[at];
+        let Some(session) = slot.session.take() else {
+            return;
+        };
+        if session.cache_prompt {
+            let n = slot.cache.len().min(session.tokens().len());
+            slot.tokens = session.tokens()[..n].to_vec();
+        } else {
+            slot.cache.truncate(0);
+            slot.tokens = Vec::new();
+        }
+        let timings = session.timings();
+        self.count(|metrics| {
+            metrics.running -= 1;
+            metrics.prefill += timings.prefill;
+            metrics.decode += timings.decode;
+            count(metrics);
+        });
+        self.publish();
+        drop(session);
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Metrics)) {
+        change(&mut self.shared.lock().metrics);
+    }
+
+    fn publish(&self) {
+        let mut state = self.shared.lock();
+        state.slots.clear();
+        state.slots.extend(self.slots.iter().map(|slot| SlotState {
+            busy: slot.session.is_some(),
+            n_cached: slot.cache.len(),
+            n_prompt: slot.session.as_ref().map_or(0, |s| s.n_prompt()),
+            n_decoded: slot.session.as_ref().map_or(0, |s| s.n_decoded()),
+        }));
+    }
+
+    /// Every request, running or waiting, ends with what it has.
+    fn shut_down(&mut self) {
+        for at in 0..self.slots.len() {
+            if let Some(session) = &mut self.slots[at].session {
+                session.finish(StopReason::Shutdown);
+            }
+            self.release(at, |_| {});
+        }
+        let queue = std::mem::take(&mut self.shared.lock().queue);
+        for mut session in queue {
+            session.finish(StopReason::Shutdown);
+        }
+    }
+}
+
+impl<M: LanguageModel> Drop for Worker<M> {
+    /// Should the thread ever end by a panic, requests must not wait for it.
+    fn drop(&mut self) {
+        self.shared.stop();
+        let queue = std::mem::take(&mut self.shared.lock().queue);
+        drop(queue);
+    }
+}
+
+fn need<C: Cache>(slot: &Slot<C>) -> Need {
+    let Some(session) = &slot.session else {
+        return Need::Nothing;
+    };
+    let n_cached = slot.cache.len();
+    if n_cached < session.n_prompt() { Need::Prefill(session.n_prompt() - n_cached) } else { Need::Decode }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    format!("it panicked: {text}")
+}
