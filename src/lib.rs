@@ -28,6 +28,7 @@
 //! | [`ops`] | shapes and threads over kernels: linear, norm, rope, attention | kernels |
 //! | [`model`] | Gemma 2 as the paper states it | ops, weights |
 //! | [`engine`] | requests in, events out: scheduler, sessions, sampler, stop strings | model, tokenizer |
+//! | [`bench`] | the workloads behind `gemma2 bench` | engine, kernels |
 //! | [`server`] | the HTTP APIs and the embedded page | engine, chat, tokenizer |
 //! | [`cli`] | what was typed, what it means, and the terminal | everything |
 //!
@@ -42,6 +43,7 @@
 //! - No build file sets `target-cpu`: the binary must run on a machine that is not this one.
 //! - `unsafe` lives in `kernels` and `bundle/map.rs` only.
 
+pub mod bench;
 pub mod bundle;
 pub mod chat;
 pub mod cli;

@@ -1,1 +1,3 @@
+//! Everything that shows through the library or the binary.
 
+mod golden;

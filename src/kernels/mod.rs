@@ -13,6 +13,7 @@ mod attention;
 mod blocks;
 mod q8;
 mod scalar;
+mod tile;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use half::f16;
 pub use attention::{AttentionState, KEY_BLOCK, Span};
 pub use blocks::Format;
 pub use q8::{Q8RowMut, Q8Rows};
+pub use tile::{TileMut, split_columns};
 
 /// An instruction set with kernels of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,7 +1,18 @@
-//! Gemma 2 as the paper states it.
+//! Gemma 2 as the paper states it: layers in `forward.rs`, memory in `kv_cache.rs`.
+
+mod forward;
+mod kv_cache;
+
+pub use kv_cache::KvCache;
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
 
 use crate::error::Hint;
+use crate::ops::{Compute, Linear, Weight};
 pub use crate::weights::Config;
+use crate::weights::{LayerTensors, Matrix, Tensors};
 
 /// One sequence's share of a batch: new tokens and the cache that holds all before them.
 pub struct Chunk<'a, C> {
@@ -56,3 +67,131 @@ pub enum ModelError {
 }
 
 impl Hint for ModelError {}
+
+/// A Gemma 2 with its weights where they lie in the mapped file.
+pub struct Model {
+    config: Config,
+    compute: Compute,
+    max_chunk: usize,
+    embedding: Linear, // [n_vocab, d_model]; also the output head
+    layers: Vec<Layer>,
+    output_norm: Tensor, // [d_model]
+}
+
+/// One layer's weights. Norms are `[d_model]` and hold `1 + w`.
+struct Layer {
+    pre_attn_norm: Tensor,
+    wqkv: Linear, // [(n_heads + 2 n_kv_heads) * head_dim, d_model]
+    wo: Linear,   // [d_model, n_heads * head_dim]
+    post_attn_norm: Tensor,
+    pre_ffn_norm: Tensor,
+    w_gate_up: Linear, // [2 d_ff, d_model]
+    w_down: Linear,    // [d_model, d_ff]
+    post_ffn_norm: Tensor,
+}
+
+impl Model {
+    /// Takes the tensors as they are: nothing is read or converted here (except by [`Compute::Candle`]).
+    /// `max_chunk` is the most tokens of one sequence in a step; local layers keep room for it beside their window.
+    ///
+    /// # Errors
+    /// Tensors whose bytes do not match their shapes.
+    pub fn new(config: Config, tensors: Tensors, compute: Compute, max_chunk: usize) -> Result<Model, ModelError> {
+        let Tensors { embedding, layers, output_norm } = tensors;
+        let linear = |parts: Vec<Matrix>| Linear::new(&compute, parts.into_iter().map(weight).collect());
+        let norm = |values: Vec<f32>| {
+            let len = values.len();
+            Tensor::from_vec(values, len, compute.device())
+        };
+        let layer = |t: LayerTensors| -> Result<Layer, ModelError> {
+            Ok(Layer {
+                pre_attn_norm: norm(t.pre_attn_norm)?,
+                wqkv: linear(vec![t.wq, t.wk, t.wv])?,
+                wo: linear(vec![t.wo])?,
+                post_attn_norm: norm(t.post_attn_norm)?,
+                pre_ffn_norm: norm(t.pre_ffn_norm)?,
+                w_gate_up: linear(vec![t.w_gate, t.w_up])?,
+                w_down: linear(vec![t.w_down])?,
+                post_ffn_norm: norm(t.post_ffn_norm)?,
+            })
+        };
+        let layers = layers.into_iter().map(layer).collect::<Result<Vec<Layer>, ModelError>>()?;
+        if layers.len() != config.n_layers || config.local_layers.len() != config.n_layers {
+            return Err(ModelError::Invalid(format!(
+                "{} layers where the configuration says {}",
+                layers.len(),
+                config.n_layers
+            )));
+        }
+        let (embedding, output_norm) = (linear(vec![embedding])?, norm(output_norm)?);
+        Ok(Model { config, compute, max_chunk: max_chunk.max(1), embedding, layers, output_norm })
+    }
+
+    /// Its hyperparameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn check(&self, batch: &[Chunk<'_, KvCache>]) -> Result<(), ModelError> {
+        for chunk in batch {
+            let (len, n, n_ctx) = (chunk.cache.len(), chunk.tokens.len(), chunk.cache.n_ctx());
+            let refuse = |text: String| Err(ModelError::Invalid(text));
+            if n == 0 || chunk.n_logits > n {
+                return refuse(format!("{} rows of logits for {n} tokens", chunk.n_logits));
+            }
+            if n > self.max_chunk {
+                return refuse(format!("{n} tokens in one chunk, of which {} are the most", self.max_chunk));
+            }
+            if len + n > n_ctx {
+                return refuse(format!("{len} and {n} tokens do not fit a context of {n_ctx}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where logits are not numbers, some weight is not: find it and name it. Reads every weight, once, before failing.
+    fn blame_nan(&self) -> ModelError {
+        let linears = self.layers.iter().flat_map(|l| [&l.wqkv, &l.wo, &l.w_gate_up, &l.w_down]);
+        let culprit = std::iter::once(&self.embedding).chain(linears).find_map(Linear::first_not_finite);
+        ModelError::Invalid(match culprit {
+            Some((name, row)) => {
+                format!("tensor `{name}` holds a value that is no number, in row {row}: the file is damaged")
+            }
+            None => "the result is no number although all weights are finite".into(),
+        })
+    }
+}
+
+fn weight(matrix: Matrix) -> Weight {
+    let Matrix { name, n_rows, n_cols, format, bytes } = matrix;
+    Weight { name, n_rows, n_cols, format, bytes: Arc::new(bytes) }
+}
+
+impl LanguageModel for Model {
+    type Cache = KvCache;
+
+    fn n_vocab(&self) -> usize {
+        self.config.n_vocab
+    }
+
+    fn n_ctx_train(&self) -> usize {
+        self.config.n_ctx_train
+    }
+
+    fn new_cache(&self, n_ctx: usize) -> KvCache {
+        KvCache::new(&self.compute, &self.config, n_ctx, self.max_chunk)
+    }
+
+    fn forward(&self, batch: &mut [Chunk<'_, KvCache>]) -> Result<Vec<f32>, ModelError> {
+        self.check(batch)?;
+        let logits = self.compute.install(|| self.step(batch))?;
+        let logits: Vec<f32> = match logits {
+            Some(logits) => logits.flatten_all()?.to_vec1()?,
+            None => Vec::new(),
+        };
+        if logits.iter().any(|v| v.is_nan()) {
+            return Err(self.blame_nan());
+        }
+        Ok(logits)
+    }
+}

@@ -1,1 +1,89 @@
 //! Shapes and threads over kernels.
+//!
+//! Every operation takes and returns candle tensors and exists twice: over our kernels and a thread pool
+//! ([`Compute::Cpu`]), and as plain candle arithmetic in F32 ([`Compute::Candle`]), which is slow, exact and runs on any
+//! device that candle knows. The forward pass is written once over both; tests hold the first against the second.
+
+mod attention;
+mod embedding;
+mod linear;
+mod rows;
+
+pub use attention::{AttentionShape, LayerCache, Rope, SequenceSpan, attention};
+pub use embedding::embed;
+pub use linear::{Linear, Weight};
+pub use rows::{geglu, rms_norm, softcap};
+
+use candle_core::{CpuStorage, Device, Layout, Result, Tensor};
+
+use crate::kernels::Kernels;
+
+/// Where arithmetic happens.
+pub enum Compute {
+    /// Our kernels on a pool of threads.
+    Cpu(Cpu),
+    /// Candle's generic operations over weights widened to F32.
+    Candle(Device),
+}
+
+/// Kernels and the threads that run them.
+pub struct Cpu {
+    /// The instruction set in use.
+    pub kernels: &'static Kernels,
+    /// Its threads; a forward pass runs inside `pool.install`.
+    pub pool: rayon::ThreadPool,
+}
+
+impl Compute {
+    /// The CPU with `n_threads` threads and the given kernels.
+    ///
+    /// # Errors
+    /// The system refuses to start threads.
+    pub fn cpu(kernels: &'static Kernels, n_threads: usize) -> Result<Compute> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(n_threads.max(1))
+            .thread_name(|i| format!("compute-{i}"))
+            .build()
+            .map_err(candle_core::Error::wrap)?;
+        Ok(Compute::Cpu(Cpu { kernels, pool }))
+    }
+
+    /// The device that tensors live on.
+    pub fn device(&self) -> &Device {
+        match self {
+            Compute::Cpu(_) => &Device::Cpu,
+            Compute::Candle(device) => device,
+        }
+    }
+
+    /// Runs `f` on the pool, so that parallel loops inside find their threads without a hand-over each.
+    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        match self {
+            Compute::Cpu(cpu) => cpu.pool.install(f),
+            Compute::Candle(_) => f(),
+        }
+    }
+}
+
+/// The values of a contiguous F32 tensor on the CPU, inside a custom op.
+fn f32_values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let values = storage.as_slice::<f32>()?;
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&values[start..end]),
+        None => candle_core::bail!("a contiguous tensor was expected, not {layout:?}"),
+    }
+}
+
+/// `[.., width]` as (rows, width).
+fn rows_and_width(layout: &Layout) -> Result<(usize, usize)> {
+    let dims = layout.dims();
+    match dims.split_last() {
+        Some((&width, rows)) => Ok((rows.iter().product(), width)),
+        None => candle_core::bail!("a scalar has no rows"),
+    }
+}
+
+/// `cap * tanh(x / cap)`, in candle.
+fn candle_softcap(x: &Tensor, cap: f32) -> Result<Tensor> {
+    (x / f64::from(cap))?.tanh()? * f64::from(cap)
+}

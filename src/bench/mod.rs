@@ -1,0 +1,154 @@
+//! The workloads behind `gemma2 bench`: reading a prompt and making tokens, through the same engine as everything else.
+
+use std::time::{Duration, Instant};
+
+use crate::engine::{Engine, EngineError, Event, Limit, Request, Sampling, Timings};
+
+/// One kind of work: read `n_prompt` tokens (a prefill row) or make `n_gen` tokens (a decode row).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workload {
+    /// Read a prompt of this many tokens.
+    Prefill(usize),
+    /// Make this many tokens after a short prompt.
+    Decode(usize),
+}
+
+/// What a workload measured.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The work.
+    pub workload: Workload,
+    /// Tokens per second, one for each repetition.
+    pub samples: Vec<f64>,
+    /// FNV-1a hash of all tokens that the repetitions made: equal arithmetic gives equal hashes.
+    pub token_hash: u64,
+}
+
+impl Row {
+    /// The middle one of the samples.
+    pub fn median(&self) -> f64 {
+        let mut sorted = self.samples.clone();
+        sorted.sort_by(f64::total_cmp);
+        let middle = sorted.len() / 2;
+        match sorted.len() {
+            0 => f64::NAN,
+            n if n % 2 == 1 => sorted[middle],
+            _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
+        }
+    }
+
+    /// Smallest and largest sample.
+    pub fn spread(&self) -> (f64, f64) {
+        let fold = |f: fn(f64, f64) -> f64| self.samples.iter().copied().reduce(f).unwrap_or(f64::NAN);
+        (fold(f64::min), fold(f64::max))
+    }
+}
+
+/// Runs a workload once to warm up and then `repetitions` times.
+///
+/// # Errors
+/// What the engine says: a context that is too small, a model that fails.
+pub fn run(engine: &Engine, workload: Workload, repetitions: usize) -> Result<Row, EngineError> {
+    let (n_prompt, n_tokens) = match workload {
+        Workload::Prefill(n) => (n, 1),
+        // The first token comes out of the prompt's own step.
+        Workload::Decode(n) => (1, n + 1),
+    };
+    let mut row = Row { workload, samples: Vec::new(), token_hash: 0xcbf2_9ce4_8422_2325 };
+    for repetition in 0..=repetitions {
+        let mut request = Request::new(prompt(engine, n_prompt));
+        request.sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+        request.limit = Limit::Tokens(n_tokens);
+        request.ignore_eos = true;
+        request.cache_prompt = false;
+        let (tokens, timings) = finish(engine, request)?;
+        if repetition == 0 {
+            continue;
+        }
+        let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64();
+        row.samples.push(match workload {
+            Workload::Prefill(n) => rate(n, timings.prefill),
+            Workload::Decode(n) => rate(n, timings.decode),
+        });
+        let bytes = tokens.iter().flat_map(|t| t.to_le_bytes());
+        row.token_hash = bytes.fold(row.token_hash, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    }
+    Ok(row)
+}
+
+/// `<bos>` and pseudo-random tokens, the same on every machine.
+fn prompt(engine: &Engine, n: usize) -> Vec<u32> {
+    let n_vocab = engine.tokenizer().n_vocab() as u64;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let random = std::iter::repeat_with(move || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ((state >> 33) % n_vocab.max(1)) as u32
+    });
+    std::iter::once(engine.tokenizer().bos()).chain(random).take(n).collect()
+}
+
+fn finish(engine: &Engine, request: Request) -> Result<(Vec<u32>, Timings), EngineError> {
+    let events = engine.submit(request)?;
+    let mut tokens = Vec::new();
+    loop {
+        match events.recv_blocking() {
+            Ok(Event::Token(token)) => tokens.push(token.id),
+            Ok(Event::Done(done)) => return Ok((tokens, done.timings)),
+            Ok(Event::Failed(error)) => return Err(error),
+            Ok(Event::Prefill { .. }) => {}
+            Err(_) => return Err(EngineError::Stopped),
+        }
+    }
+}
+
+/// Bytes per second that `n_threads` threads read together from memory: the limit of decoding. Reads `bytes` (much more
+/// than any cache holds) `passes` times and takes the best pass.
+pub fn read_bandwidth(n_threads: usize, bytes: usize, passes: usize) -> f64 {
+    let words = vec![1_u64; bytes / size_of::<u64>()];
+    let share = words.len().div_ceil(n_threads.max(1)).max(1);
+    let mut best = 0.0_f64;
+    for _ in 0..passes {
+        let start = Instant::now();
+        let sum: u64 = std::thread::scope(|scope| {
+            let threads: Vec<_> = words.chunks(share).map(|part| scope.spawn(|| sum(part))).collect();
+            threads.into_iter().map(|t| t.join().unwrap_or(0)).sum()
+        });
+        let seconds = start.elapsed().as_secs_f64();
+        // The sum is used, so that the reading is not optimised away.
+        if std::hint::black_box(sum) > 0 {
+            best = best.max(size_of_val(&words[..]) as f64 / seconds);
+        }
+    }
+    best
+}
+
+/// Eight chains, so that additions do not wait for each other.
+fn sum(words: &[u64]) -> u64 {
+    let mut lanes = [0_u64; 32];
+    for chunk in words.as_chunks::<32>().0 {
+        for (lane, word) in lanes.iter_mut().zip(chunk) {
+            *lane = lane.wrapping_add(*word);
+        }
+    }
+    lanes.iter().fold(0, |a, b| a.wrapping_add(*b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_and_spread_are_those_of_the_samples() {
+        let row = |samples: &[f64]| Row { workload: Workload::Decode(1), samples: samples.to_vec(), token_hash: 0 };
+        assert_eq!(row(&[3.0, 1.0, 2.0]).median(), 2.0);
+        assert_eq!(row(&[4.0, 1.0]).median(), 2.5);
+        assert!(row(&[]).median().is_nan());
+        assert_eq!(row(&[3.0, 1.0, 2.0]).spread(), (1.0, 3.0));
+    }
+
+    #[test]
+    fn the_bandwidth_probe_reads_all_it_says() {
+        assert_eq!(sum(&vec![1; 64 * 5]), 64 * 5);
+        assert!(read_bandwidth(2, 1 << 20, 1) > 0.0);
+    }
+}

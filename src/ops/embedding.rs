@@ -1,0 +1,33 @@
+//! Rows of the embedding matrix.
+
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+
+use super::{Compute, Linear};
+
+/// The embeddings of `tokens`, each multiplied by `scale`: `[n_tokens, d_model]`.
+///
+/// # Errors
+/// A token outside the vocabulary.
+pub fn embed(compute: &Compute, embedding: &Linear, tokens: &[u32], scale: f32) -> Result<Tensor> {
+    let (n_vocab, width) = (embedding.n_rows(), embedding.n_cols());
+    if let Some(&token) = tokens.iter().find(|&&t| t as usize >= n_vocab) {
+        candle_core::bail!("token {token} is not in the vocabulary of {n_vocab}");
+    }
+    match compute {
+        Compute::Cpu(cpu) => {
+            let mut out = vec![0.0; tokens.len() * width];
+            cpu.pool.install(|| {
+                out.par_chunks_mut(width).zip(tokens).for_each(|(row, &token)| {
+                    embedding.dequantize_row(token as usize, row);
+                    cpu.kernels.scale(row, scale);
+                });
+            });
+            Tensor::from_vec(out, (tokens.len(), width), compute.device())
+        }
+        Compute::Candle(device) => {
+            let ids = Tensor::from_slice(tokens, tokens.len(), device)?;
+            embedding.candle_weight()?.index_select(&ids, 0)? * f64::from(scale)
+        }
+    }
+}

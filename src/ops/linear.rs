@@ -1,0 +1,215 @@
+//! Matrix products with weights where they lie in the mapped file.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::{Compute, Cpu, f32_values, rows_and_width};
+use crate::kernels::{Format, Kernels, Q8Rows, TileMut, dequantize_row, split_columns};
+
+/// A weight matrix `[n_rows, n_cols]` in its file's own format.
+#[derive(Clone)]
+pub struct Weight {
+    /// Name for messages.
+    pub name: String,
+    /// Outputs.
+    pub n_rows: usize,
+    /// Inputs.
+    pub n_cols: usize,
+    /// How rows are stored.
+    pub format: Format,
+    /// `n_rows` rows of `format.row_bytes(n_cols)` bytes.
+    pub bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
+}
+
+/// `y = W x` for one matrix, or for several that share their input (their outputs stand side by side): the queries,
+/// keys and values of a layer, or the gate and up halves of its feed-forward part.
+pub struct Linear {
+    parts: Vec<Weight>,
+    n_rows: usize,
+    n_cols: usize,
+    /// Pieces of work: part, its rows, and where they stand in the output.
+    pieces: Vec<Piece>,
+    /// All parts widened to F32, `[n_rows, n_cols]`; only for [`Compute::Candle`].
+    widened: Option<Tensor>,
+}
+
+struct Piece {
+    part: usize,
+    rows: std::ops::Range<usize>,
+}
+
+/// Rows of a piece are a multiple of this where possible: the widest register tile over rows.
+const ROW_GRANULE: usize = 16;
+
+impl Linear {
+    /// Checks the parts against each other and against their bytes.
+    ///
+    /// # Errors
+    /// Parts with different inputs, or bytes that do not match the shape.
+    pub fn new(compute: &Compute, parts: Vec<Weight>) -> Result<Linear> {
+        let Some(n_cols) = parts.first().map(|p| p.n_cols) else { candle_core::bail!("a product of no matrices") };
+        for part in &parts {
+            let expected = part.format.row_bytes(part.n_cols).and_then(|b| b.checked_mul(part.n_rows));
+            let found = part.bytes().len();
+            if part.n_cols != n_cols || expected != Some(found) {
+                candle_core::bail!(
+                    "`{}` has {found} bytes, which is no {:?} matrix of {} x {n_cols}",
+                    part.name,
+                    part.format,
+                    part.n_rows
+                );
+            }
+        }
+        let n_rows = parts.iter().map(|p| p.n_rows).sum();
+        let mut linear = Linear { parts, n_rows, n_cols, pieces: Vec::new(), widened: None };
+        match compute {
+            Compute::Cpu(cpu) => linear.pieces = pieces(&linear.parts, cpu.pool.current_num_threads()),
+            Compute::Candle(device) => {
+                let mut values = vec![0.0; n_rows * n_cols];
+                for (row, out) in values.chunks_exact_mut(n_cols).enumerate() {
+                    linear.dequantize_row(row, out);
+                }
+                linear.widened = Some(Tensor::from_vec(values, (n_rows, n_cols), device)?);
+            }
+        }
+        Ok(linear)
+    }
+
+    /// Outputs of all parts together.
+    pub fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// Inputs.
+    pub fn n_cols(&self) -> usize {
+        self.n_cols
+    }
+
+    /// The matrices, as given.
+    pub fn parts(&self) -> &[Weight] {
+        &self.parts
+    }
+
+    /// `x`: `[n_tokens, n_cols]` to `[n_tokens, n_rows]`.
+    pub fn forward(&self, compute: &Compute, x: &Tensor) -> Result<Tensor> {
+        match compute {
+            Compute::Cpu(cpu) => x.apply_op1_no_bwd(&MatMul { linear: self, cpu }),
+            Compute::Candle(_) => x.matmul(&self.candle_weight()?.t()?),
+        }
+    }
+
+    /// Row `row` (counted over all parts), widened exactly.
+    pub(super) fn dequantize_row(&self, mut row: usize, out: &mut [f32]) {
+        for part in &self.parts {
+            if row < part.n_rows {
+                dequantize_row(part.format, part.row(row), out);
+                return;
+            }
+            row -= part.n_rows;
+        }
+    }
+
+    /// The first value that is no number or infinite: the matrix's name and the row in it.
+    pub fn first_not_finite(&self) -> Option<(&str, usize)> {
+        let mut values = vec![0.0; self.n_cols];
+        self.parts.iter().find_map(|part| {
+            let mut bad = |&row: &usize| {
+                dequantize_row(part.format, part.row(row), &mut values);
+                values.iter().any(|v| !v.is_finite())
+            };
+            (0..part.n_rows).find(|row| bad(row)).map(|row| (part.name.as_str(), row))
+        })
+    }
+
+    pub(super) fn candle_weight(&self) -> Result<&Tensor> {
+        match &self.widened {
+            Some(weight) => Ok(weight),
+            None => candle_core::bail!("`{}` was loaded for our kernels, not for candle", self.parts[0].name),
+        }
+    }
+}
+
+impl Weight {
+    fn bytes(&self) -> &[u8] {
+        (*self.bytes).as_ref()
+    }
+
+    fn row(&self, row: usize) -> &[u8] {
+        let stride = self.bytes().len() / self.n_rows;
+        &self.bytes()[row * stride..(row + 1) * stride]
+    }
+}
+
+/// Cuts all parts into about eight pieces a thread: even shares, and work to steal for a thread that finishes early.
+fn pieces(parts: &[Weight], n_threads: usize) -> Vec<Piece> {
+    let total: usize = parts.iter().map(|p| p.n_rows).sum();
+    let rows = if n_threads == 1 { total } else { total / (n_threads * 8) };
+    let rows = (rows / ROW_GRANULE * ROW_GRANULE).max(ROW_GRANULE);
+    let cut = |(part, weight): (usize, &Weight)| {
+        let n_rows = weight.n_rows;
+        (0..n_rows).step_by(rows).map(move |start| Piece { part, rows: start..(start + rows).min(n_rows) })
+    };
+    parts.iter().enumerate().flat_map(cut).collect()
+}
+
+struct MatMul<'a> {
+    linear: &'a Linear,
+    cpu: &'a Cpu,
+}
+
+impl CustomOp1 for MatMul<'_> {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = f32_values(storage, layout)?;
+        let (n_tokens, n_cols) = rows_and_width(layout)?;
+        let Linear { parts, n_rows, n_cols: expected, pieces, .. } = self.linear;
+        if n_cols != *expected {
+            candle_core::bail!("`{}` takes rows of {expected}, not {n_cols}", parts[0].name);
+        }
+        let kernels = self.cpu.kernels;
+        let mut out = vec![0.0; n_tokens * n_rows];
+        let widths = pieces.iter().map(|p| p.rows.len());
+        self.cpu.pool.install(|| {
+            // Activations are quantised once and shared by all rows; formats of floats take them as they are.
+            let quantized =
+                parts.iter().any(|p| p.format.is_quantized()).then(|| quantize(kernels, x, n_tokens, n_cols));
+            let tiles: Vec<TileMut<'_>> = split_columns(&mut out, *n_rows, widths);
+            tiles.into_par_iter().zip(pieces).with_max_len(1).for_each(|(mut tile, piece)| {
+                let (weight, rows) = (&parts[piece.part], piece.rows.clone());
+                let product = |out: &mut [f32]| match &quantized {
+                    Some(acts) if weight.format.is_quantized() => {
+                        kernels.matmul_q8(weight.format, weight.bytes(), n_cols, rows, acts, out);
+                    }
+                    _ => kernels.matmul_f32(weight.format, weight.bytes(), n_cols, rows, x, out),
+                };
+                if n_tokens == 1 {
+                    product(tile.row_mut(0));
+                } else {
+                    let mut dense = vec![0.0; n_tokens * tile.width()];
+                    product(&mut dense);
+                    for (token, values) in dense.chunks_exact(tile.width()).enumerate() {
+                        tile.row_mut(token).copy_from_slice(values);
+                    }
+                }
+            });
+        });
+        Ok((CpuStorage::F32(out), Shape::from((n_tokens, *n_rows))))
+    }
+}
+
+fn quantize(kernels: &Kernels, x: &[f32], n_tokens: usize, n_cols: usize) -> Q8Rows {
+    let mut acts = Q8Rows::new();
+    acts.resize(n_tokens, n_cols);
+    let rows: Vec<_> = acts.rows_mut().collect();
+    if n_tokens == 1 {
+        rows.into_iter().for_each(|row| kernels.quantize_row(x, row));
+    } else {
+        rows.into_par_iter().zip(x.par_chunks(n_cols)).for_each(|(row, x)| kernels.quantize_row(x, row));
+    }
+    acts
+}
