@@ -1,0 +1,269 @@
+/**
+ * The server's HTTP interface, as the page uses it: the public one, nothing else. Only this module knows field names.
+ */
+
+import { events } from './stream.js';
+
+/**
+ * @typedef {import('./state.js').Failure} Failure
+ *
+ * @typedef {{ state: 'ready' } | { state: 'loading', progress: number | null }} Health
+ *
+ * @typedef {object} Props
+ * @property {number} nCtx tokens of context that one chat can use
+ * @property {number} nCtxMax what the model could use
+ * @property {string} id the name the API knows the model by
+ * @property {string} name for people
+ * @property {string} quant '' when the server does not say
+ * @property {number | null} parameters
+ * @property {number | null} bytes size of the weights
+ * @property {string} path
+ * @property {boolean} demo the built-in demo model
+ * @property {string} version of the program
+ * @property {Record<string, unknown>} params default sampling parameters
+ *
+ * @typedef {object} Piece of a rendered prompt
+ * @property {number} id
+ * @property {string} piece
+ * @property {boolean} control written by the template and special to the model
+ *
+ * @typedef {'end_of_turn' | 'stop_string' | 'token_limit' | 'context_full'} StopReason
+ *
+ * @typedef {object} End
+ * @property {'end'} type
+ * @property {StopReason} reason
+ * @property {number | null} seed the one that was really used
+ * @property {number | null} promptTokens
+ * @property {number | null} replyTokens
+ * @property {import('./tree.js').Timings} timings
+ *
+ * @typedef {{ type: 'prefill', done: number, total: number } | { type: 'text', text: string } | End} Reply
+ */
+
+/** Something the server refused or a connection that broke, in words for a person. */
+export class ApiError extends Error {
+  /** @param {Failure} failure */
+  constructor(failure) {
+    super(failure.message);
+    this.failure = failure;
+  }
+}
+
+export class Api {
+  /**
+   * @param {string} [base] without a trailing slash; '' is the page's own origin
+   * @param {typeof fetch} [fetcher]
+   */
+  constructor(base = '', fetcher = (...args) => fetch(...args)) {
+    this.base = base;
+    this.fetch = fetcher;
+    /** Sent when the server asks for one. */
+    this.key = '';
+  }
+
+  /** @returns {Record<string, string>} */
+  #headers() {
+    return this.key === '' ? {} : { Authorization: `Bearer ${this.key}` };
+  }
+
+  /**
+   * Rejects when nothing answers at all.
+   * @param {AbortSignal} [signal]
+   * @returns {Promise<Health>}
+   */
+  async health(signal) {
+    const response = await this.fetch(`${this.base}/health`, { signal, cache: 'no-store' });
+    if (response.ok) return { state: 'ready' };
+    if (response.status !== 503) throw new ApiError(await failureOf(response));
+    const body = await response.json().catch(() => ({}));
+    const progress = body.progress ?? body.error?.progress;
+    return { state: 'loading', progress: typeof progress === 'number' ? Math.min(1, Math.max(0, progress)) : null };
+  }
+
+  /** @returns {Promise<Props>} */
+  async props() {
+    const raw = await this.#json('/props');
+    const settings = raw.default_generation_settings ?? {};
+    const nCtx = number(raw.n_ctx) ?? number(settings.n_ctx) ?? 0;
+    return {
+      nCtx,
+      nCtxMax: number(raw.n_ctx_train) ?? nCtx,
+      id: text(raw.model_alias),
+      name: text(raw.model_name) || text(raw.model_alias) || 'Gemma 2',
+      quant: text(raw.quantization),
+      parameters: number(raw.n_params),
+      bytes: number(raw.size_bytes),
+      path: text(raw.model_path),
+      demo: raw.is_demo === true,
+      version: text(raw.version) || text(raw.build_info),
+      params: settings.params ?? {},
+    };
+  }
+
+  /**
+   * The prompt exactly as the model would read it, and how many tokens it has.
+   * @param {Record<string, unknown>} body messages and templates; `with_pieces` for `pieces`
+   * @param {AbortSignal} [signal]
+   * @returns {Promise<{ prompt: string, tokens: number, pieces: Piece[] }>}
+   */
+  async applyTemplate(body, signal) {
+    const raw = await this.#json('/apply-template', body, signal);
+    return { prompt: text(raw.prompt), tokens: number(raw.n_tokens) ?? 0, pieces: (raw.tokens ?? []).map(readPiece) };
+  }
+
+  /**
+   * @param {string} content
+   * @param {AbortSignal} [signal]
+   * @returns {Promise<number>} how many tokens `content` has by itself
+   */
+  async countTokens(content, signal) {
+    const raw = await this.#json('/tokenize', { content, parse_special: false }, signal);
+    return Array.isArray(raw.tokens) ? raw.tokens.length : 0;
+  }
+
+  /**
+   * A reply, piece by piece. Breaking off the iteration or `signal` cancels it on the server too. Throws `ApiError`.
+   * @param {Record<string, unknown>} body
+   * @param {AbortSignal} signal
+   * @returns {AsyncGenerator<Reply>}
+   */
+  async *chat(body, signal) {
+    const request = { ...body, stream: true, return_progress: true, stream_options: { include_usage: true } };
+    const response = await this.#post('/v1/chat/completions', request, signal);
+    if (!response.body) throw new ApiError(BROKEN);
+    /** @type {End} */
+    const end = { type: 'end', reason: 'end_of_turn', seed: null, promptTokens: null, replyTokens: null, timings: {} };
+    let finished = false;
+    try {
+      for await (const data of events(response.body)) {
+        if (data === null) continue;
+        if (data === '[DONE]') break;
+        const chunk = JSON.parse(data);
+        if (chunk.error) throw new ApiError(failureFrom(chunk.error, 0));
+        const progress = chunk.prompt_progress;
+        if (progress) yield { type: 'prefill', done: number(progress.processed) ?? 0, total: number(progress.total) ?? 0 };
+        if (chunk.usage) {
+          end.promptTokens = number(chunk.usage.prompt_tokens);
+          end.replyTokens = number(chunk.usage.completion_tokens);
+        }
+        if (chunk.timings) end.timings = pickTimings(chunk.timings);
+        const choice = chunk.choices?.[0];
+        const piece = choice?.delta?.content;
+        if (typeof piece === 'string' && piece !== '') yield { type: 'text', text: piece };
+        if (choice?.finish_reason) {
+          finished = true;
+          end.seed = number(choice.seed);
+          end.reason = choice.stop_reason ?? (choice.finish_reason === 'length' ? 'token_limit' : 'end_of_turn');
+        }
+      }
+    } catch (error) {
+      if (error instanceof ApiError || isAbort(error)) throw error;
+      throw new ApiError(BROKEN);
+    }
+    // A server that is killed closes the connection like one that is done; only the finish reason tells them apart.
+    if (!finished) throw new ApiError(BROKEN);
+    yield end;
+  }
+
+  /**
+   * @param {string} path
+   * @param {unknown} [body] POST when given
+   * @param {AbortSignal} [signal]
+   * @returns {Promise<any>}
+   */
+  async #json(path, body, signal) {
+    const response =
+      body === undefined ? await this.#get(path, signal) : await this.#post(path, /** @type {any} */ (body), signal);
+    return response.json();
+  }
+
+  /** @param {string} path @param {AbortSignal} [signal] */
+  async #get(path, signal) {
+    const response = await this.fetch(this.base + path, { headers: this.#headers(), signal, cache: 'no-store' });
+    if (!response.ok) throw new ApiError(await failureOf(response));
+    return response;
+  }
+
+  /** @param {string} path @param {Record<string, unknown>} body @param {AbortSignal} [signal] */
+  async #post(path, body, signal) {
+    /** @type {Response} */
+    let response;
+    try {
+      response = await this.fetch(this.base + path, {
+        method: 'POST',
+        headers: { 'Content-Type': 'application/json', ...this.#headers() },
+        body: JSON.stringify(body),
+        signal,
+      });
+    } catch (error) {
+      if (isAbort(error)) throw error;
+      throw new ApiError(UNREACHABLE);
+    }
+    if (!response.ok) throw new ApiError(await failureOf(response));
+    return response;
+  }
+}
+
+/** @type {Failure} the words for these two come from the page's language file */
+const BROKEN = { kind: 'network', message: 'broken' };
+/** @type {Failure} */
+const UNREACHABLE = { kind: 'network', message: 'unreachable' };
+
+/** @param {unknown} error */
+export const isAbort = (error) => error instanceof Error && error.name === 'AbortError';
+
+/**
+ * @param {Response} response
+ * @returns {Promise<Failure>}
+ */
+async function failureOf(response) {
+  const body = await response.json().catch(() => null);
+  return failureFrom(body?.error ?? body, response.status);
+}
+
+/**
+ * @param {any} error
+ * @param {number} status
+ * @returns {Failure}
+ */
+function failureFrom(error, status) {
+  const code = `${text(error?.code)} ${text(error?.type)}`;
+  /** @type {Failure} */
+  const failure = {
+    kind: /context_length_exceeded|exceed_context_size/.test(code) ? 'context' : status < 400 || status >= 500 ? 'server' : 'request',
+    message: text(error?.message) || `HTTP ${status}`,
+  };
+  if (status === 401) failure.kind = 'key';
+  if (text(error?.hint) !== '') failure.hint = text(error.hint);
+  const promptTokens = number(error?.n_prompt_tokens);
+  if (promptTokens !== null) failure.promptTokens = promptTokens;
+  return failure;
+}
+
+/**
+ * @param {Record<string, unknown>} raw llama.cpp's `timings`
+ * @returns {import('./tree.js').Timings}
+ */
+function pickTimings(raw) {
+  /** @type {Record<string, number>} */
+  const found = {};
+  for (const key of ['prompt_n', 'prompt_per_second', 'predicted_n', 'predicted_per_second', 'cache_n']) {
+    const value = number(raw[key]);
+    if (value !== null) found[key] = value;
+  }
+  return found;
+}
+
+/** @param {unknown} value @returns {number | null} */
+const number = (value) => (typeof value === 'number' && Number.isFinite(value) ? value : null);
+
+/** @param {unknown} value */
+const text = (value) => (typeof value === 'string' ? value : '');
+
+/** @param {any} raw @returns {Piece} bytes that are no character by themselves are shown as such */
+function readPiece(raw) {
+  const piece = Array.isArray(raw?.piece)
+    ? raw.piece.map((/** @type {number} */ byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`).join('')
+    : text(raw?.piece);
+  return { id: number(raw?.id) ?? 0, piece, control: raw?.control === true };
+}

@@ -1,0 +1,220 @@
+import { useEffect, useRef, useState } from 'preact/hooks';
+
+import { useApp, useAppState, useUi, useUiState } from '../context.js';
+import { exportAll, exportChat, importFiles } from '../files.js';
+import { t } from '../i18n.js';
+import { search } from '../search.js';
+import { Gem, Icon, IconButton } from './icons.jsx';
+import { Menu } from './Menu.jsx';
+
+const DAY_MS = 86_400_000;
+
+/** The list of chats: a column, or a drawer on a narrow screen. */
+export function ChatList() {
+  const app = useApp();
+  const ui = useUi();
+  const drawer = useUiState((state) => state.drawer);
+  const query = useUiState((state) => state.query);
+  const nav = useRef(/** @type {HTMLElement | null} */ (null));
+  const picker = useRef(/** @type {HTMLInputElement | null} */ (null));
+
+  useEffect(() => {
+    if (drawer) nav.current?.querySelector('button')?.focus();
+  }, [drawer]);
+
+  const newChat = () => {
+    app.newChat();
+    ui.set({ drawer: false, query: '' });
+    document.getElementById('message')?.focus();
+  };
+
+  return (
+    <>
+      <nav class="list" aria-label={t('list.label')} ref={nav}>
+        <div class="list-head">
+          <span class="brand">
+            <Gem />
+            {t('app.name')}
+          </span>
+          <IconButton icon="close" label={t('list.close')} onClick={() => ui.set({ drawer: false })} class="narrow-only" />
+        </div>
+        <button type="button" class="new-chat" onClick={newChat}>
+          <Icon name="plus" />
+          {t('list.new')}
+        </button>
+        <div class="search">
+          <Icon name="search" />
+          <input
+            id="search"
+            type="search"
+            dir="auto"
+            value={query}
+            placeholder={t('list.search')}
+            aria-label={t('list.search')}
+            onInput={(event) => ui.set({ query: event.currentTarget.value })}
+            onKeyDown={(event) => {
+              if (event.key !== 'Escape') return;
+              event.stopPropagation();
+              ui.set({ query: '' });
+            }}
+          />
+        </div>
+        <div class="list-body">{query.trim() === '' ? <Groups /> : <Results query={query} />}</div>
+        <div class="list-foot">
+          <input
+            ref={picker}
+            type="file"
+            accept=".json,application/json"
+            multiple
+            hidden
+            onChange={(event) => {
+              void importFiles(app, [...(event.currentTarget.files ?? [])]);
+              event.currentTarget.value = '';
+            }}
+          />
+          <IconButton icon="download" label={t('list.exportAll')} onClick={() => void exportAll(app)} />
+          <IconButton icon="upload" label={t('list.import')} onClick={() => picker.current?.click()} />
+          <IconButton icon="keyboard" label={t('list.help')} onClick={() => ui.open({ name: 'help' })} />
+          <IconButton icon="info" label={t('list.about')} onClick={() => ui.open({ name: 'about' })} />
+        </div>
+      </nav>
+      {drawer && <div class="shade" onClick={() => ui.set({ drawer: false })} />}
+    </>
+  );
+}
+
+function Groups() {
+  const conversations = useAppState((state) => state.conversations);
+  if (conversations.length === 0) return <p class="list-empty">{t('list.empty')}</p>;
+  const midnight = new Date().setHours(0, 0, 0, 0);
+  /** @type {[import('../i18n.js').Key, import('../store.js').Conversation[]][]} */
+  const groups = [
+    ['list.pinned', conversations.filter((chat) => chat.pinned)],
+    ['list.today', conversations.filter((chat) => !chat.pinned && chat.updated >= midnight)],
+    ['list.week', conversations.filter((chat) => !chat.pinned && chat.updated < midnight && chat.updated >= midnight - 6 * DAY_MS)],
+    ['list.older', conversations.filter((chat) => !chat.pinned && chat.updated < midnight - 6 * DAY_MS)],
+  ];
+  return (
+    <>
+      {groups.map(
+        ([key, chats]) =>
+          chats.length > 0 && (
+            <section key={key}>
+              <h2>{t(key)}</h2>
+              <ul>
+                {chats.map((chat) => (
+                  <Entry key={chat.id} chat={chat} />
+                ))}
+              </ul>
+            </section>
+          ),
+      )}
+    </>
+  );
+}
+
+/** @param {{ chat: import('../store.js').Conversation }} props */
+function Entry({ chat }) {
+  const app = useApp();
+  const ui = useUi();
+  const open = useAppState((state) => state.conversation.id === chat.id);
+  const writing = useAppState((state) => state.live?.conversation === chat.id);
+  const [renaming, setRenaming] = useState(false);
+  if (renaming) {
+    return (
+      <li class="entry">
+        <input
+          class="entry-field"
+          dir="auto"
+          aria-label={t('list.titleField')}
+          defaultValue={chat.title}
+          ref={(field) => field?.focus()}
+          onBlur={(event) => {
+            app.renameChat(chat.id, event.currentTarget.value);
+            setRenaming(false);
+          }}
+          onKeyDown={(event) => {
+            if (event.isComposing) return;
+            if (event.key === 'Escape') {
+              event.stopPropagation();
+              event.currentTarget.value = chat.title;
+            }
+            if (event.key === 'Enter' || event.key === 'Escape') event.currentTarget.blur();
+          }}
+        />
+      </li>
+    );
+  }
+  return (
+    <li class={`entry ${open ? 'open' : ''}`}>
+      <button
+        type="button"
+        class="entry-open"
+        dir="auto"
+        aria-current={open ? 'true' : undefined}
+        onClick={() => {
+          void app.openChat(chat.id);
+          ui.set({ drawer: false });
+        }}
+      >
+        {writing && <span class="dot" />}
+        {chat.title}
+      </button>
+      <Menu
+        label={t('list.actions', { title: chat.title })}
+        items={[
+          { icon: 'edit', label: t('list.rename'), act: () => setRenaming(true) },
+          { icon: 'pin', label: t(chat.pinned ? 'list.unpin' : 'list.pin'), act: () => app.togglePin(chat.id) },
+          { icon: 'copy', label: t('list.duplicate'), act: () => void app.duplicateChat(chat.id) },
+          { icon: 'download', label: t('list.export'), act: () => void exportChat(app, chat.id) },
+          { icon: 'trash', label: t('list.delete'), act: () => void app.deleteChat(chat.id), danger: true },
+        ]}
+      />
+    </li>
+  );
+}
+
+/** @param {{ query: string }} props */
+function Results({ query }) {
+  const app = useApp();
+  const ui = useUi();
+  const conversations = useAppState((state) => state.conversations);
+  const [messages, setMessages] = useState(/** @type {import('../tree.js').Message[] | null} */ (null));
+  useEffect(() => {
+    void app.store.allMessages().then(setMessages);
+  }, [conversations]);
+  if (messages === null) return null;
+  const titles = new Map(conversations.map((chat) => [chat.id, chat.title]));
+  const hits = search(query, conversations, messages);
+  if (hits.length === 0) return <p class="list-empty" role="status">{t('list.nothing', { query })}</p>;
+  return (
+    <section>
+      <h2 aria-live="polite">{t('list.results', { count: hits.length })}</h2>
+      <ul>
+        {hits.map((hit) => (
+          <li key={hit.conversation} class="entry">
+            <button
+              type="button"
+              class="entry-open hit"
+              onClick={async () => {
+                await app.openChat(hit.conversation);
+                ui.set({ drawer: false });
+                if (hit.message) {
+                  app.show(hit.message);
+                  requestAnimationFrame(() => document.getElementById(`m-${hit.message}`)?.scrollIntoView({ block: 'center' }));
+                }
+              }}
+            >
+              <span class="hit-title" dir="auto">{titles.get(hit.conversation)}</span>
+              <span class="hit-text" dir="auto">
+                {hit.before}
+                <mark>{hit.match}</mark>
+                {hit.after}
+              </span>
+            </button>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}

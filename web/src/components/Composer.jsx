@@ -1,0 +1,221 @@
+import { useEffect, useLayoutEffect, useRef } from 'preact/hooks';
+
+import { copy } from '../clipboard.js';
+import { useApp, useAppState, useUi, useUiState } from '../context.js';
+import { readTextFiles } from '../files.js';
+import { formatNumber, t } from '../i18n.js';
+import { canGrow, fraction, level } from '../meter.js';
+import { busy, composerAction } from '../state.js';
+import { Icon, IconButton } from './icons.jsx';
+
+export function Composer() {
+  const app = useApp();
+  const ui = useUi();
+  const draft = useAppState((state) => state.draft);
+  const files = useAppState((state) => state.files);
+  const sendWith = useAppState((state) => state.preferences.sendWith);
+  const field = useRef(/** @type {HTMLTextAreaElement | null} */ (null));
+  const picker = useRef(/** @type {HTMLInputElement | null} */ (null));
+
+  useLayoutEffect(() => {
+    const area = field.current;
+    if (!area) return;
+    // Grows with its text; the limit is the style sheet's.
+    area.style.height = 'auto';
+    area.style.height = `${area.scrollHeight + 2}px`;
+  }, [draft]);
+
+  /** @param {Iterable<File>} list */
+  const attach = async (list) => {
+    const { files: read, refused } = await readTextFiles(list);
+    if (refused) app.notify(refused.key, refused.values);
+    if (read.length > 0) app.setFiles([...app.state.files, ...read]);
+  };
+
+  /** @param {KeyboardEvent} event */
+  const onKeyDown = (event) => {
+    // Enter also ends the composition of a character; some browsers only say so with this code.
+    if (event.isComposing || event.keyCode === 229) return;
+    if (event.key === 'Enter' && !event.shiftKey && !event.altKey) {
+      const control = event.ctrlKey || event.metaKey;
+      if (sendWith === 'enter' ? !control : control) {
+        event.preventDefault();
+        void app.send();
+      }
+    }
+    if (event.key === 'ArrowUp' && app.state.draft === '') {
+      const mine = app.path.findLast((message) => message.role === 'user');
+      if (mine && !busy(app.state.machine)) {
+        event.preventDefault();
+        ui.set({ editing: mine.id });
+      }
+    }
+  };
+
+  return (
+    <div class="dock">
+      <Notice />
+      <form
+        class="composer"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void app.send();
+        }}
+        onDragOver={(event) => event.preventDefault()}
+        onDrop={(event) => {
+          event.preventDefault();
+          void attach(event.dataTransfer?.files ?? []);
+        }}
+      >
+        {files.length > 0 && (
+          <ul class="files">
+            {files.map((file, at) => (
+              <li key={at} class="file">
+                <Icon name="clip" />
+                <span dir="auto">{file.name}</span>
+                <IconButton
+                  icon="close"
+                  label={t('composer.removeFile', { name: file.name })}
+                  onClick={() => app.setFiles(files.filter((_, other) => other !== at))}
+                />
+              </li>
+            ))}
+          </ul>
+        )}
+        <textarea
+          id="message"
+          ref={field}
+          rows={1}
+          dir="auto"
+          value={draft}
+          placeholder={t('composer.placeholder')}
+          aria-label={t('composer.label')}
+          aria-describedby="composer-hint"
+          autocomplete="off"
+          onInput={(event) => app.setDraft(event.currentTarget.value)}
+          onKeyDown={onKeyDown}
+          onPaste={(event) => {
+            const pasted = [...(event.clipboardData?.files ?? [])];
+            if (pasted.length === 0) return;
+            event.preventDefault();
+            void attach(pasted);
+          }}
+        />
+        <div class="composer-row">
+          <input
+            ref={picker}
+            type="file"
+            multiple
+            hidden
+            onChange={(event) => {
+              void attach(event.currentTarget.files ?? []);
+              event.currentTarget.value = '';
+            }}
+          />
+          <IconButton icon="clip" label={t('composer.attach')} onClick={() => picker.current?.click()} />
+          <Meter />
+          <SendOrStop />
+        </div>
+      </form>
+      <p class="visually-hidden" id="composer-hint">
+        {t(sendWith === 'enter' ? 'composer.hintEnter' : 'composer.hintCtrl')}
+      </p>
+    </div>
+  );
+}
+
+/** What the running reply is doing, and that a message waits. */
+function Notice() {
+  const queued = useAppState((state) => state.machine.queued);
+  const elsewhere = useAppState((state) => state.live !== null && state.live.conversation !== state.conversation.id);
+  if (queued) return <p class="notice">{t('composer.queued')}</p>;
+  if (elsewhere) return <p class="notice">{t('composer.elsewhere')}</p>;
+  return null;
+}
+
+function SendOrStop() {
+  const app = useApp();
+  const action = useAppState((state) => (state.started ? composerAction(state.machine) : 'none'));
+  const empty = useAppState((state) => state.draft.trim() === '' && state.files.length === 0);
+  if (action === 'stop' || action === 'unqueue') {
+    return (
+      <button
+        type="button"
+        class="send stop"
+        aria-label={t(action === 'stop' ? 'composer.stop' : 'composer.unqueue')}
+        title={t(action === 'stop' ? 'composer.stop' : 'composer.unqueue')}
+        onClick={() => {
+          app.stop();
+          document.getElementById('message')?.focus();
+        }}
+      >
+        <span class="stop-mark" />
+      </button>
+    );
+  }
+  const label = t(action === 'queue' ? 'composer.queue' : 'composer.send');
+  return (
+    <button type="submit" class="send" aria-label={label} title={label} disabled={empty || action === 'none'}>
+      <Icon name="send" />
+    </button>
+  );
+}
+
+/** How full the context is, in the server's own count. */
+function Meter() {
+  const app = useApp();
+  const ui = useUi();
+  const meter = useAppState((state) => state.meter);
+  const open = useUiState((state) => state.dialog?.name === 'prompt');
+  const filled = useRef(/** @type {HTMLSpanElement | null} */ (null));
+  const part = fraction(meter);
+  useEffect(() => {
+    filled.current?.style.setProperty('inline-size', `${part * 100}%`);
+  }, [part, meter.total]);
+  if (meter.total === 0) return <span class="meter" />;
+  const text =
+    meter.used === null
+      ? t('meter.unknown', { total: meter.total })
+      : t('meter.text', { used: meter.used, total: meter.total });
+  const high = level(meter) !== 'calm' && canGrow(meter);
+  return (
+    <span class={`meter ${level(meter)}`}>
+      <button
+        type="button"
+        class="meter-button"
+        aria-expanded={open}
+        title={t('meter.title', { used: meter.used ?? 0, total: meter.total })}
+        onClick={() => ui.open({ name: 'prompt' })}
+      >
+        <span class="meter-bar">
+          <span class="meter-fill" ref={filled} />
+        </span>
+        <span class="meter-text">
+          <span class="visually-hidden">{t('meter.label')} </span>
+          {text}
+        </span>
+      </button>
+      {high && (
+        <span class="meter-grow">
+          {t('meter.grow', { max: formatNumber(meter.max) })} <CopyFlag app={app} />
+        </span>
+      )}
+    </span>
+  );
+}
+
+/** @param {{ app: import('../app.js').App }} props */
+export function CopyFlag({ app }) {
+  return (
+    <button
+      type="button"
+      class="flag"
+      title={t('meter.copyFlag')}
+      onClick={async () => {
+        app.notify((await copy('-c 0')) ? 'toast.copied' : 'toast.copyFailed');
+      }}
+    >
+      <code>-c 0</code> <Icon name="copy" />
+    </button>
+  );
+}

@@ -1,0 +1,79 @@
+import { useState } from 'preact/hooks';
+
+import { useApp, useAppState } from '../context.js';
+import { formatNumber, t } from '../i18n.js';
+import { canGrow } from '../meter.js';
+import { canSend } from '../state.js';
+import { CopyFlag } from './Composer.jsx';
+
+/** Why a reply ended early, and what to do. @param {{ message: import('../tree.js').Message, failure: import('../state.js').Failure }} props */
+export function Failure({ message, failure }) {
+  const app = useApp();
+  const ready = useAppState((state) => canSend(state.machine));
+  const [key, setKey] = useState('');
+  const known = failure.kind === 'network' && (failure.message === 'unreachable' || failure.message === 'broken');
+  const text = known ? t(failure.message === 'broken' ? 'failure.broken' : 'failure.unreachable') : failure.message;
+  return (
+    <div class="failure" role="alert">
+      <p>
+        <strong>{t('failure.title')}</strong> <span dir="auto">{failure.kind === 'key' ? t('failure.key') : text}</span>
+      </p>
+      {failure.hint && <p dir="auto">{failure.hint}</p>}
+      {failure.kind === 'key' ? (
+        <form
+          class="key"
+          onSubmit={(event) => {
+            event.preventDefault();
+            app.useKey(key);
+            void app.retry(message.id);
+          }}
+        >
+          <input
+            type="password"
+            autocomplete="off"
+            aria-label={t('failure.keyField')}
+            placeholder={t('failure.keyField')}
+            value={key}
+            onInput={(event) => setKey(event.currentTarget.value)}
+          />
+          <button type="submit" disabled={key === ''}>
+            {t('failure.keySave')}
+          </button>
+        </form>
+      ) : (
+        <button type="button" onClick={() => void app.retry(message.id)} disabled={!ready}>
+          {t('failure.retry')}
+        </button>
+      )}
+    </div>
+  );
+}
+
+/** The context is full: three ways on, and nothing is left out unasked. @param {{ message: import('../tree.js').Message }} props */
+export function FullContext({ message }) {
+  const app = useApp();
+  const ready = useAppState((state) => canSend(state.machine));
+  const meter = useAppState((state) => state.meter);
+  const used = message.failure?.promptTokens;
+  return (
+    <div class="failure" role="alert">
+      <p>
+        <strong>{t('full.title')}</strong>{' '}
+        {used !== undefined && t('full.prompt', { used, total: meter.total })}
+      </p>
+      <div class="choices">
+        <button type="button" class="primary" onClick={() => void app.leaveOutOldest()} disabled={!ready}>
+          {t('full.leaveOut')}
+        </button>
+        <button type="button" onClick={() => void app.newChatWithLastAnswer()}>
+          {t('full.newChat')}
+        </button>
+      </div>
+      {canGrow(meter) && (
+        <p class="choice-restart">
+          {t('full.restart', { max: formatNumber(meter.max) })} <CopyFlag app={app} />
+        </p>
+      )}
+    </div>
+  );
+}

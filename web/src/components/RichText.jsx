@@ -1,0 +1,124 @@
+import { useContext, useEffect, useLayoutEffect, useRef } from 'preact/hooks';
+
+import { copy } from '../clipboard.js';
+import { AppContext } from '../context.js';
+import { t } from '../i18n.js';
+import { loadMarkdown, loadTools } from '../rich.js';
+
+/**
+ * Text as formatted Markdown. The element's children belong to this module, not to Preact: a growing reply changes sixty
+ * times a second, and finished blocks must not be touched.
+ * @param {{ id: string, text: string, live: boolean, near: boolean }} props `near`: close enough to the view to be formatted
+ */
+export function RichText({ id, text, live, near }) {
+  const app = useContext(AppContext);
+  const place = useRef(/** @type {HTMLDivElement | null} */ (null));
+  const stream = useRef(/** @type {import('../markdown.js').StreamRenderer | null} */ (null));
+  const formatted = useRef(/** @type {string | null} */ (null));
+
+  useLayoutEffect(() => {
+    const element = place.current;
+    if (!element || stream.current || formatted.current === text) return;
+    if (formatted.current === null) element.textContent = text;
+  }, [text]);
+
+  // A finished text, formatted when it comes near.
+  useEffect(() => {
+    const element = place.current;
+    if (!element || live || !near || formatted.current === text) return undefined;
+    let dropped = false;
+    const show = async () => {
+      const { fragment } = await loadMarkdown();
+      if (dropped) return;
+      if (stream.current) {
+        // Nearly everything is shown already, and perhaps something of it is selected.
+        stream.current.finish(text);
+        const { missing } = stream.current;
+        stream.current = null;
+        formatted.current = text;
+        if (missing.size === 0) return;
+      }
+      let result = fragment(text);
+      if (result.missing.size > 0) {
+        await loadTools(result.missing);
+        if (dropped) return;
+        result = fragment(text);
+      }
+      element.replaceChildren(result.content);
+      element.classList.add('rich');
+      formatted.current = text;
+    };
+    void show();
+    return () => {
+      dropped = true;
+    };
+  }, [text, live, near]);
+
+  // A reply that is being written.
+  useEffect(() => {
+    const element = place.current;
+    if (!element || !live) return undefined;
+    let frame = 0;
+    let notBefore = 0;
+    let latest = app.state.live?.id === id ? app.state.live.text : text;
+    /** @type {typeof import('../markdown.js') | null} */
+    let markdown = null;
+    const paint = () => {
+      frame = 0;
+      if (!markdown) return;
+      const start = performance.now();
+      if (start < notBefore) {
+        frame = requestAnimationFrame(paint);
+        return;
+      }
+      if (!stream.current) {
+        stream.current = new markdown.StreamRenderer(element);
+        element.classList.add('rich');
+      }
+      const { StreamRenderer } = markdown;
+      stream.current.update(latest);
+      if (stream.current.missing.size > 0) {
+        void loadTools(stream.current.missing).then(() => {
+          if (stream.current) stream.current = new StreamRenderer(element);
+          notBefore = 0;
+          schedule();
+        });
+        stream.current.missing.clear();
+      }
+      // On a slow machine typing and scrolling come first: formatting takes at most half of the time.
+      const spent = performance.now() - start;
+      notBefore = start + spent * 2;
+    };
+    const schedule = () => {
+      if (frame === 0) frame = requestAnimationFrame(paint);
+    };
+    void loadMarkdown().then((loaded) => {
+      markdown = loaded;
+      schedule();
+    });
+    const listen = (/** @type {import('../app.js').Live} */ reply) => {
+      if (reply.id !== id) return;
+      latest = reply.text;
+      schedule();
+    };
+    app.streamListeners.add(listen);
+    return () => {
+      app.streamListeners.delete(listen);
+      cancelAnimationFrame(frame);
+    };
+  }, [live, id]);
+
+  return <div class="text" dir="auto" ref={place} aria-busy={live} onClick={copyCode} />;
+}
+
+/** One listener serves the copy buttons of all code blocks. @param {MouseEvent} event */
+async function copyCode(event) {
+  const button = /** @type {Element} */ (event.target).closest('.copy-code');
+  if (!button) return;
+  const code = button.closest('figure')?.querySelector('code')?.textContent ?? '';
+  if (!(await copy(code))) return;
+  button.textContent = t('message.copiedCode');
+  setTimeout(() => {
+    button.textContent = t('message.copyCode');
+  }, 2000);
+}

@@ -1,0 +1,98 @@
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks';
+
+import { useApp, useAppState } from '../context.js';
+import { Follower } from '../follow.js';
+import { t } from '../i18n.js';
+import { index, path, ROOT } from '../tree.js';
+import { Gem, Icon } from './icons.jsx';
+import { Message } from './Message.jsx';
+
+/** How many messages at the end are rendered completely at once; the others when they come near the view. */
+const EAGER = 6;
+
+/** The visible branch of the open chat. */
+export function Thread() {
+  const app = useApp();
+  const tree = useAppState((state) => state.tree);
+  const choices = useAppState((state) => state.conversation.choices);
+  const sendFrom = useAppState((state) => state.conversation.sendFrom);
+  const conversation = useAppState((state) => state.conversation.id);
+  const scroller = useRef(/** @type {HTMLElement | null} */ (null));
+  const content = useRef(/** @type {HTMLDivElement | null} */ (null));
+  const follower = useRef(/** @type {Follower | null} */ (null));
+  const [atEnd, setAtEnd] = useState(true);
+
+  const messages = useMemo(() => path(tree, choices), [tree, choices]);
+  const siblings = useMemo(() => index(tree), [tree]);
+  const firstSent = Math.max(0, messages.findIndex((message) => message.id === sendFrom));
+
+  useEffect(() => {
+    if (!scroller.current || !content.current) return undefined;
+    const made = new Follower(scroller.current, content.current, setAtEnd);
+    follower.current = made;
+    return () => made.close();
+  }, []);
+  // Opening a chat and sending a message show the end.
+  const mine = messages.findLast((message) => message.role === 'user')?.id;
+  useLayoutEffect(() => follower.current?.jump(), [conversation, mine]);
+
+  return (
+    <>
+      <main class="thread" ref={scroller} tabIndex={-1}>
+        <div class="thread-content" ref={content}>
+          {messages.length === 0 ? (
+            <Empty />
+          ) : (
+            messages.map((message, at) => (
+              <Message
+                key={message.id}
+                message={message}
+                number={at + 1}
+                last={at === messages.length - 1}
+                eager={at >= messages.length - EAGER}
+                sent={at >= firstSent}
+                siblings={siblings.get(message.parent ?? ROOT) ?? []}
+              />
+            ))
+          )}
+        </div>
+      </main>
+      <div class="latest-place">
+        {!atEnd && (
+          <button type="button" class="latest" onClick={() => follower.current?.jump()}>
+            <Icon name="down" />
+            {t('status.latest')}
+          </button>
+        )}
+      </div>
+    </>
+  );
+
+  function Empty() {
+    const props = useAppState((state) => state.props);
+    const examples = /** @type {const} */ (['empty.example1', 'empty.example2', 'empty.example3']);
+    return (
+      <div class="empty">
+        <Gem />
+        <p class="empty-title">{t('empty.title')}</p>
+        <p class="empty-model">{props ? t('empty.model', { model: props.name }) : t('empty.loading')}</p>
+        <ul class="examples" aria-label={t('empty.examples')}>
+          {examples.map((key) => (
+            <li key={key}>
+              <button
+                type="button"
+                onClick={() => {
+                  app.setDraft(t(key));
+                  document.getElementById('message')?.focus();
+                }}
+              >
+                {t(key)}
+              </button>
+            </li>
+          ))}
+        </ul>
+        <p class="empty-private">{t('empty.private')}</p>
+      </div>
+    );
+  }
+}

@@ -1,0 +1,49 @@
+import { useEffect, useRef } from 'preact/hooks';
+
+import { useApp, useAppState, useUi } from '../context.js';
+import { t } from '../i18n.js';
+import { IconButton } from './icons.jsx';
+
+/** A short note at the bottom, with Undo where something was deleted. */
+export function Toasts() {
+  const app = useApp();
+  const toast = useAppState((state) => state.toast);
+  if (!toast) return null;
+  return (
+    <div class="toast" role="status" key={toast.id}>
+      <span>{t(/** @type {any} */ (toast.key), toast.values)}</span>
+      {toast.undo && (
+        <button type="button" class="small" onClick={() => app.undo()}>
+          {t('toast.undo')}
+        </button>
+      )}
+      <IconButton icon="close" label={t('toast.close')} onClick={() => app.dismissToast()} />
+    </div>
+  );
+}
+
+/** The one region that screen readers follow. A growing reply is not live; its end is announced as a whole. */
+export function Live() {
+  const app = useApp();
+  const ui = useUi();
+  const region = useRef(/** @type {HTMLDivElement | null} */ (null));
+  useEffect(() => {
+    const say = (/** @type {string} */ text) => {
+      if (region.current) region.current.textContent = text;
+    };
+    ui.announce = say;
+    let before = app.state.live;
+    return app.subscribe(() => {
+      const { live, machine, preferences } = app.state;
+      if (live?.id === before?.id) return;
+      const ended = before;
+      before = live;
+      if (preferences.announce === 'off') return;
+      if (live) say(t('status.replying'));
+      else if (machine.phase === 'stopped') say(t('status.stopped'));
+      else if (machine.phase !== 'error' && machine.phase !== 'disconnected') say(ended?.text ?? '');
+      else say('');
+    });
+  }, [app, ui]);
+  return <div class="visually-hidden" role="status" aria-live="polite" ref={region} />;
+}

@@ -1,0 +1,142 @@
+/** Chats as JSON: the whole tree, so that an export loses nothing and an import gives it back. */
+
+import { clean } from './settings.js';
+import { fromRecords } from './tree.js';
+
+/**
+ * @typedef {import('./store.js').Conversation} Conversation
+ * @typedef {import('./tree.js').Message} Message
+ * @typedef {{ conversation: Conversation, messages: Message[] }} Chat
+ */
+
+const FORMAT = 'gemma2-chat';
+const VERSION = 1;
+/** Larger than any chat a person could type; a limit so that a wrong file fails at once. */
+const LARGEST = 200 * 1024 * 1024;
+
+/**
+ * @param {Conversation[]} conversations
+ * @param {Message[]} messages of these conversations and perhaps of others
+ */
+export function toJson(conversations, messages) {
+  /** @type {Map<string, Message[]>} */
+  const byChat = new Map(conversations.map((conversation) => [conversation.id, []]));
+  for (const message of messages) byChat.get(message.conversation)?.push(message);
+  const chats = conversations.map((conversation) => ({
+    conversation,
+    messages: (byChat.get(conversation.id) ?? []).sort((a, b) => a.time - b.time || (a.id < b.id ? -1 : 1)),
+  }));
+  return `${JSON.stringify({ format: FORMAT, version: VERSION, chats }, null, 1)}\n`;
+}
+
+/**
+ * Checks a file completely before anything of it is used.
+ * @param {string} text
+ * @param {Set<string>} known ids of chats that exist already; they are skipped
+ * @returns {{ chats: Chat[], skipped: number } | { problem: 'notJson' | 'notOurs' | 'tooNew' | 'broken' | 'tooLarge' }}
+ */
+export function parseImport(text, known) {
+  if (text.length > LARGEST) return { problem: 'tooLarge' };
+  /** @type {any} */
+  let file;
+  try {
+    file = JSON.parse(text);
+  } catch {
+    return { problem: 'notJson' };
+  }
+  if (file?.format !== FORMAT || typeof file.version !== 'number') return { problem: 'notOurs' };
+  if (file.version > VERSION) return { problem: 'tooNew' };
+  if (!Array.isArray(file.chats)) return { problem: 'broken' };
+  const chats = [];
+  let skipped = 0;
+  const seen = new Set(known);
+  for (const candidate of file.chats) {
+    const chat = readChat(candidate);
+    if (!chat) return { problem: 'broken' };
+    if (seen.has(chat.conversation.id)) skipped += 1;
+    else chats.push(chat);
+    seen.add(chat.conversation.id);
+  }
+  return { chats, skipped };
+}
+
+/** @param {any} candidate @returns {Chat | null} */
+function readChat(candidate) {
+  const from = candidate?.conversation;
+  if (!isText(from?.id) || from.id === '' || !isText(from.title) || !Array.isArray(candidate.messages)) return null;
+  /** @type {Conversation} */
+  const conversation = {
+    id: from.id,
+    title: from.title.slice(0, 200),
+    created: time(from.created),
+    updated: time(from.updated),
+    choices: readChoices(from.choices),
+    settings: clean(from.settings),
+  };
+  if (from.titled === true) conversation.titled = true;
+  if (from.pinned === true) conversation.pinned = true;
+  if (isText(from.sendFrom)) conversation.sendFrom = from.sendFrom;
+  /** @type {Message[]} */
+  const messages = [];
+  for (const message of candidate.messages) {
+    const read = readMessage(message, conversation.id);
+    if (!read) return null;
+    messages.push(read);
+  }
+  return { conversation, messages: [...fromRecords(messages).values()] };
+}
+
+const STATUSES = ['complete', 'stopped', 'error', 'cut'];
+
+/** @param {any} from @param {string} conversation @returns {Message | null} */
+function readMessage(from, conversation) {
+  if (!isText(from?.id) || from.id === '' || !isText(from.content)) return null;
+  if (from.role !== 'user' && from.role !== 'assistant') return null;
+  if (from.parent !== null && !isText(from.parent)) return null;
+  /** @type {Message} */
+  const message = {
+    id: from.id,
+    conversation,
+    parent: from.parent,
+    role: from.role,
+    content: from.content,
+    time: time(from.time),
+    status: STATUSES.includes(from.status) ? from.status : 'stopped',
+  };
+  if (from.edited === true) message.edited = true;
+  if (from.demo === true) message.demo = true;
+  if (isText(from.model)) message.model = from.model;
+  if (from.cutBy === 'token_limit' || from.cutBy === 'context_full') message.cutBy = from.cutBy;
+  if (isRecord(from.params)) message.params = from.params;
+  if (isRecord(from.timings)) message.timings = numbersOf(from.timings);
+  if (Number.isFinite(from.promptTokens)) message.promptTokens = from.promptTokens;
+  if (Number.isFinite(from.replyTokens)) message.replyTokens = from.replyTokens;
+  if (isText(from.failure?.message)) message.failure = { kind: 'server', ...stringsOf(from.failure) };
+  if (Array.isArray(from.files)) {
+    message.files = from.files
+      .filter((/** @type {any} */ file) => isText(file?.name) && isText(file?.text))
+      .map((/** @type {any} */ file) => ({ name: file.name, text: file.text }));
+  }
+  return message;
+}
+
+/** @param {any} from @returns {import('./tree.js').Choices} */
+function readChoices(from) {
+  if (!isRecord(from)) return {};
+  return Object.fromEntries(Object.entries(from).filter(([, child]) => isText(child)));
+}
+
+/** @param {Record<string, any>} from */
+const numbersOf = (from) => Object.fromEntries(Object.entries(from).filter(([, value]) => Number.isFinite(value)));
+
+/** @param {Record<string, any>} from @returns {any} */
+const stringsOf = (from) => Object.fromEntries(Object.entries(from).filter(([, value]) => isText(value)));
+
+/** @param {unknown} value @returns {value is string} */
+const isText = (value) => typeof value === 'string';
+
+/** @param {unknown} value @returns {value is Record<string, any>} */
+const isRecord = (value) => typeof value === 'object' && value !== null && !Array.isArray(value);
+
+/** @param {unknown} value */
+const time = (value) => (typeof value === 'number' && Number.isFinite(value) ? value : 0);

@@ -1,0 +1,65 @@
+/**
+ * Keeps a growing reply in view: only while the reader is at the end, and never against the reader's hand.
+ */
+
+const NEAR_PX = 48;
+
+export class Follower {
+  /**
+   * @param {HTMLElement} scroller
+   * @param {HTMLElement} content
+   * @param {(atEnd: boolean) => void} onChange
+   */
+  constructor(scroller, content, onChange) {
+    this.scroller = scroller;
+    this.following = true;
+    this.atEnd = true;
+    this.onChange = onChange;
+    this.abort = new AbortController();
+    const { signal } = this.abort;
+    const leave = () => {
+      this.following = false;
+    };
+    scroller.addEventListener('wheel', (event) => event.deltaY < 0 && leave(), { passive: true, signal });
+    scroller.addEventListener('touchmove', leave, { passive: true, signal });
+    scroller.addEventListener('keydown', (event) => ['PageUp', 'Home', 'ArrowUp'].includes(event.key) && leave(), { signal });
+    document.addEventListener(
+      'selectionchange',
+      () => {
+        const selection = document.getSelection();
+        if (selection && !selection.isCollapsed && content.contains(selection.anchorNode)) leave();
+      },
+      { signal },
+    );
+    scroller.addEventListener('scroll', () => this.#look(), { passive: true, signal });
+    this.observer = new ResizeObserver(() => {
+      if (this.following) this.jump();
+      else this.#look();
+    });
+    this.observer.observe(content);
+    this.observer.observe(scroller);
+  }
+
+  /** Goes to the end and stays there. */
+  jump() {
+    this.following = true;
+    this.scroller.scrollTop = this.scroller.scrollHeight;
+    this.#look();
+  }
+
+  close() {
+    this.abort.abort();
+    this.observer.disconnect();
+  }
+
+  #look() {
+    const { scrollTop, scrollHeight, clientHeight } = this.scroller;
+    const atEnd = scrollHeight - scrollTop - clientHeight <= NEAR_PX;
+    // Coming back to the end by hand follows again, unless something there is selected.
+    if (atEnd && document.getSelection()?.isCollapsed !== false) this.following = true;
+    if (atEnd !== this.atEnd) {
+      this.atEnd = atEnd;
+      this.onChange(atEnd);
+    }
+  }
+}

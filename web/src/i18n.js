@@ -1,0 +1,118 @@
+/**
+ * The page's words. Messages are ICU-like: `{name}` is replaced, `{count, plural, one {# token} other {# tokens}}` chooses
+ * by the language's own plural rule, and numbers are written the way the language writes them.
+ */
+
+import en from './i18n/en.js';
+
+/** @typedef {keyof typeof en} Key */
+
+let language = 'en';
+/** @type {Record<string, string>} */
+let words = en;
+
+/**
+ * Chooses a language. `pseudo` is English made longer and accented: what is not translated shows, and so does what overflows.
+ * @param {'en' | 'pseudo'} name
+ */
+export function setLanguage(name) {
+  language = 'en';
+  words = name === 'pseudo' ? Object.fromEntries(Object.entries(en).map(([key, text]) => [key, pseudo(text)])) : en;
+}
+
+/**
+ * @param {Key} key
+ * @param {Record<string, string | number>} [values]
+ * @returns {string}
+ */
+export function t(key, values = {}) {
+  return format(words[key] ?? key, values, language);
+}
+
+/** @param {number} value @param {Intl.NumberFormatOptions} [options] */
+export const formatNumber = (value, options) => new Intl.NumberFormat(language, options).format(value);
+
+/** @param {number} time milliseconds since the epoch */
+export const formatTime = (time) =>
+  new Intl.DateTimeFormat(language, { dateStyle: 'medium', timeStyle: 'short' }).format(time);
+
+/**
+ * @param {string} message
+ * @param {Record<string, string | number>} values
+ * @param {string} locale
+ * @returns {string}
+ */
+export function format(message, values, locale) {
+  let written = '';
+  let at = 0;
+  while (at < message.length) {
+    if (message[at] !== '{') {
+      written += message[at];
+      at += 1;
+      continue;
+    }
+    const end = closing(message, at);
+    written += argument(message.slice(at + 1, end), values, locale);
+    at = end + 1;
+  }
+  return written;
+}
+
+/**
+ * @param {string} inside what stands between the braces
+ * @param {Record<string, string | number>} values
+ * @param {string} locale
+ */
+function argument(inside, values, locale) {
+  const plural = /^\s*(\w+)\s*,\s*plural\s*,/.exec(inside);
+  if (!plural) {
+    const value = values[inside.trim()];
+    if (value === undefined) return `{${inside}}`;
+    return typeof value === 'number' ? new Intl.NumberFormat(locale).format(value) : value;
+  }
+  const count = Number(values[plural[1]]);
+  const cases = pluralCases(inside.slice(plural[0].length));
+  const chosen = cases.get(`=${count}`) ?? cases.get(new Intl.PluralRules(locale).select(count)) ?? cases.get('other') ?? '';
+  return format(chosen.replaceAll('#', new Intl.NumberFormat(locale).format(count)), values, locale);
+}
+
+/** @param {string} text `one {…} other {…}` */
+function pluralCases(text) {
+  /** @type {Map<string, string>} */
+  const cases = new Map();
+  let at = 0;
+  for (;;) {
+    const open = text.indexOf('{', at);
+    if (open < 0) return cases;
+    const end = closing(text, open);
+    cases.set(text.slice(at, open).trim(), text.slice(open + 1, end));
+    at = end + 1;
+  }
+}
+
+/** @param {string} text @param {number} open where a `{` stands */
+function closing(text, open) {
+  let depth = 0;
+  for (let at = open; at < text.length; at += 1) {
+    if (text[at] === '{') depth += 1;
+    if (text[at] === '}') depth -= 1;
+    if (depth === 0) return at;
+  }
+  throw new Error(`unclosed brace in message: ${text}`);
+}
+
+const ACCENTS = { a: 'á', e: 'ë', i: 'ï', o: 'ô', u: 'ü', A: 'Å', E: 'É', I: 'Î', O: 'Ö', U: 'Û', c: 'ç', n: 'ñ', y: 'ý' };
+
+/**
+ * Accented and a third longer, placeholders untouched.
+ * @param {string} text
+ */
+export function pseudo(text) {
+  let depth = 0;
+  const accented = [...text].map((char) => {
+    if (char === '{') depth += 1;
+    if (char === '}') depth -= 1;
+    return depth > 0 ? char : (/** @type {Record<string, string>} */ (ACCENTS)[char] ?? char);
+  });
+  return `[${accented.join('')}${'·'.repeat(Math.ceil(text.length / 3))}]`;
+}

@@ -1,0 +1,72 @@
+/** Brings the shell that the build wrote into `index.html` to life. */
+
+import { hydrate } from 'preact';
+
+import { Api } from './api.js';
+import { App } from './app.js';
+import { Page } from './components/Page.jsx';
+import { AppContext, UiContext } from './context.js';
+import { t } from './i18n.js';
+import { listenForKeys } from './keys.js';
+import { loadMarkdown } from './rich.js';
+import { Store } from './store.js';
+import { UiStore } from './ui.js';
+
+const OPEN = 'gemma2.open';
+const root = /** @type {HTMLElement} */ (document.getElementById('app'));
+const field = /** @type {HTMLTextAreaElement | null} */ (document.getElementById('message'));
+
+const app = new App(new Api(), { draft: field?.value ?? '' });
+const ui = new UiStore();
+
+hydrate(
+  <AppContext.Provider value={app}>
+    <UiContext.Provider value={ui}>
+      <Page />
+    </UiContext.Provider>
+  </AppContext.Provider>,
+  root,
+);
+
+ui.readTheme();
+listenForKeys(app, ui);
+if (matchMedia('(min-width: 900px)').matches) field?.focus();
+
+app.subscribe(() => {
+  const { conversation, preferences } = app.state;
+  const title = conversation.title === '' ? t('app.name') : `${conversation.title} · ${t('app.name')}`;
+  if (document.title !== title) document.title = title;
+  document.documentElement.dataset.font = preferences.fontSize;
+  if (app.state.started) remember(conversation.id);
+});
+
+const typed = new URLSearchParams(location.search).get('q') ?? '';
+void Store.open().then((store) => app.start(store, { open: typed === '' ? lastOpen() : null, typed }));
+document.addEventListener('visibilitychange', () => {
+  if (document.visibilityState === 'visible') app.checkNow();
+});
+// After the first paint, so that it delays nothing.
+requestAnimationFrame(() =>
+  setTimeout(async () => {
+    const { labels } = await loadMarkdown();
+    labels.copy = t('message.copyCode');
+  }),
+);
+
+/** Which chat a reload of this tab comes back to. */
+function lastOpen() {
+  try {
+    return sessionStorage.getItem(OPEN);
+  } catch {
+    return null;
+  }
+}
+
+/** @param {string} id */
+function remember(id) {
+  try {
+    if (sessionStorage.getItem(OPEN) !== id) sessionStorage.setItem(OPEN, id);
+  } catch {
+    // Then a reload opens a new chat.
+  }
+}

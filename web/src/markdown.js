@@ -1,0 +1,380 @@
+/**
+ * Markdown to a document fragment: the only way text of a model or a person becomes markup, and the only module that may.
+ *
+ * text → marked (raw HTML becomes text, images become links) → DOMPurify (again: allow-list of elements and attributes,
+ * link schemes) → fragment. The browser's Trusted Types enforcement sees one policy, DOMPurify's own. Nothing here runs at
+ * import time that needs a document.
+ */
+
+import DOMPurify from 'dompurify';
+import { Marked } from 'marked';
+
+import { mend } from './mend.js';
+
+/** A block of code longer than this is not colored: nobody reads colors in it, and it would cost a visible pause. */
+const LONGEST_COLORED = 60_000;
+
+/**
+ * @typedef {{ renderToString: (source: string, options: object) => string }} Katex
+ *
+ * @typedef {object} Tools large and not always needed; until they are here, formulas and code are shown as plain source
+ * @property {Katex | null} katex
+ * @property {((code: string, language: string) => string | null) | null} colored
+ *
+ * @typedef {keyof Tools} Tool
+ * @typedef {(code: string, language: string) => string} Color code to HTML
+ */
+
+/** @type {Tools} filled by the page when a text needs them */
+export const tools = { katex: null, colored: null };
+
+/** What one synchronous run of the renderer uses, and the tools it would have needed. */
+let run = { /** @type {Color} */ color: highlight, /** @type {Set<Tool>} */ missing: new Set() };
+
+const marked = new Marked({
+  gfm: true,
+  async: false,
+  renderer: {
+    html: ({ text, block }) => (block ? `<p class="raw">${escape(text.replace(/\n+$/, ''))}</p>` : escape(text)),
+    image: ({ href, text }) => `<a href="${escape(href)}">${escape(`image: ${text || href}`)}</a>`,
+    checkbox: ({ checked }) => (checked ? '☑ ' : '☐ '),
+    code: ({ text, lang }) => {
+      const language = (lang ?? '').trim().split(/[\s{,]/)[0].toLowerCase();
+      return `<pre><code class="language-${escape(language)}">${run.color(text, language)}</code></pre>`;
+    },
+  },
+  extensions: [
+    maths('mathsBlock', 'block', /\$\$|\\\[/, [/^\$\$\s*([^$]+?)\s*\$\$[ \t]*(?:\n|$)/, /^\\\[\s*([\s\S]+?)\s*\\\][ \t]*(?:\n|$)/], true),
+    maths('mathsDisplay', 'inline', /\$\$|\\\[/, [/^\$\$\s*([^$]+?)\s*\$\$/, /^\\\[\s*([\s\S]+?)\s*\\\]/], true),
+    // A dollar opens only where no space follows, and closes only where no digit does: "$5 and $6" is money.
+    maths('mathsInline', 'inline', /\$|\\\(/, [/^\$(?![\s$])((?:\\.|[^\\\n$])*?[^\s\\$]|[^\s\\$])\$(?![\d$])/, /^\\\(\s*([\s\S]+?)\s*\\\)/], false),
+  ],
+});
+
+/**
+ * @param {string} name
+ * @param {'block' | 'inline'} level
+ * @param {RegExp} start
+ * @param {RegExp[]} rules
+ * @param {boolean} display
+ * @returns {any} a marked extension
+ */
+function maths(name, level, start, rules, display) {
+  return {
+    name,
+    level,
+    start: (/** @type {string} */ source) => {
+      const at = source.search(start);
+      return at < 0 ? undefined : at;
+    },
+    tokenizer: (/** @type {string} */ source) => {
+      for (const rule of rules) {
+        const found = rule.exec(source);
+        if (found) return { type: name, raw: found[0], text: found[1] };
+      }
+      return undefined;
+    },
+    renderer: (/** @type {{ text: string, raw: string }} */ token) => {
+      const formula = renderFormula(token.text, token.raw.trim(), display);
+      return level === 'block' ? `<p class="maths">${formula}</p>\n` : formula;
+    },
+  };
+}
+
+/**
+ * @param {string} tex
+ * @param {string} source with its delimiters, shown when the formula cannot be set
+ * @param {boolean} display
+ */
+function renderFormula(tex, source, display) {
+  if (!tools.katex) {
+    run.missing.add('katex');
+    return `<code>${escape(source)}</code>`;
+  }
+  try {
+    const html = tools.katex.renderToString(tex, {
+      displayMode: display,
+      output: 'mathml',
+      trust: false,
+      maxExpand: 100,
+      throwOnError: true,
+      strict: 'ignore',
+      macros: { '\\pmb': '\\boldsymbol{#1}' },
+    });
+    // The source as an annotation is not shown by browsers that know MathML and is no element the sanitizer lets through.
+    return html.replace(/<annotation[^>]*>[^<]*<\/annotation>/g, '').replace(/<\/?semantics>/g, '');
+  } catch {
+    return `<code>${escape(source)}</code>`;
+  }
+}
+
+/**
+ * Code as HTML with `hljs-` classes; code in an unknown language is only escaped.
+ * @param {string} code
+ * @param {string} language
+ */
+export function highlight(code, language) {
+  if (language === '' || code.length > LONGEST_COLORED) return escape(code);
+  if (!tools.colored) run.missing.add('colored');
+  return tools.colored?.(code, language) ?? escape(code);
+}
+
+/** @param {string} text */
+export function escape(text) {
+  return text
+    .replaceAll('&', '&amp;')
+    .replaceAll('<', '&lt;')
+    .replaceAll('>', '&gt;')
+    .replaceAll('"', '&quot;')
+    .replaceAll("'", '&#39;');
+}
+
+/**
+ * The first half of the pipeline, needing no document. Its result is not safe to show: only `fragment` sanitizes.
+ * @param {string} text
+ * @param {Color} [color]
+ * @returns {{ html: string, missing: Set<Tool> }}
+ */
+export function toHtml(text, color = highlight) {
+  run = { color, missing: new Set() };
+  const html = /** @type {string} */ (marked.parse(normalize(text)));
+  return { html, missing: run.missing };
+}
+
+/** @param {string} text line ends as one character, and no NUL, which parsers treat in ways of their own */
+const normalize = (text) => text.replace(/\r\n?/g, '\n').replaceAll('\0', '\ufffd');
+
+const FORBIDDEN_ELEMENTS = [
+  'style', 'form', 'input', 'button', 'textarea', 'select', 'option', 'img', 'picture', 'video', 'audio', 'source', 'track',
+  'iframe', 'object', 'embed', 'dialog', 'map', 'area', 'svg', 'template', 'slot', 'marquee', 'meter', 'progress', 'nav',
+  'main', 'header', 'footer', 'article', 'label', 'fieldset', 'legend', 'datalist', 'output', 'canvas', 'mglyph',
+];
+const FORBIDDEN_ATTRIBUTES = [
+  'style', 'id', 'name', 'src', 'srcset', 'background', 'poster', 'action', 'formaction', 'tabindex', 'role', 'for',
+  'popover', 'contenteditable', 'draggable', 'is', 'slot', 'part', 'accesskey', 'autofocus', 'xlink:href', 'ping', 'usemap',
+];
+
+/** @type {import('dompurify').DOMPurify | null} */
+let purifier = null;
+
+/** @returns {import('dompurify').DOMPurify} bound to the page's window on first use */
+function purify() {
+  if (purifier) return purifier;
+  purifier = DOMPurify(/** @type {any} */ (globalThis.window));
+  // The scheme is checked here and not by ALLOWED_URI_REGEXP: that one is applied to every attribute and would remove
+  // `display="block"` from formulas.
+  purifier.addHook('afterSanitizeAttributes', (node) => {
+    if (node.tagName.toLowerCase() !== 'a') {
+      node.removeAttribute('href');
+      return;
+    }
+    const href = node.getAttribute('href') ?? '';
+    if (!safeLink(href)) node.removeAttribute('href');
+    if (node.hasAttribute('href')) {
+      node.setAttribute('rel', 'noopener noreferrer');
+      node.setAttribute('target', '_blank');
+    }
+  });
+  return purifier;
+}
+
+/**
+ * http, https, mailto and places in this page. Control characters and spaces are dropped first, as browsers do.
+ * @param {string} href
+ */
+export function safeLink(href) {
+  // eslint-disable-next-line no-control-regex
+  return /^(?:https?:\/\/|mailto:|#)/i.test(href.replace(/[\u0000-\u0020\u007f-\u009f]/g, ''));
+}
+
+/**
+ * The second half of the pipeline.
+ * @param {string} html
+ * @returns {DocumentFragment}
+ */
+function sanitize(html) {
+  const clean = purify().sanitize(html, {
+    USE_PROFILES: { html: true, mathMl: true },
+    FORBID_TAGS: FORBIDDEN_ELEMENTS,
+    FORBID_ATTR: FORBIDDEN_ATTRIBUTES,
+    ALLOW_DATA_ATTR: false,
+    ALLOW_ARIA_ATTR: false,
+    RETURN_DOM_FRAGMENT: true,
+  });
+  return decorate(/** @type {DocumentFragment} */ (clean));
+}
+
+/**
+ * What the page adds around code and tables: a caption with the language and a copy button, and boxes that can be scrolled
+ * with the keyboard.
+ * @param {DocumentFragment} content
+ */
+function decorate(content) {
+  const page = globalThis.document;
+  for (const pre of content.querySelectorAll('pre')) {
+    const language = /language-([\w+#.-]+)/.exec(pre.querySelector('code')?.className ?? '')?.[1] ?? '';
+    const figure = page.createElement('figure');
+    figure.className = 'code';
+    const caption = page.createElement('figcaption');
+    const label = page.createElement('span');
+    label.textContent = language;
+    const button = page.createElement('button');
+    button.type = 'button';
+    button.className = 'copy-code';
+    button.textContent = labels.copy;
+    caption.append(label, button);
+    pre.replaceWith(figure);
+    pre.tabIndex = 0;
+    figure.append(caption, pre);
+  }
+  for (const table of content.querySelectorAll('table')) {
+    const box = page.createElement('div');
+    box.className = 'table';
+    box.tabIndex = 0;
+    table.replaceWith(box);
+    box.append(table);
+  }
+  return content;
+}
+
+/** Words this module shows; set from the page's language. */
+export const labels = { copy: 'Copy' };
+
+/**
+ * Finished text as a safe fragment, and the tools that would make it better.
+ * @param {string} text
+ * @returns {{ content: DocumentFragment, missing: Set<Tool> }}
+ */
+export function fragment(text) {
+  const { html, missing } = toHtml(text);
+  return { content: sanitize(html), missing };
+}
+
+/** How long an unfinished block of code may wait for fresh colors. */
+const RECOLOR_MS = 500;
+
+/**
+ * A reply that grows. Blocks that can no longer change are rendered once and left alone; only the last two are rendered
+ * again, and their nodes are kept where they are equal, so that a selection in them survives.
+ */
+export class StreamRenderer {
+  /**
+   * @param {Element} container emptied here
+   * @param {{ now?: () => number }} [options]
+   */
+  constructor(container, { now = () => performance.now() } = {}) {
+    this.container = container;
+    this.now = now;
+    /** @type {Set<Tool>} what the text so far would have needed */
+    this.missing = new Set();
+    /** How many characters of the text are in frozen blocks. */
+    this.frozen = 0;
+    /** How many child nodes of the container are frozen. */
+    this.frozenNodes = 0;
+    /** The colored beginning of the block of code that is being written. */
+    this.colored = { language: '', code: '', html: '', at: -Infinity };
+    container.replaceChildren();
+  }
+
+  /**
+   * Shows `text`, all of the reply so far. Only ever grows.
+   * @param {string} text
+   */
+  update(text) {
+    const clean = normalize(text);
+    const tail = clean.slice(this.frozen);
+    const blocks = marked.lexer(tail);
+    const solid = blocks.filter((block) => block.type !== 'space');
+    const keep = solid[solid.length - 2];
+    // References such as `[1]: https://…` give earlier text its links: then nothing is frozen before the end.
+    if (solid.length > 2 && keep && !/^ {0,3}\[[^\]]+\]:/m.test(tail)) {
+      const until = blocks.indexOf(keep);
+      const raw = blocks.slice(0, until).map((block) => block.raw).join('');
+      if (tail.startsWith(raw)) {
+        this.#show(raw, highlight);
+        this.frozen += raw.length;
+        this.frozenNodes = this.container.childNodes.length;
+      }
+    }
+    this.#show(mend(clean.slice(this.frozen)), (code, language) => this.#color(code, language));
+  }
+
+  /**
+   * The reply is complete.
+   * @param {string} text
+   */
+  finish(text) {
+    const clean = normalize(text);
+    if (/^ {0,3}\[[^\]]+\]:/m.test(clean)) this.frozen = this.frozenNodes = 0;
+    this.#show(clean.slice(this.frozen), highlight);
+  }
+
+  /**
+   * @param {string} text everything after the frozen blocks
+   * @param {Color} color
+   */
+  #show(text, color) {
+    const { html, missing } = toHtml(text, color);
+    for (const tool of missing) this.missing.add(tool);
+    morph(this.container, sanitize(html), this.frozenNodes);
+  }
+
+  /** @param {string} code @param {string} language */
+  #color(code, language) {
+    const last = this.colored;
+    const now = this.now();
+    const grows = last.language === language && code.startsWith(last.code);
+    if (grows && now - last.at < RECOLOR_MS) return last.html + escape(code.slice(last.code.length));
+    this.colored = { language, code, html: highlight(code, language), at: now };
+    return this.colored.html;
+  }
+}
+
+/**
+ * Makes the children of `target`, from `first` on, equal to those of `source`, touching only what differs.
+ * @param {Node} target
+ * @param {Node} source its children are moved out
+ * @param {number} [first]
+ */
+function morph(target, source, first = 0) {
+  /** @type {ChildNode | null} */
+  let at = target.childNodes[first] ?? null;
+  for (const wanted of [...source.childNodes]) {
+    if (!at) {
+      target.appendChild(wanted);
+      continue;
+    }
+    /** @type {ChildNode | null} */
+    const following = at.nextSibling;
+    if (at.nodeType !== wanted.nodeType || at.nodeName !== wanted.nodeName) {
+      target.replaceChild(wanted, at);
+    } else if (at.nodeType === 3) {
+      const text = /** @type {Text} */ (at);
+      const data = wanted.nodeValue ?? '';
+      // Appending keeps selections that end in this text.
+      if (data.startsWith(text.data)) {
+        if (data.length > text.data.length) text.appendData(data.slice(text.data.length));
+      } else {
+        text.data = data;
+      }
+    } else if (at.nodeType === 1) {
+      copyAttributes(/** @type {Element} */ (at), /** @type {Element} */ (wanted));
+      morph(at, wanted);
+    }
+    at = following;
+  }
+  while (at) {
+    /** @type {ChildNode | null} */
+    const following = at.nextSibling;
+    target.removeChild(at);
+    at = following;
+  }
+}
+
+/** @param {Element} target @param {Element} source sanitized already */
+function copyAttributes(target, source) {
+  for (const { name } of [...target.attributes]) if (!source.hasAttribute(name)) target.removeAttribute(name);
+  for (const { name, value } of [...source.attributes]) {
+    if (target.getAttribute(name) !== value) target.setAttribute(name, value);
+  }
+}

@@ -1,0 +1,84 @@
+/**
+ * How full the context is. The numbers are the server's own counts; this module only decides what they mean.
+ */
+
+/**
+ * @typedef {object} Meter
+ * @property {number | null} used tokens of the prompt with what has been typed; null before the first count
+ * @property {number} total the context of one chat; 0 before it is known
+ * @property {number} max what the model could use
+ *
+ * @typedef {'calm' | 'amber' | 'red' | 'full'} Level
+ */
+
+const AMBER = 0.75;
+const RED = 0.9;
+
+/** @param {Meter} meter @returns {number} 0 to 1 */
+export function fraction({ used, total }) {
+  if (used === null || total <= 0) return 0;
+  return Math.min(1, used / total);
+}
+
+/** @param {Meter} meter @returns {Level} `full`: the prompt alone leaves no room for a single token of a reply */
+export function level(meter) {
+  if (meter.used !== null && meter.total > 0 && meter.used >= meter.total) return 'full';
+  const filled = fraction(meter);
+  return filled >= RED ? 'red' : filled >= AMBER ? 'amber' : 'calm';
+}
+
+/** @param {Meter} meter whether a restart with a larger context would help */
+export const canGrow = (meter) => meter.total > 0 && meter.max > meter.total;
+
+/**
+ * Runs `count` a while after the last call, and drops answers that were overtaken.
+ * @param {(signal: AbortSignal) => Promise<void>} count
+ * @param {number} delay milliseconds
+ * @returns {{ soon: () => void, now: () => Promise<void>, cancel: () => void }}
+ */
+export function debounced(count, delay) {
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let timer;
+  let running = new AbortController();
+  const cancel = () => {
+    clearTimeout(timer);
+    running.abort();
+  };
+  const now = async () => {
+    cancel();
+    running = new AbortController();
+    const { signal } = running;
+    try {
+      await count(signal);
+    } catch (error) {
+      // A meter never blocks or alarms; the next count sets it right.
+      if (!signal.aborted) console.debug('meter', error);
+    }
+  };
+  const soon = () => {
+    clearTimeout(timer);
+    timer = setTimeout(now, delay);
+  };
+  return { soon, now, cancel };
+}
+
+/**
+ * Which messages to leave out so that the rest fits: whole turns from the oldest on, never the last message.
+ * @template {{ id: string, role: string }} M
+ * @param {M[]} path
+ * @param {(rest: M[]) => Promise<number>} count tokens of a prompt made of these messages
+ * @param {number} room tokens the prompt may have
+ * @returns {Promise<string | null>} id of the first message that is still sent; null when not even the last turn fits
+ */
+export async function firstThatFits(path, count, room) {
+  // A prompt must start with a message of the person.
+  const starts = path.map((message, at) => ({ message, at })).filter(({ message }) => message.role === 'user');
+  let low = 0;
+  let high = starts.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((await count(path.slice(starts[middle].at))) <= room) high = middle;
+    else low = middle + 1;
+  }
+  return starts[low]?.message.id ?? null;
+}

@@ -1,0 +1,246 @@
+/**
+ * Chats in the browser's own database. One record for each message, never one for a whole conversation: a long chat must not
+ * be rewritten for every new line.
+ *
+ * A write that fails (quota, private mode) is kept in memory and reported; it never clears what is stored, and later reads
+ * see it as if it had been stored.
+ */
+
+/**
+ * @typedef {import('./tree.js').Message} Message
+ *
+ * @typedef {object} Conversation
+ * @property {string} id
+ * @property {string} title
+ * @property {boolean} [titled] named by a person: never renamed by the page
+ * @property {number} created
+ * @property {number} updated
+ * @property {boolean} [pinned]
+ * @property {import('./tree.js').Choices} choices
+ * @property {Partial<import('./settings.js').Settings>} settings what this chat changes
+ * @property {string} [sendFrom] id of the first message that is sent; older ones of the branch are left out
+ *
+ * @typedef {'conversations' | 'messages' | 'settings' | 'drafts'} StoreName
+ * @typedef {{ store: StoreName, put?: any, remove?: string }} Write
+ */
+
+const NAME = 'gemma2';
+const VERSION = 1;
+
+/** What stands for a deleted record in memory. */
+const GONE = Symbol('gone');
+
+export class Store {
+  /**
+   * @param {IDBDatabase | null} database null: everything stays in memory
+   * @param {BroadcastChannel | null} [channel] tells other tabs what changed
+   */
+  constructor(database, channel = null) {
+    this.database = database;
+    this.channel = channel;
+    /** @type {Record<StoreName, Map<string, any>>} what could not be stored */
+    this.memory = { conversations: new Map(), messages: new Map(), settings: new Map(), drafts: new Map() };
+    this.failed = database === null;
+    /** @type {() => void} called once, when the first write fails */
+    this.onFailure = () => {};
+    /** @type {(conversation: string | null) => void} another tab changed this chat, or the list when null */
+    this.onForeignChange = () => {};
+    if (channel) channel.onmessage = (event) => this.onForeignChange(event.data?.conversation ?? null);
+  }
+
+  /**
+   * Opens the database, or a store in memory where there is none.
+   * @param {IDBFactory | undefined} [factory]
+   * @returns {Promise<Store>}
+   */
+  static async open(factory = globalThis.indexedDB) {
+    const channel = typeof BroadcastChannel === 'function' ? new BroadcastChannel(NAME) : null;
+    try {
+      return new Store(await openDatabase(factory), channel);
+    } catch {
+      return new Store(null, channel);
+    }
+  }
+
+  /** Closes the database and the channel. */
+  close() {
+    this.database?.close();
+    this.channel?.close();
+  }
+
+  /** @returns {Promise<Conversation[]>} in no order */
+  async conversations() {
+    return this.#all('conversations');
+  }
+
+  /** @param {string} conversation @returns {Promise<Message[]>} */
+  async messages(conversation) {
+    const stored = this.database
+      ? await result(
+          this.database.transaction('messages').objectStore('messages').index('conversation').getAll(conversation),
+        ).catch(() => [])
+      : [];
+    return this.#merged('messages', stored).filter((message) => message.conversation === conversation);
+  }
+
+  /** @returns {Promise<Message[]>} of every conversation; for search and export */
+  async allMessages() {
+    return this.#all('messages');
+  }
+
+  /** @param {string} key @returns {Promise<any>} */
+  async setting(key) {
+    return (await this.#one('settings', key))?.value;
+  }
+
+  /** @param {string} key @param {unknown} value */
+  async saveSetting(key, value) {
+    await this.#write([{ store: 'settings', put: { id: key, value } }], null);
+  }
+
+  /** @param {string} conversation @returns {Promise<string>} */
+  async draft(conversation) {
+    return (await this.#one('drafts', conversation))?.value ?? '';
+  }
+
+  /** @param {string} conversation @param {string} value */
+  async saveDraft(conversation, value) {
+    await this.#write([value === '' ? { store: 'drafts', remove: conversation } : { store: 'drafts', put: { id: conversation, value } }]);
+  }
+
+  /**
+   * Saves what changed in one transaction: all of it or nothing.
+   * @param {{ conversations?: Conversation[], messages?: Message[], removeMessages?: string[], removeConversations?: string[] }} change
+   */
+  async save({ conversations = [], messages = [], removeMessages = [], removeConversations = [] }) {
+    /** @type {Write[]} */
+    const writes = [
+      ...conversations.map((put) => ({ store: /** @type {const} */ ('conversations'), put })),
+      ...messages.map((put) => ({ store: /** @type {const} */ ('messages'), put })),
+      ...removeMessages.map((remove) => ({ store: /** @type {const} */ ('messages'), remove })),
+      ...removeConversations.flatMap((remove) => [
+        { store: /** @type {const} */ ('conversations'), remove },
+        { store: /** @type {const} */ ('drafts'), remove },
+      ]),
+    ];
+    await this.#write(writes, conversations[0]?.id ?? messages[0]?.conversation ?? null);
+  }
+
+  /** Deletes everything this page ever stored. */
+  async clear() {
+    /** @type {StoreName[]} */
+    const names = ['conversations', 'messages', 'settings', 'drafts'];
+    for (const name of names) this.memory[name].clear();
+    if (this.database) {
+      const transaction = this.database.transaction(names, 'readwrite');
+      for (const name of names) transaction.objectStore(name).clear();
+      await finished(transaction);
+    }
+    this.#announce(null);
+  }
+
+  /** @param {StoreName} name @returns {Promise<any[]>} */
+  async #all(name) {
+    const stored = this.database
+      ? await result(this.database.transaction(name).objectStore(name).getAll()).catch(() => [])
+      : [];
+    return this.#merged(name, stored);
+  }
+
+  /** @param {StoreName} name @param {string} id @returns {Promise<any>} */
+  async #one(name, id) {
+    const kept = this.memory[name].get(id);
+    if (kept !== undefined) return kept === GONE ? undefined : kept;
+    if (!this.database) return undefined;
+    return result(this.database.transaction(name).objectStore(name).get(id)).catch(() => undefined);
+  }
+
+  /** @param {StoreName} name @param {any[]} stored */
+  #merged(name, stored) {
+    const memory = this.memory[name];
+    if (memory.size === 0) return stored;
+    const kept = stored.filter((record) => !memory.has(record.id));
+    return [...kept, ...[...memory.values()].filter((record) => record !== GONE)];
+  }
+
+  /**
+   * @param {Write[]} writes
+   * @param {string | null} [conversation] what to tell other tabs; undefined: nothing
+   */
+  async #write(writes, conversation) {
+    if (writes.length === 0) return;
+    try {
+      if (!this.database) throw new Error('no database');
+      const names = [...new Set(writes.map((write) => write.store))];
+      const transaction = this.database.transaction(names, 'readwrite');
+      for (const write of writes) {
+        const target = transaction.objectStore(write.store);
+        if (write.remove !== undefined) target.delete(write.remove);
+        else target.put(write.put);
+      }
+      await finished(transaction);
+      for (const write of writes) this.memory[write.store].delete(write.remove ?? write.put.id);
+    } catch {
+      for (const write of writes) this.memory[write.store].set(write.remove ?? write.put.id, write.put ?? GONE);
+      if (!this.failed || this.database === null) {
+        this.failed = true;
+        this.onFailure();
+      }
+    }
+    if (conversation !== undefined) this.#announce(conversation);
+  }
+
+  /** @param {string | null} conversation */
+  #announce(conversation) {
+    try {
+      this.channel?.postMessage({ conversation });
+    } catch {
+      // A closed channel only means that other tabs learn of the change when they reload.
+    }
+  }
+}
+
+/**
+ * @param {IDBFactory | undefined} factory
+ * @returns {Promise<IDBDatabase>}
+ */
+function openDatabase(factory) {
+  return new Promise((resolve, reject) => {
+    if (!factory) {
+      reject(new Error('no IndexedDB'));
+      return;
+    }
+    const request = factory.open(NAME, VERSION);
+    request.onupgradeneeded = () => {
+      const database = request.result;
+      database.createObjectStore('conversations', { keyPath: 'id' });
+      database.createObjectStore('messages', { keyPath: 'id' }).createIndex('conversation', 'conversation');
+      database.createObjectStore('settings', { keyPath: 'id' });
+      database.createObjectStore('drafts', { keyPath: 'id' });
+    };
+    request.onsuccess = () => {
+      // Another tab with a newer page wants to upgrade: let it, this tab goes on in memory.
+      request.result.onversionchange = () => request.result.close();
+      resolve(request.result);
+    };
+    request.onerror = () => reject(request.error);
+    request.onblocked = () => reject(new Error('blocked'));
+  });
+}
+
+/** @template T @param {IDBRequest<T>} request @returns {Promise<T>} */
+function result(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}
+
+/** @param {IDBTransaction} transaction @returns {Promise<void>} */
+function finished(transaction) {
+  return new Promise((resolve, reject) => {
+    transaction.oncomplete = () => resolve();
+    transaction.onerror = () => reject(transaction.error);
+    transaction.onabort = () => reject(transaction.error);
+  });
+}

@@ -1,0 +1,110 @@
+/**
+ * Server-sent events from a byte stream, and the speed of what arrives.
+ */
+
+/**
+ * Splits a byte stream into the `data` of its events. Pieces may be cut anywhere, also inside a UTF-8 character or between
+ * the two characters of a line end. Comments (lines that start with a colon) are reported as `null`, so that the caller
+ * sees that the server is alive.
+ */
+export class EventParser {
+  constructor() {
+    this.decoder = new TextDecoder();
+    /** What came after the last complete line. */
+    this.rest = '';
+    /** @type {string[]} the data lines of the event that is being read */
+    this.data = [];
+  }
+
+  /**
+   * @param {Uint8Array} bytes
+   * @returns {(string | null)[]}
+   */
+  push(bytes) {
+    return this.#lines(this.decoder.decode(bytes, { stream: true }), false);
+  }
+
+  /**
+   * Ends the stream. A last event without its blank line is dropped, as the standard says.
+   * @returns {(string | null)[]}
+   */
+  end() {
+    return this.#lines(this.decoder.decode(), true);
+  }
+
+  /**
+   * @param {string} text
+   * @param {boolean} last
+   */
+  #lines(text, last) {
+    /** @type {(string | null)[]} */
+    const events = [];
+    let pending = this.rest + text;
+    for (;;) {
+      const at = pending.search(/[\r\n]/);
+      // A carriage return at the very end may be half of a line end.
+      if (at < 0 || (pending[at] === '\r' && at + 1 === pending.length && !last)) break;
+      const line = pending.slice(0, at);
+      pending = pending.slice(pending[at] === '\r' && pending[at + 1] === '\n' ? at + 2 : at + 1);
+      if (line === '') {
+        if (this.data.length > 0) events.push(this.data.join('\n'));
+        this.data = [];
+      } else if (line.startsWith(':')) {
+        events.push(null);
+      } else if (line.startsWith('data:')) {
+        this.data.push(line.slice(line[5] === ' ' ? 6 : 5));
+      }
+    }
+    this.rest = pending;
+    return events;
+  }
+}
+
+/**
+ * The events of a response body; ends when the body ends. `null` is a sign of life without content.
+ * @param {ReadableStream<Uint8Array>} body
+ * @returns {AsyncGenerator<string | null>}
+ */
+export async function* events(body) {
+  const parser = new EventParser();
+  const reader = body.getReader();
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) break;
+      yield* parser.push(value);
+    }
+    yield* parser.end();
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+/** Tokens per second, smoothed over about one second so that the number can be read. */
+export class Speed {
+  /** @param {number} [windowMs] */
+  constructor(windowMs = 1000) {
+    this.windowMs = windowMs;
+    /** @type {{ at: number, count: number }[]} */
+    this.seen = [];
+    this.total = 0;
+  }
+
+  /**
+   * @param {number} at milliseconds of a steady clock
+   * @param {number} [count]
+   */
+  add(at, count = 1) {
+    this.total += count;
+    this.seen.push({ at, count: this.total });
+    while (this.seen.length > 2 && this.seen[1].at < at - this.windowMs) this.seen.shift();
+  }
+
+  /** @returns {number | null} null until two tokens were seen at different times */
+  get perSecond() {
+    const first = this.seen[0];
+    const last = this.seen[this.seen.length - 1];
+    if (!first || last.at <= first.at) return null;
+    return ((last.count - first.count) * 1000) / (last.at - first.at);
+  }
+}

@@ -1,0 +1,64 @@
+/**
+ * What is open on top of the page. Nothing of it is stored.
+ *
+ * @typedef {{ name: 'prompt' } | { name: 'info', id: string } | { name: 'model' } | { name: 'help' } | { name: 'about' }
+ *   | { name: 'settings' } | { name: 'confirm', title: string, text: string, yes: string, act: () => void }} Dialog
+ *
+ * @typedef {object} Ui
+ * @property {Dialog | null} dialog
+ * @property {boolean} drawer the list of chats on a narrow screen
+ * @property {boolean} list the list of chats on a wide screen
+ * @property {string | null} editing id of the message that is being edited
+ * @property {string} query what is searched for in the chats
+ * @property {'auto' | 'light' | 'dark'} theme
+ */
+
+import { applyTheme, storedTheme } from './theme-choice.js';
+
+export class UiStore {
+  constructor() {
+    /** @type {Ui} */
+    this.state = { dialog: null, drawer: false, list: true, editing: null, query: '', theme: 'auto' };
+    /** @type {Set<() => void>} */
+    this.listeners = new Set();
+    /** @type {(text: string) => void} says something to screen readers */
+    this.announce = () => {};
+  }
+
+  /** @param {() => void} listener @returns {() => void} stops listening */
+  subscribe(listener) {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  }
+
+  /** @param {Partial<Ui>} changed */
+  set(changed) {
+    this.state = { ...this.state, ...changed };
+    for (const listener of this.listeners) listener();
+  }
+
+  /** @param {Dialog} dialog */
+  open(dialog) {
+    this.set({ dialog, drawer: false });
+  }
+
+  closeDialog() {
+    this.set({ dialog: null });
+  }
+
+  readTheme() {
+    this.set({ theme: storedTheme() });
+  }
+
+  /** @param {Ui['theme']} theme */
+  changeTheme(theme) {
+    applyTheme(theme);
+    this.set({ theme });
+  }
+
+  /** The list is a drawer on a narrow screen and a column on a wide one. */
+  toggleList() {
+    if (matchMedia('(max-width: 899px)').matches) this.set({ drawer: !this.state.drawer });
+    else this.set({ list: !this.state.list });
+  }
+}
