@@ -129,7 +129,7 @@ impl Files {
                     names.eq(ggufs.iter().map(|part| part.base_name().to_owned()))
                 });
                 if !whole {
-                    let names: Vec<String> = ggufs.iter().map(|part| shown(&part.name)).collect();
+                    let names: Vec<String> = ggufs.iter().map(|part| format!("`{}`", shown(&part.name))).collect();
                     return Err(error(format!("there is {}", names.join(", "))));
                 }
             }

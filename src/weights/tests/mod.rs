@@ -1,8 +1,15 @@
 //! Golden models, and models broken in one place each.
 
+mod broken_gguf;
+mod broken_hugging_face;
+mod hostile;
+mod paths;
+
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::error::Hint;
+use crate::gguf::{GgmlType, Gguf, Writer};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/models")
@@ -13,6 +20,7 @@ fn open(path: &Path) -> Source {
 }
 
 const LEGACY: &str = "tiny-a/gguf/tiny-a.LEGACY.gguf";
+const Q2_K: &str = "tiny-a/gguf/tiny-a.Q2_K.gguf";
 const F32: &str = "tiny-c/gguf/tiny-c.F32.gguf";
 const SHARDED: &str = "tiny-c/hf-bf16-sharded";
 
@@ -34,7 +42,7 @@ fn golden_models_load() {
         source
     };
     check(LEGACY, "Q5_1", 4, &[1]);
-    check("tiny-a/gguf/tiny-a.Q2_K.gguf", "Q2_K", 4, &[1]);
+    check(Q2_K, "Q2_K", 4, &[1]);
     check("tiny-a/gguf/tiny-a.Q3_K.gguf", "Q3_K_S", 4, &[1]);
     let source = check("tiny-a/gguf/tiny-a.Q4_K_M.gguf", "Q4_K_M", 4, &[1]);
     assert_eq!((source.name(), source.format_name()), ("tiny-a", "gguf"));
@@ -173,4 +181,84 @@ fn all_matrices(tensors: &Tensors) -> Vec<&Matrix> {
         matrices.extend([&layer.w_gate, &layer.w_up, &layer.w_down]);
     }
     matrices
+}
+
+/// Takes a small golden GGUF apart, so that a test can change one thing and put it together again.
+struct Model {
+    original: Gguf<Vec<u8>>,
+    writer: Writer,
+    dropped_keys: Vec<&'static str>,
+    tensors: Vec<Tensor>,
+}
+
+struct Tensor {
+    name: String,
+    shape: Vec<usize>,
+    ggml_type: GgmlType,
+    bytes: Vec<u8>,
+}
+
+impl Model {
+    fn golden() -> Model {
+        let original = Gguf::parse(std::fs::read(fixtures().join(Q2_K)).unwrap()).unwrap();
+        let tensors = original.tensors().iter().map(|tensor| Tensor {
+            name: tensor.name.clone(),
+            shape: tensor.shape.clone(),
+            ggml_type: tensor.ggml_type,
+            bytes: original.tensor_bytes(tensor).to_vec(),
+        });
+        let tensors = tensors.collect();
+        Model { original, writer: Writer::new(), dropped_keys: Vec::new(), tensors }
+    }
+
+    fn tensor(&mut self, name: &str) -> &mut Tensor {
+        self.tensors.iter_mut().find(|t| t.name == name).unwrap()
+    }
+
+    /// Takes out a key; a test can then write another value with `writer`.
+    fn drop_key(&mut self, key: &'static str) -> &mut Writer {
+        self.dropped_keys.push(key);
+        &mut self.writer
+    }
+
+    fn build(self) -> Vec<u8> {
+        let mut writer = self.writer;
+        writer.copy_metadata(&self.original, |key| !self.dropped_keys.contains(&key));
+        write(writer, &self.tensors)
+    }
+
+    fn open(self) -> Result<Source, WeightsError> {
+        Source::open(Files::from_members(vec![named("model.gguf", self.build())])?)
+    }
+
+    fn load(self) -> Result<(Source, Tensors), WeightsError> {
+        let source = self.open()?;
+        let tensors = source.tensors()?;
+        Ok((source, tensors))
+    }
+}
+
+fn write(mut writer: Writer, tensors: &[Tensor]) -> Vec<u8> {
+    for tensor in tensors {
+        writer.tensor(&tensor.name, &tensor.shape, tensor.ggml_type).unwrap();
+    }
+    let mut sink = writer.start(Vec::new()).unwrap();
+    for tensor in tensors {
+        sink.write(&tensor.bytes).unwrap();
+    }
+    sink.finish().unwrap()
+}
+
+fn named(name: &str, bytes: Vec<u8>) -> NamedBytes {
+    NamedBytes { name: name.into(), bytes: Bytes::from(bytes) }
+}
+
+/// The message, and that there is a hint at all.
+#[track_caller]
+fn message<T>(result: Result<T, WeightsError>) -> String {
+    let Err(error) = result else {
+        panic!("no error");
+    };
+    assert!(error.hint().is_some(), "no hint for: {error}");
+    error.to_string()
 }
