@@ -1,9 +1,35 @@
 //! Text to token ids and back.
+//!
+//! Gemma's tokenizer is byte-pair encoding over characters with bytes as the fallback. Model files describe it in two
+//! ways: GGUF has SentencePiece's pieces with scores ([`Tokenizer::from_sentencepiece`]), Hugging Face's
+//! `tokenizer.json` has a list of merges ([`Tokenizer::from_tokenizer_json`]). Both become the same table here and go
+//! through the same encoder; they differ only in what decides which merge comes first.
+//!
+//! A text is encoded in three steps: user-defined and control tokens are cut out (`special.rs`), what is left is split
+//! where no merge can reach across, and each of these parts is merged by rank (`encode.rs`).
+
+mod decode;
+mod encode;
+mod json;
+mod special;
+mod vocab;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use decode::StreamDecoder;
+pub use vocab::{SentencePieceToken, SpecialIds};
+
+use crate::error::Hint;
+use crate::weights::{JsonVocabulary, Source, SpmVocabulary, TokenType, Vocabulary, WeightsError};
+use vocab::Vocab;
 
 /// Index of a token in the vocabulary.
 pub type TokenId = u32;
 
 /// Whether control tokens written out in a text count as tokens or as the characters they are made of.
+///
+/// User-defined tokens (newline runs, HTML tags) are ordinary text and are found in either case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Special {
     /// `<end_of_turn>` in the text is the control token.
@@ -12,68 +38,210 @@ pub enum Special {
     Literal,
 }
 
+/// A vocabulary that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// No tokens at all.
+    #[error("the vocabulary is empty")]
+    Empty,
+    /// More tokens, longer tokens or more bytes than any sensible vocabulary has.
+    #[error("the vocabulary is not plausible: {0}")]
+    Implausible(String),
+    /// A token id that the file names but does not have.
+    #[error("the `{name}` token is {id}, but the vocabulary has {n_vocab} tokens")]
+    IdOutOfRange {
+        /// What the id is for.
+        name: &'static str,
+        /// The id.
+        id: TokenId,
+        /// The number of tokens.
+        n_vocab: usize,
+    },
+    /// A token that Gemma cannot do without.
+    #[error("the vocabulary has no {0}")]
+    Missing(&'static str),
+    /// `tokenizer.json` is not JSON or lacks something.
+    #[error("`tokenizer.json` cannot be read: {0}")]
+    Json(#[from] serde_json::Error),
+    /// `tokenizer.json` describes another kind of tokenizer.
+    #[error("`tokenizer.json` is not Gemma's kind of tokenizer: {0}")]
+    NotGemma(String),
+    /// It does not fit the model beside it.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// One of the others, and the file that it is about.
+    #[error("`{file}`: {error}")]
+    InFile {
+        /// The file's name as it was given.
+        file: String,
+        /// What is wrong with it.
+        error: Box<TokenizerError>,
+    },
+}
+
+impl Hint for TokenizerError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            TokenizerError::InFile { error, .. } => return error.hint(),
+            TokenizerError::Weights(error) => return error.hint(),
+            TokenizerError::NotGemma(_) => {
+                "this program runs Gemma 2 only; take the tokenizer that came with the model".into()
+            }
+            _ => "the model file is damaged or badly converted; download or convert it again".into(),
+        })
+    }
+}
+
 /// A vocabulary with its encoder.
 pub struct Tokenizer {
-    n_vocab: usize,
+    vocab: Vocab,
+    bos: TokenId,
+    /// Sorted.
+    ends: Vec<TokenId>,
 }
 
 impl Tokenizer {
+    /// The tokenizer of a model. It may have fewer tokens than the model has rows of its embedding.
+    ///
+    /// # Errors
+    /// A vocabulary that cannot be used, or one with more tokens than the model has.
+    pub fn load(source: &Source) -> Result<Tokenizer, TokenizerError> {
+        let tokenizer = Tokenizer::from_vocabulary(source.vocabulary())?;
+        source.check_vocabulary_size(tokenizer.n_vocab())?;
+        Ok(tokenizer)
+    }
+
+    /// From what a model file says about its vocabulary.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_sentencepiece`] and [`Tokenizer::from_tokenizer_json`], with the file's name.
+    pub fn from_vocabulary(vocabulary: &Vocabulary) -> Result<Tokenizer, TokenizerError> {
+        let tokenizer = match vocabulary {
+            Vocabulary::Spm(vocabulary) => from_spm(vocabulary),
+            Vocabulary::Json(vocabulary) => from_json(vocabulary),
+        };
+        let file = || vocabulary.file().to_owned();
+        tokenizer.map_err(|error| TokenizerError::InFile { file: file(), error: Box::new(error) })
+    }
+
+    /// From SentencePiece's pieces in id order, as GGUF metadata has them.
+    ///
+    /// Duplicate pieces: the last one is encoded, all decode. Empty pieces and unused ones are never encoded. A score that
+    /// is not a number counts as the lowest.
+    ///
+    /// # Errors
+    /// No tokens, more than [`vocab::MAX_TOKENS`] of them, a piece longer than [`vocab::MAX_PIECE_BYTES`], special ids
+    /// out of range, no `<bos>`, or neither byte tokens nor an unknown token.
+    pub fn from_sentencepiece<'a>(
+        tokens: impl Iterator<Item = SentencePieceToken<'a>>,
+        ids: &SpecialIds,
+    ) -> Result<Tokenizer, TokenizerError> {
+        Tokenizer::new(Vocab::from_sentencepiece(tokens, ids)?, ids)
+    }
+
+    /// From the bytes of a `tokenizer.json`. `ids` adds what other files of the model directory say.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_sentencepiece`]; also a file of another form than Gemma's, for example another normalizer.
+    pub fn from_tokenizer_json(json: &[u8], ids: &SpecialIds) -> Result<Tokenizer, TokenizerError> {
+        Tokenizer::new(json::read(json, ids)?, ids)
+    }
+
+    fn new(vocab: Vocab, ids: &SpecialIds) -> Result<Tokenizer, TokenizerError> {
+        let bos =
+            ids.bos.or_else(|| vocab.control_by_text(b"<bos>")).ok_or(TokenizerError::Missing("`<bos>` token"))?;
+        // The file's list of end tokens is often incomplete: GGUF files and `config.json` name `<eos>` only.
+        let mut ends: Vec<TokenId> = ids.ends.clone();
+        ends.extend(ids.eos.or_else(|| vocab.control_by_text(b"<eos>")));
+        ends.extend(vocab.control_by_text(b"<end_of_turn>"));
+        if ends.is_empty() {
+            return Err(TokenizerError::Missing("`<eos>` token"));
+        }
+        ends.sort_unstable();
+        ends.dedup();
+        Ok(Tokenizer { vocab, bos, ends })
+    }
+
     /// Number of token ids.
     pub fn n_vocab(&self) -> usize {
-        self.n_vocab
+        self.vocab.n_vocab()
     }
 
     /// The token that starts every prompt.
     pub fn bos(&self) -> TokenId {
-        todo!()
+        self.bos
+    }
+
+    /// The tokens that end a reply, in ascending order.
+    pub fn ends(&self) -> &[TokenId] {
+        &self.ends
     }
 
     /// Whether this token ends a reply: `<eos>` and `<end_of_turn>`.
-    pub fn is_end(&self, _id: TokenId) -> bool {
-        todo!()
+    pub fn is_end(&self, id: TokenId) -> bool {
+        self.ends.binary_search(&id).is_ok()
     }
 
     /// Whether this token is a control token, which is not shown unless asked for.
-    pub fn is_control(&self, _id: TokenId) -> bool {
-        todo!()
+    pub fn is_control(&self, id: TokenId) -> bool {
+        matches!(self.vocab.kind(id), Some(TokenType::Control | TokenType::Unknown))
+    }
+
+    /// The control token written `text`, such as `<start_of_turn>`.
+    pub fn control(&self, text: &str) -> Option<TokenId> {
+        self.vocab.control_by_text(text.as_bytes())
     }
 
     /// Token ids of `text`, without `<bos>` (unless the text contains it and `special` says to parse it).
-    pub fn encode(&self, _text: &str, _special: Special) -> Vec<TokenId> {
-        todo!()
+    pub fn encode(&self, text: &str, special: Special) -> Vec<TokenId> {
+        self.encode_parts(&[(text, special)])
+    }
+
+    /// Token ids of one text in several parts: tokens may cross from part to part as if they were joined, but a
+    /// control token counts only inside a single part that says so.
+    pub fn encode_parts(&self, parts: &[(&str, Special)]) -> Vec<TokenId> {
+        encode::encode(&self.vocab, parts)
     }
 
     /// Exactly one `<bos>` in front, whatever the ids start with.
-    pub fn with_bos(&self, _ids: Vec<TokenId>) -> Vec<TokenId> {
-        todo!()
+    pub fn with_bos(&self, mut ids: Vec<TokenId>) -> Vec<TokenId> {
+        let n_bos = ids.iter().take_while(|&&id| id == self.bos).count();
+        ids.splice(..n_bos, [self.bos]);
+        ids
     }
 
-    /// The bytes a token stands for. Control tokens give their written form (`<end_of_turn>`).
-    pub fn piece(&self, _id: TokenId) -> &[u8] {
-        todo!()
+    /// The bytes a token stands for. Control tokens give their written form (`<end_of_turn>`), ids outside the
+    /// vocabulary nothing.
+    pub fn piece(&self, id: TokenId) -> &[u8] {
+        self.vocab.piece(id)
     }
 
     /// The text of `ids`; broken UTF-8 becomes U+FFFD.
-    pub fn decode(&self, _ids: &[TokenId], _keep_control: bool) -> String {
-        todo!()
+    pub fn decode(&self, ids: &[TokenId], keep_control: bool) -> String {
+        let mut bytes = Vec::with_capacity(ids.len() * 4);
+        for &id in ids {
+            if keep_control || !self.is_control(id) {
+                bytes.extend_from_slice(self.piece(id));
+            }
+        }
+        String::from_utf8(bytes).unwrap_or_else(|broken| String::from_utf8_lossy(broken.as_bytes()).into_owned())
     }
 }
 
-/// Decodes token by token and gives out whole UTF-8 characters only.
-#[derive(Clone, Debug, Default)]
-pub struct StreamDecoder {
-    #[allow(dead_code)]
-    pending: Vec<u8>,
+fn from_spm(vocabulary: &SpmVocabulary) -> Result<Tokenizer, TokenizerError> {
+    let ids = SpecialIds {
+        bos: vocabulary.bos_id,
+        eos: vocabulary.eos_id,
+        unknown: vocabulary.unk_id,
+        ends: vocabulary.end_ids.clone(),
+        add_space_prefix: vocabulary.add_space_prefix,
+    };
+    let tokens = vocabulary.tokens().zip(vocabulary.scores()).zip(vocabulary.types());
+    let token = |((piece, score), kind)| SentencePieceToken { piece, score, kind };
+    Tokenizer::from_sentencepiece(tokens.map(token), &ids)
 }
 
-impl StreamDecoder {
-    /// The text that `piece` completes; may be empty while a character is unfinished.
-    pub fn push(&mut self, _piece: &[u8]) -> String {
-        todo!()
-    }
-
-    /// What is left at the end: U+FFFD for a broken character, else nothing.
-    pub fn finish(&mut self) -> String {
-        todo!()
-    }
+fn from_json(vocabulary: &JsonVocabulary) -> Result<Tokenizer, TokenizerError> {
+    let ids = SpecialIds { bos: vocabulary.bos_id, ends: vocabulary.end_ids.clone(), ..SpecialIds::default() };
+    Tokenizer::from_tokenizer_json(&vocabulary.tokenizer, &ids)
 }
