@@ -31,7 +31,9 @@ impl Scheduler {
         Scheduler { n_ubatch: n_ubatch.max(1), turn: 0 }
     }
 
-    /// Tokens of each slot in the next step: one for each that decodes, and what remains of `n_ubatch` for prompts.
+    /// Tokens of each slot in the next step: one for each that decodes, and for prompts what remains of `n_ubatch`, but
+    /// only a quarter of it while others decode: they wait for the whole step, and a prompt loses little by smaller
+    /// chunks.
     ///
     /// One prompt gets all of what remains if it can use it, since long chunks are the fast ones; the next step begins
     /// with the next prompt. At least one prompt token is read in a step, however many slots decode, so that no
@@ -39,7 +41,8 @@ impl Scheduler {
     pub(super) fn share(&mut self, needs: &[Need]) -> Vec<usize> {
         let mut shares = vec![0; needs.len()];
         let n_decoding = needs.iter().filter(|n| **n == Need::Decode).count();
-        let mut left = self.n_ubatch.saturating_sub(n_decoding).max(1);
+        let most = if n_decoding > 0 { self.n_ubatch / 4 } else { self.n_ubatch };
+        let mut left = most.min(self.n_ubatch.saturating_sub(n_decoding)).max(1);
         let mut first = None;
         for step in 0..needs.len() {
             let at = (self.turn + step) % needs.len();
@@ -108,11 +111,12 @@ mod tests {
     #[test]
     fn a_step_takes_every_decoding_slot_and_fills_up_with_prompt() {
         use Need::{Decode, Nothing, Prefill};
-        let mut scheduler = Scheduler::new(10);
+        let mut scheduler = Scheduler::new(32);
         let needs = [Decode, Prefill(100), Nothing, Decode, Prefill(3)];
         assert_eq!(scheduler.share(&needs), [1, 8, 0, 1, 0]);
         assert_eq!(scheduler.share(&needs), [1, 5, 0, 1, 3], "the other first");
         assert_eq!(scheduler.share(&needs), [1, 8, 0, 1, 0]);
+        assert_eq!(scheduler.share(&[Nothing, Prefill(100)]), [0, 32]);
         assert_eq!(scheduler.share(&[Nothing, Nothing]), [0, 0]);
         assert_eq!(scheduler.share(&[]), [0; 0]);
     }
