@@ -37,19 +37,13 @@ impl Conversation {
         let list = match fields.get("messages") {
             None => return Err(missing("messages")),
             Some(Value::Array(list)) if list.is_empty() => {
-                return Err(ApiError::invalid(
-                    Some("messages".to_owned()),
-                    "`messages` must not be empty",
-                ));
+                return Err(ApiError::invalid(Some("messages".to_owned()), "`messages` must not be empty"));
             }
             Some(Value::Array(list)) => list,
             Some(other) => return Err(wrong("messages", "a list", other)),
         };
-        let messages = list
-            .iter()
-            .enumerate()
-            .map(|(index, value)| message(index, value))
-            .collect::<Result<Vec<_>, _>>()?;
+        let messages =
+            list.iter().enumerate().map(|(index, value)| message(index, value)).collect::<Result<Vec<_>, _>>()?;
         let ends_with_assistant = messages.last().is_some_and(|last| last.role == "assistant");
         let continue_last = fields.bool("continue_final_message", ends_with_assistant)?;
         if continue_last && !ends_with_assistant {
@@ -58,11 +52,7 @@ impl Conversation {
                 "only a last message by the assistant can be continued",
             ));
         }
-        Ok(Conversation {
-            messages,
-            templates: templates(fields)?,
-            continue_last,
-        })
+        Ok(Conversation { messages, templates: templates(fields)?, continue_last })
     }
 
     /// Renders and encodes, off the threads that serve others.
@@ -78,10 +68,7 @@ impl Conversation {
                     .map_err(|error| ApiError::from(error).about("templates"))?,
                 None => ready.template.render(&self.messages, self.continue_last)?,
             };
-            Ok(Prompt {
-                text: chat::text(&segments),
-                tokens: chat::encode(ready.engine.tokenizer(), &segments),
-            })
+            Ok(Prompt { text: chat::text(&segments), tokens: chat::encode(ready.engine.tokenizer(), &segments) })
         })
         .await?
     }
@@ -128,10 +115,7 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
         Some(Value::Array(parts)) => text_of(parts, &field)?,
         Some(other) => return Err(wrong(&field, "a string or a list of text parts", other)),
     };
-    Ok(Message {
-        role: role.to_owned(),
-        content,
-    })
+    Ok(Message { role: role.to_owned(), content })
 }
 
 fn text_of(parts: &[Value], field: &str) -> Result<String, ApiError> {
@@ -143,10 +127,7 @@ fn text_of(parts: &[Value], field: &str) -> Result<String, ApiError> {
             (kind, _) => {
                 return Err(ApiError::invalid(
                     Some(format!("{field}[{index}].type")),
-                    format!(
-                        "a part of type `{}` is not supported: this model reads text only",
-                        kind.unwrap_or("?")
-                    ),
+                    format!("a part of type `{}` is not supported: this model reads text only", kind.unwrap_or("?")),
                 ));
             }
         }
@@ -166,9 +147,7 @@ fn templates(fields: &Fields) -> Result<Option<PageTemplates>, ApiError> {
         ("char_name", &mut templates.char_name),
     ];
     for (name, target) in targets {
-        let text = given
-            .string(name)
-            .map_err(|error| error.about(&format!("templates.{name}")))?;
+        let text = given.string(name).map_err(|error| error.about(&format!("templates.{name}")))?;
         if let Some(text) = text {
             text.clone_into(target);
         }

@@ -20,17 +20,16 @@ pub enum Dialect {
 impl Dialect {
     /// The dialect of the API that `path` belongs to.
     pub fn of(path: &str) -> Dialect {
-        if path.starts_with("/v1/") && path != "/v1/health" {
-            Dialect::OpenAi
-        } else {
-            Dialect::LlamaCpp
-        }
+        if path.starts_with("/v1/") && path != "/v1/health" { Dialect::OpenAi } else { Dialect::LlamaCpp }
     }
 }
 
 /// An error as it goes over the wire.
 #[derive(Clone, Debug)]
-pub struct ApiError {
+pub struct ApiError(Box<Parts>);
+
+#[derive(Clone, Debug)]
+struct Parts {
     status: StatusCode,
     /// `type` of the object, in either dialect.
     kind: &'static str,
@@ -44,7 +43,7 @@ pub struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> ApiError {
-        ApiError {
+        ApiError(Box::new(Parts {
             status,
             kind,
             special: None,
@@ -52,29 +51,28 @@ impl ApiError {
             param: None,
             hint: None,
             extra: Map::new(),
-        }
+        }))
     }
 
     /// 400: the request itself is wrong, in field `param` where one can be named.
     pub fn invalid(param: impl Into<Option<String>>, message: impl Into<String>) -> ApiError {
         let mut error = Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message);
-        error.param = param.into();
+        error.0.param = param.into();
         error
     }
 
     /// 401: no API key, or a wrong one.
     pub fn unauthorized(message: &str) -> ApiError {
         let mut error = Self::new(StatusCode::UNAUTHORIZED, "authentication_error", message);
-        error.special = Some(("invalid_api_key", "authentication_error"));
-        error.hint =
-            Some("send `Authorization: Bearer KEY` with a key given to `--api-key`".into());
+        error.0.special = Some(("invalid_api_key", "authentication_error"));
+        error.0.hint = Some("send `Authorization: Bearer KEY` with a key given to `--api-key`".into());
         error
     }
 
     /// 403: a foreign page or host.
     pub fn forbidden(message: impl Into<String>, hint: impl Into<String>) -> ApiError {
         let mut error = Self::new(StatusCode::FORBIDDEN, "permission_error", message);
-        error.hint = Some(hint.into());
+        error.0.hint = Some(hint.into());
         error
     }
 
@@ -86,27 +84,19 @@ impl ApiError {
     /// 404: a model that is not the one served.
     pub fn model_not_found(id: &str) -> ApiError {
         let mut error = Self::not_found(format!("there is no model `{id}` here"));
-        error.special = Some(("model_not_found", "not_found_error"));
-        error.param = Some("model".into());
+        error.0.special = Some(("model_not_found", "not_found_error"));
+        error.0.param = Some("model".into());
         error
     }
 
     /// 405: the path exists, the method does not.
     pub fn method_not_allowed() -> ApiError {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "invalid_request_error",
-            "this method is not allowed here",
-        )
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "this method is not allowed here")
     }
 
     /// 408: the body came too slowly.
     pub fn timeout() -> ApiError {
-        Self::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "invalid_request_error",
-            "the request body took too long",
-        )
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "the request body took too long")
     }
 
     /// 413: more than `limit` bytes.
@@ -125,47 +115,40 @@ impl ApiError {
 
     /// 503: not now; the client is told to try again in a second.
     pub fn unavailable(message: impl Into<String>) -> ApiError {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "unavailable_error",
-            message,
-        )
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_error", message)
     }
 
     /// 503 until the model is loaded.
     pub fn loading(progress: f32, stage: &str) -> ApiError {
         let mut error = Self::unavailable("Loading model");
-        error.extra.insert("progress".into(), json!(tidy(progress)));
-        error.extra.insert("stage".into(), json!(stage));
+        error.0.extra.insert("progress".into(), json!(tidy(progress)));
+        error.0.extra.insert("stage".into(), json!(stage));
         error
     }
 
     /// The same error, blamed on `param`.
     pub fn about(mut self, param: &str) -> ApiError {
-        self.param = Some(param.into());
+        self.0.param = Some(param.into());
         self
     }
 
     /// The status of the response.
     pub fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     /// The body, `{"error": {…}}`.
     pub fn body(&self, dialect: Dialect) -> Value {
         let (kind, code) = match dialect {
-            Dialect::OpenAi => (self.kind, json!(self.special.map(|(word, _)| word))),
-            Dialect::LlamaCpp => (
-                self.special.map_or(self.kind, |(_, kind)| kind),
-                json!(self.status.as_u16()),
-            ),
+            Dialect::OpenAi => (self.0.kind, json!(self.0.special.map(|(word, _)| word))),
+            Dialect::LlamaCpp => (self.0.special.map_or(self.0.kind, |(_, kind)| kind), json!(self.0.status.as_u16())),
         };
-        let mut object = self.extra.clone();
-        object.insert("message".into(), json!(self.message));
+        let mut object = self.0.extra.clone();
+        object.insert("message".into(), json!(self.0.message));
         object.insert("type".into(), json!(kind));
-        object.insert("param".into(), json!(self.param));
+        object.insert("param".into(), json!(self.0.param));
         object.insert("code".into(), code);
-        if let Some(hint) = &self.hint {
+        if let Some(hint) = &self.0.hint {
             object.insert("hint".into(), json!(hint));
         }
         json!({ "error": object })
@@ -173,12 +156,12 @@ impl ApiError {
 
     /// The whole response, in the words of one API.
     pub fn response(&self, dialect: Dialect) -> Response {
-        let mut response = (self.status, axum::Json(self.body(dialect))).into_response();
+        let mut response = (self.0.status, axum::Json(self.body(dialect))).into_response();
         let headers = response.headers_mut();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if self.0.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if self.0.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
@@ -200,18 +183,16 @@ impl From<EngineError> for ApiError {
         let mut api = match &error {
             EngineError::PromptTooLong { prompt, n_ctx } => {
                 let mut api = Self::invalid(None, error.to_string());
-                api.special = Some(("context_length_exceeded", "exceed_context_size_error"));
-                api.extra.insert("n_prompt_tokens".into(), json!(prompt));
-                api.extra.insert("n_ctx".into(), json!(n_ctx));
+                api.0.special = Some(("context_length_exceeded", "exceed_context_size_error"));
+                api.0.extra.insert("n_prompt_tokens".into(), json!(prompt));
+                api.0.extra.insert("n_ctx".into(), json!(n_ctx));
                 api
             }
-            EngineError::EmptyPrompt | EngineError::BadSetting(_) => {
-                Self::invalid(None, error.to_string())
-            }
+            EngineError::EmptyPrompt | EngineError::BadSetting(_) => Self::invalid(None, error.to_string()),
             EngineError::QueueFull | EngineError::Stopped => Self::unavailable(error.to_string()),
             EngineError::Model(_) => Self::internal(error.to_string()),
         };
-        api.hint = error.hint();
+        api.0.hint = error.hint();
         api
     }
 }
@@ -219,7 +200,7 @@ impl From<EngineError> for ApiError {
 impl From<ChatError> for ApiError {
     fn from(error: ChatError) -> ApiError {
         let mut api = Self::invalid(Some("messages".to_owned()), error.to_string());
-        api.hint = error.hint();
+        api.0.hint = error.hint();
         api
     }
 }

@@ -32,14 +32,8 @@ impl Fields {
     pub fn parse(body: &[u8]) -> Result<Fields, ApiError> {
         match serde_json::from_slice(body) {
             Ok(Value::Object(map)) => Ok(Fields(map)),
-            Ok(other) => Err(ApiError::invalid(
-                None,
-                format!("the body must be a JSON object, not {}", kind(&other)),
-            )),
-            Err(error) => Err(ApiError::invalid(
-                None,
-                format!("the body is not valid JSON: {error}"),
-            )),
+            Ok(other) => Err(ApiError::invalid(None, format!("the body must be a JSON object, not {}", kind(&other)))),
+            Err(error) => Err(ApiError::invalid(None, format!("the body is not valid JSON: {error}"))),
         }
     }
 
@@ -50,9 +44,7 @@ impl Fields {
 
     /// The first of these names that is present, with its value.
     pub fn get_any<'a>(&self, names: &[&'a str]) -> Option<(&'a str, &Value)> {
-        names
-            .iter()
-            .find_map(|name| self.get(name).map(|value| (*name, value)))
+        names.iter().find_map(|name| self.get(name).map(|value| (*name, value)))
     }
 
     /// `true` or `false`.
@@ -69,19 +61,13 @@ impl Fields {
         let Some(value) = self.get(name) else {
             return Ok(None);
         };
-        let number = value
-            .as_f64()
-            .ok_or_else(|| wrong(name, "a number", value))? as f32;
+        let number = value.as_f64().ok_or_else(|| wrong(name, "a number", value))? as f32;
         if range.contains(&number) {
             return Ok(Some(number));
         }
         Err(ApiError::invalid(
             Some(name.to_owned()),
-            format!(
-                "`{name}` must be between {} and {}, not {value}",
-                range.start(),
-                range.end()
-            ),
+            format!("`{name}` must be between {} and {}, not {value}", range.start(), range.end()),
         ))
     }
 
@@ -98,10 +84,7 @@ impl Fields {
             (low, i64::MAX) => format!("at least {low}"),
             (low, high) => format!("between {low} and {high}"),
         };
-        Err(ApiError::invalid(
-            Some(name.to_owned()),
-            format!("`{name}` must be {bounds}, not {value}"),
-        ))
+        Err(ApiError::invalid(Some(name.to_owned()), format!("`{name}` must be {bounds}, not {value}")))
     }
 
     /// A text.
@@ -144,10 +127,7 @@ pub fn missing(name: &str) -> ApiError {
 
 /// 400: the field has another type.
 pub fn wrong(name: &str, expected: &str, found: &Value) -> ApiError {
-    ApiError::invalid(
-        Some(name.to_owned()),
-        format!("`{name}` must be {expected}, not {}", kind(found)),
-    )
+    ApiError::invalid(Some(name.to_owned()), format!("`{name}` must be {expected}, not {}", kind(found)))
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -166,22 +146,14 @@ impl FromRequest<AppState> for Fields {
 
     /// Whatever the Content-Type says: clients of llama.cpp are used to that. Foreign pages are kept out by their Origin.
     async fn from_request(request: Request, state: &AppState) -> Result<Fields, ApiError> {
-        let declared = request
-            .headers()
-            .get(header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        let declared =
+            request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
         if declared.is_some_and(|bytes| bytes > MAX_BODY_BYTES) {
             return Err(ApiError::too_large(MAX_BODY_BYTES));
         }
         let small = declared.is_some_and(|bytes| bytes <= LARGE_BODY_BYTES);
-        let _turn = if small {
-            None
-        } else {
-            state.large_bodies().acquire().await.ok()
-        };
-        let body = tokio::time::timeout(BODY_TIMEOUT, read(request))
-            .await
-            .map_err(|_| ApiError::timeout())??;
+        let _turn = if small { None } else { state.large_bodies().acquire().await.ok() };
+        let body = tokio::time::timeout(BODY_TIMEOUT, read(request)).await.map_err(|_| ApiError::timeout())??;
         Fields::parse(&body)
     }
 }
@@ -190,8 +162,7 @@ async fn read(request: Request) -> Result<Vec<u8>, ApiError> {
     let mut chunks = request.into_body().into_data_stream();
     let mut body = Vec::new();
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk
-            .map_err(|error| ApiError::invalid(None, format!("the body broke off: {error}")))?;
+        let chunk = chunk.map_err(|error| ApiError::invalid(None, format!("the body broke off: {error}")))?;
         if body.len() + chunk.len() > MAX_BODY_BYTES {
             return Err(ApiError::too_large(MAX_BODY_BYTES));
         }
@@ -215,10 +186,7 @@ mod tests {
         let error = fields.f32("b", 0.0..=1.0).expect_err("a string");
         let body = error.body(super::super::error::Dialect::OpenAi);
         assert_eq!(body["error"]["param"], "b");
-        assert_eq!(
-            body["error"]["message"],
-            "`b` must be a number, not a string"
-        );
+        assert_eq!(body["error"]["message"], "`b` must be a number, not a string");
         assert_eq!(fields.integer("c", 0..=3).expect("whole"), Some(3));
         assert!(fields.integer("d", 0..=i64::MAX).is_err());
         assert!(fields.integer("e", 0..=i64::MAX).is_err());
@@ -228,14 +196,7 @@ mod tests {
     #[test]
     fn deep_nesting_and_broken_json_are_errors_with_a_position() {
         let deep = "[".repeat(100_000);
-        for text in [
-            deep.as_str(),
-            "{\"a\":",
-            "",
-            "\u{0}",
-            "{\"a\":1e999}",
-            "{\"a\":\"\\ud800\"}",
-        ] {
+        for text in [deep.as_str(), "{\"a\":", "", "\u{0}", "{\"a\":1e999}", "{\"a\":\"\\ud800\"}"] {
             let error = Fields::parse(text.as_bytes()).expect_err("not an object");
             let body = error.body(super::super::error::Dialect::OpenAi);
             let message = body["error"]["message"].as_str().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What all generating routes share: sampling fields, prompts, replies, and how an end and its timings are told.
+//! What all generating routes share: sampling fields, what is refused, prompts, and the replies of the engine.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,16 +6,13 @@ use std::time::Instant;
 
 use futures_util::stream::{SelectAll, StreamExt, select_all};
 use futures_util::{Stream, future, stream};
-use serde::Serialize;
 use serde_json::Value;
 
 use super::error::ApiError;
 use super::fields::{Fields, whole, wrong};
 use super::metrics::Metrics;
 use super::{AppState, Ready};
-use crate::engine::{
-    Done, EngineError, Event, Limit, Request, Sampling, StopReason, Timings, Token,
-};
+use crate::engine::{Done, EngineError, Event, Limit, Request, Sampling, StopReason, Token};
 use crate::tokenizer::{Special, TokenId, Tokenizer};
 
 /// Most replies that one call may ask for.
@@ -35,18 +32,10 @@ type IsNeutral = fn(&Value) -> bool;
 const NOT_IMPLEMENTED: &[(&str, IsNeutral)] = &[
     ("tools", is_empty),
     ("functions", is_empty),
-    ("tool_choice", |value| {
-        matches!(value.as_str(), Some("none" | "auto"))
-    }),
-    ("function_call", |value| {
-        matches!(value.as_str(), Some("none" | "auto"))
-    }),
+    ("tool_choice", |value| matches!(value.as_str(), Some("none" | "auto"))),
+    ("function_call", |value| matches!(value.as_str(), Some("none" | "auto"))),
     ("response_format", |value| value["type"] == "text"),
-    ("modalities", |value| {
-        value
-            .as_array()
-            .is_some_and(|list| list.iter().all(|one| one == "text"))
-    }),
+    ("modalities", |value| value.as_array().is_some_and(|list| list.iter().all(|one| one == "text"))),
     ("audio", is_empty),
     ("web_search_options", is_off),
     ("add_generation_prompt", |value| *value == Value::Bool(true)),
@@ -163,9 +152,7 @@ fn logit_bias(value: &Value, tokenizer: &Tokenizer) -> Result<Vec<(TokenId, f32)
     match value {
         Value::Object(map) => {
             for (key, bias) in map {
-                let token = key
-                    .parse::<u64>()
-                    .map_or(Value::from(key.as_str()), Value::from);
+                let token = key.parse::<u64>().map_or(Value::from(key.as_str()), Value::from);
                 pairs.push((token, bias));
             }
         }
@@ -201,17 +188,11 @@ fn logit_bias(value: &Value, tokenizer: &Tokenizer) -> Result<Vec<(TokenId, f32)
 
 /// A token id inside the vocabulary.
 pub fn token_id(param: &str, value: &Value, tokenizer: &Tokenizer) -> Result<TokenId, ApiError> {
-    let id = value
-        .as_u64()
-        .filter(|id| *id < tokenizer.n_vocab() as u64)
-        .and_then(|id| TokenId::try_from(id).ok());
+    let id = value.as_u64().filter(|id| *id < tokenizer.n_vocab() as u64).and_then(|id| TokenId::try_from(id).ok());
     id.ok_or_else(|| {
         ApiError::invalid(
             Some(param.to_owned()),
-            format!(
-                "{value} is not one of the {} token ids",
-                tokenizer.n_vocab()
-            ),
+            format!("{value} is not one of the {} token ids", tokenizer.n_vocab()),
         )
     })
 }
@@ -228,16 +209,11 @@ pub fn stop_strings(fields: &Fields) -> Result<Vec<String>, ApiError> {
     };
     let mut stops = Vec::new();
     for one in list {
-        let text = one
-            .as_str()
-            .ok_or_else(|| wrong("stop", "a list of strings", one))?;
+        let text = one.as_str().ok_or_else(|| wrong("stop", "a list of strings", one))?;
         if text.len() > MAX_STOP_BYTES {
             return Err(ApiError::invalid(
                 Some("stop".to_owned()),
-                format!(
-                    "a stop string may have {MAX_STOP_BYTES} bytes, not {}",
-                    text.len()
-                ),
+                format!("a stop string may have {MAX_STOP_BYTES} bytes, not {}", text.len()),
             ));
         }
         if !text.is_empty() {
@@ -247,10 +223,7 @@ pub fn stop_strings(fields: &Fields) -> Result<Vec<String>, ApiError> {
     if stops.len() > MAX_STOP_STRINGS {
         return Err(ApiError::invalid(
             Some("stop".to_owned()),
-            format!(
-                "there may be {MAX_STOP_STRINGS} stop strings, not {}",
-                stops.len()
-            ),
+            format!("there may be {MAX_STOP_STRINGS} stop strings, not {}", stops.len()),
         ));
     }
     Ok(stops)
@@ -263,10 +236,9 @@ pub fn limit(fields: &Fields, names: &[&str], least: i64) -> Result<Limit, ApiEr
     };
     match fields.integer(name, -2..=i64::from(u32::MAX))? {
         None | Some(..0) => Ok(Limit::EndOfTurn),
-        Some(n) if n < least => Err(ApiError::invalid(
-            Some(name.to_owned()),
-            format!("`{name}` must be at least {least}, not {n}"),
-        )),
+        Some(n) if n < least => {
+            Err(ApiError::invalid(Some(name.to_owned()), format!("`{name}` must be at least {least}, not {n}")))
+        }
         Some(n) => Ok(Limit::Tokens(usize::try_from(n).unwrap_or(usize::MAX))),
     }
 }
@@ -289,15 +261,24 @@ pub struct Telling {
     pub return_progress: bool,
     /// With timings at every token.
     pub timings_per_token: bool,
+    /// OpenAI's streams: with the usage at the end.
+    pub include_usage: bool,
 }
 
 impl Telling {
-    /// Reads the three fields.
+    /// Reads the four fields.
     pub fn read(fields: &Fields) -> Result<Telling, ApiError> {
+        let include_usage = match fields.object("stream_options")? {
+            Some(options) => {
+                options.bool("include_usage", false).map_err(|error| error.about("stream_options.include_usage"))?
+            }
+            None => false,
+        };
         Ok(Telling {
             stream: fields.bool("stream", false)?,
             return_progress: fields.bool("return_progress", false)?,
             timings_per_token: fields.bool("timings_per_token", false)?,
+            include_usage,
         })
     }
 }
@@ -305,9 +286,7 @@ impl Telling {
 /// Prompts of the text APIs: a text, token ids, both mixed, or a list of these. Control tokens in texts are parsed, and a
 /// text at the start gets its `<bos>`.
 pub async fn prompts(fields: &Fields, ready: &Arc<Ready>) -> Result<Vec<Vec<TokenId>>, ApiError> {
-    let value = fields
-        .get("prompt")
-        .ok_or_else(|| super::fields::missing("prompt"))?;
+    let value = fields.get("prompt").ok_or_else(|| super::fields::missing("prompt"))?;
     let value = value.clone();
     let ready = ready.clone();
     // Long texts take a while: not on a thread that serves others.
@@ -315,18 +294,12 @@ pub async fn prompts(fields: &Fields, ready: &Arc<Ready>) -> Result<Vec<Vec<Toke
 }
 
 /// Runs `work` where it may take its time.
-pub async fn run_blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| ApiError::internal(error.to_string()))
+pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(error.to_string()))
 }
 
 fn read_prompts(value: &Value, tokenizer: &Tokenizer) -> Result<Vec<Vec<TokenId>>, ApiError> {
-    let several = value
-        .as_array()
-        .filter(|list| !list.iter().any(Value::is_number) && !list.is_empty());
+    let several = value.as_array().filter(|list| !list.iter().any(Value::is_number) && !list.is_empty());
     let prompts = match several {
         Some(list) => list.iter().collect(),
         None => vec![value],
@@ -337,10 +310,7 @@ fn read_prompts(value: &Value, tokenizer: &Tokenizer) -> Result<Vec<Vec<TokenId>
             format!("there may be {MAX_REPLIES} prompts, not {}", prompts.len()),
         ));
     }
-    prompts
-        .into_iter()
-        .map(|one| read_prompt(one, tokenizer))
-        .collect()
+    prompts.into_iter().map(|one| read_prompt(one, tokenizer)).collect()
 }
 
 fn read_prompt(value: &Value, tokenizer: &Tokenizer) -> Result<Vec<TokenId>, ApiError> {
@@ -362,19 +332,18 @@ fn read_prompt(value: &Value, tokenizer: &Tokenizer) -> Result<Vec<TokenId>, Api
                 }
             }
             let starts_with_text = parts.first().is_some_and(Value::is_string);
-            Ok(if starts_with_text {
-                tokenizer.with_bos(ids)
-            } else {
-                ids
-            })
+            Ok(if starts_with_text { tokenizer.with_bos(ids) } else { ids })
         }
         other => Err(wrong("prompt", expected, other)),
     }
 }
 
+/// The events of one reply with its number, and a last `None`.
+type NumberedEvents = Pin<Box<dyn Stream<Item = (usize, Option<Event>)> + Send>>;
+
 /// The replies to one call: all its requests' events in one stream. Dropping it cancels them.
 pub struct Replies {
-    events: SelectAll<Pin<Box<dyn Stream<Item = (usize, Option<Event>)> + Send>>>,
+    events: SelectAll<NumberedEvents>,
     is_open: Vec<bool>,
     metrics: Arc<Metrics>,
 }
@@ -404,17 +373,10 @@ impl Replies {
         let is_open = vec![true; all.len()];
         let streams = all.into_iter().enumerate().map(|(index, events)| {
             // The last item tells an engine that went away without a word.
-            let events = events
-                .map(Some)
-                .chain(stream::once(future::ready(None)))
-                .map(move |event| (index, event));
-            Box::pin(events) as Pin<Box<dyn Stream<Item = _> + Send>>
+            let events = events.map(Some).chain(stream::once(future::ready(None))).map(move |event| (index, event));
+            Box::pin(events) as NumberedEvents
         });
-        Ok(Replies {
-            events: select_all(streams),
-            is_open,
-            metrics: state.metrics().clone(),
-        })
+        Ok(Replies { events: select_all(streams), is_open, metrics: state.metrics().clone() })
     }
 
     /// How many there are.
@@ -464,11 +426,7 @@ impl Replies {
                 Event::Done(done) => {
                     let (mut text, tokens) = std::mem::take(&mut texts[index]);
                     text.push_str(&done.text);
-                    replies[index] = Some(Reply {
-                        text,
-                        tokens,
-                        done: *done,
-                    });
+                    replies[index] = Some(Reply { text, tokens, done: *done });
                 }
             }
         }
@@ -484,194 +442,4 @@ pub struct Reply {
     pub tokens: Vec<Token>,
     /// Its end.
     pub done: Done,
-}
-
-/// llama.cpp's `timings`.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct WireTimings {
-    cache_n: usize,
-    prompt_n: usize,
-    prompt_ms: f64,
-    prompt_per_token_ms: f64,
-    prompt_per_second: f64,
-    predicted_n: usize,
-    predicted_ms: f64,
-    predicted_per_token_ms: f64,
-    predicted_per_second: f64,
-}
-
-impl From<&Timings> for WireTimings {
-    fn from(timings: &Timings) -> WireTimings {
-        let prompt_n = timings.prompt_tokens.saturating_sub(timings.cached_tokens);
-        let prompt_ms = timings.prefill.as_secs_f64() * 1e3;
-        let predicted_ms = timings.decode.as_secs_f64() * 1e3;
-        let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
-        WireTimings {
-            cache_n: timings.cached_tokens,
-            prompt_n,
-            prompt_ms,
-            prompt_per_token_ms: ratio(prompt_ms, prompt_n as f64),
-            prompt_per_second: ratio(prompt_n as f64 * 1e3, prompt_ms),
-            predicted_n: timings.decoded_tokens,
-            predicted_ms,
-            predicted_per_token_ms: ratio(predicted_ms, timings.decoded_tokens as f64),
-            predicted_per_second: ratio(timings.decoded_tokens as f64 * 1e3, predicted_ms),
-        }
-    }
-}
-
-/// llama.cpp's `prompt_progress`.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct PromptProgress {
-    total: usize,
-    cache: usize,
-    processed: usize,
-    time_ms: u64,
-}
-
-/// Watches a running reply, for what is told before its end.
-#[derive(Clone, Debug)]
-pub struct Watch {
-    started: Instant,
-    first_token: Option<Instant>,
-    timings: Timings,
-}
-
-impl Watch {
-    /// A reply that has just been submitted.
-    pub fn new() -> Watch {
-        Watch {
-            started: Instant::now(),
-            first_token: None,
-            timings: Timings::default(),
-        }
-    }
-
-    /// A step of the prompt.
-    pub fn prefill(&mut self, done: usize, total: usize, cached: usize) -> PromptProgress {
-        self.timings.prompt_tokens = total;
-        self.timings.cached_tokens = cached;
-        self.timings.prefill = self.started.elapsed();
-        PromptProgress {
-            total,
-            cache: cached,
-            processed: done,
-            time_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        }
-    }
-
-    /// A token.
-    pub fn token(&mut self) -> WireTimings {
-        let first = *self.first_token.get_or_insert_with(Instant::now);
-        if self.timings.decoded_tokens == 0 {
-            self.timings.prefill = first - self.started;
-        }
-        self.timings.decoded_tokens += 1;
-        self.timings.decode = first.elapsed();
-        WireTimings::from(&self.timings)
-    }
-
-    /// Tokens so far.
-    pub fn n_decoded(&self) -> usize {
-        self.timings.decoded_tokens
-    }
-
-    /// Tokens of the prompt, as far as known.
-    pub fn n_prompt(&self) -> usize {
-        self.timings.prompt_tokens
-    }
-}
-
-/// Why a reply ended, in our own words.
-pub fn stop_reason(reason: &StopReason) -> &'static str {
-    match reason {
-        StopReason::EndOfTurn => "end_of_turn",
-        StopReason::StopString(_) => "stop_string",
-        StopReason::TokenLimit => "token_limit",
-        StopReason::ContextFull => "context_full",
-        StopReason::Shutdown => "shutdown",
-    }
-}
-
-/// The stop string that was found, or nothing.
-pub fn stopping_word(reason: &StopReason) -> &str {
-    match reason {
-        StopReason::StopString(word) => word,
-        _ => "",
-    }
-}
-
-/// A token with its probability, as OpenAI's chat API and llama.cpp tell it.
-#[derive(Clone, Debug, Serialize)]
-pub struct WireProbability {
-    id: TokenId,
-    token: String,
-    bytes: Vec<u8>,
-    logprob: f32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top_logprobs: Option<Vec<WireProbability>>,
-}
-
-impl WireProbability {
-    /// `token` and its best `n_top` alternatives.
-    pub fn new(token: &Token, n_top: usize, tokenizer: &Tokenizer) -> WireProbability {
-        let mut wire = Self::single(token.id, token.logprob.unwrap_or(0.0), tokenizer);
-        let top = token.top.iter().take(n_top);
-        wire.top_logprobs = Some(
-            top.map(|(id, p)| Self::single(*id, *p, tokenizer))
-                .collect(),
-        );
-        wire
-    }
-
-    fn single(id: TokenId, logprob: f32, tokenizer: &Tokenizer) -> WireProbability {
-        let bytes = tokenizer.piece(id).to_vec();
-        WireProbability {
-            id,
-            token: String::from_utf8_lossy(&bytes).into_owned(),
-            bytes,
-            logprob: finite(logprob),
-            top_logprobs: None,
-        }
-    }
-}
-
-/// JSON has no infinity; OpenAI writes -9999.
-pub fn finite(logprob: f32) -> f32 {
-    logprob.max(-9999.0)
-}
-
-/// A token and what it stands for: text, or bytes where they are no text by themselves.
-#[derive(Clone, Debug, Serialize)]
-pub struct WirePiece {
-    id: TokenId,
-    piece: Piece,
-    control: bool,
-}
-
-#[derive(Clone, Debug, Serialize)]
-#[serde(untagged)]
-enum Piece {
-    Text(String),
-    Bytes(Vec<u8>),
-}
-
-impl WirePiece {
-    /// The piece of `id`.
-    pub fn new(id: TokenId, tokenizer: &Tokenizer) -> WirePiece {
-        let bytes = tokenizer.piece(id).to_vec();
-        WirePiece {
-            id,
-            piece: String::from_utf8(bytes)
-                .map_or_else(|error| Piece::Bytes(error.into_bytes()), Piece::Text),
-            control: tokenizer.is_control(id),
-        }
-    }
-}
-
-/// Seconds since 1970.
-pub fn unix_time() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |duration| duration.as_secs())
 }

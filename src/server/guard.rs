@@ -33,50 +33,32 @@ pub async fn require_key(State(state): State<AppState>, request: Request, next: 
     match presented_key(request.headers()) {
         None => ApiError::unauthorized("this server needs an API key").into_response(),
         // All keys are compared: the time says nothing about which one is close.
-        Some(given)
-            if keys
-                .iter()
-                .fold(false, |found, key| found | same(key, given)) =>
-        {
-            next.run(request).await
-        }
+        Some(given) if keys.iter().fold(false, |found, key| found | same(key, given)) => next.run(request).await,
         Some(_) => ApiError::unauthorized("this API key is not valid here").into_response(),
     }
 }
 
 /// An answer that needs no handler, or an error, or neither.
-fn check(
-    state: &AppState,
-    request: &Request,
-    origin_is_allowed: bool,
-) -> Result<Option<Response>, ApiError> {
+fn check(state: &AppState, request: &Request, origin_is_allowed: bool) -> Result<Option<Response>, ApiError> {
     let headers = request.headers();
     let host = host_of(request.uri(), headers);
     let bound = state.options().local_addr.ip();
     if bound.is_loopback() && !host.is_some_and(|host| is_loopback_name(host_name(host))) {
         return Err(ApiError::forbidden(
-            format!(
-                "the Host header `{}` is not this machine",
-                host.unwrap_or_default()
-            ),
+            format!("the Host header `{}` is not this machine", host.unwrap_or_default()),
             "open the address that the program printed",
         ));
     }
     let origin = headers.get(header::ORIGIN);
-    let is_preflight = request.method() == Method::OPTIONS
-        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let is_preflight =
+        request.method() == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let is_foreign = origin.is_some_and(|origin| !is_same_origin(origin, host));
-    let changes_state = !matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS
-    );
+    let changes_state = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if is_foreign && !origin_is_allowed && (changes_state || is_preflight) {
         return Err(ApiError::forbidden(
             format!(
                 "pages from `{}` may not call this server",
-                origin
-                    .and_then(|origin| origin.to_str().ok())
-                    .unwrap_or_default()
+                origin.and_then(|origin| origin.to_str().ok()).unwrap_or_default()
             ),
             "allow them with `--cors ORIGIN`",
         ));
@@ -84,8 +66,8 @@ fn check(
     if is_preflight {
         return Ok(Some(preflight(headers)));
     }
-    let is_page_view = matches!(*request.method(), Method::GET | Method::HEAD)
-        && matches!(request.uri().path(), "/" | "/index.html");
+    let is_page_view =
+        matches!(*request.method(), Method::GET | Method::HEAD) && matches!(request.uri().path(), "/" | "/index.html");
     let reachable_as_127 = bound.is_ipv4() && (bound.is_loopback() || bound.is_unspecified());
     if let Some(host) = host.filter(|_| is_page_view && reachable_as_127)
         && host_name(host).eq_ignore_ascii_case("localhost")
@@ -105,10 +87,7 @@ fn to_127(host: &str, uri: &Uri) -> Response {
     };
     (
         StatusCode::TEMPORARY_REDIRECT,
-        [
-            (header::LOCATION, location),
-            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-        ],
+        [(header::LOCATION, location), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))],
     )
         .into_response()
 }
@@ -117,47 +96,28 @@ fn to_127(host: &str, uri: &Uri) -> Response {
 fn preflight(request: &HeaderMap) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     let headers = response.headers_mut();
-    headers.insert(
-        header::ACCESS_CONTROL_ALLOW_METHODS,
-        HeaderValue::from_static("GET, POST, OPTIONS"),
-    );
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
     // Client libraries add headers of their own; the list asked for is the list allowed.
     let asked = request
         .get(header::ACCESS_CONTROL_REQUEST_HEADERS)
         .cloned()
-        .unwrap_or(HeaderValue::from_static(
-            "authorization, content-type, x-api-key",
-        ));
+        .unwrap_or(HeaderValue::from_static("authorization, content-type, x-api-key"));
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked);
-    headers.insert(
-        header::ACCESS_CONTROL_MAX_AGE,
-        HeaderValue::from_static("600"),
-    );
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     if request.contains_key("access-control-request-private-network") {
-        headers.insert(
-            HeaderName::from_static("access-control-allow-private-network"),
-            HeaderValue::from_static("true"),
-        );
+        headers
+            .insert(HeaderName::from_static("access-control-allow-private-network"), HeaderValue::from_static("true"));
     }
     response
 }
 
-fn finish(
-    mut response: Response,
-    dialect: Dialect,
-    allowed_origin: Option<HeaderValue>,
-) -> Response {
+fn finish(mut response: Response, dialect: Dialect, allowed_origin: Option<HeaderValue>) -> Response {
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         response = error.response(dialect);
     }
     let headers = response.headers_mut();
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
-    headers
-        .entry(header::CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     if let Some(origin) = allowed_origin {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.append(header::VARY, HeaderValue::from_static("origin"));
@@ -169,9 +129,7 @@ fn finish(
 fn is_allowed(state: &AppState, origin: &HeaderValue) -> bool {
     origin.to_str().is_ok_and(|origin| {
         let allowed = &state.options().cors_origins;
-        allowed
-            .iter()
-            .any(|one| one == "*" || one.trim_end_matches('/').eq_ignore_ascii_case(origin))
+        allowed.iter().any(|one| one == "*" || one.trim_end_matches('/').eq_ignore_ascii_case(origin))
     })
 }
 
@@ -179,9 +137,7 @@ fn is_same_origin(origin: &HeaderValue, host: Option<&str>) -> bool {
     let (Ok(origin), Some(host)) = (origin.to_str(), host) else {
         return false;
     };
-    let authority = origin
-        .strip_prefix("http://")
-        .or_else(|| origin.strip_prefix("https://"));
+    let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
     authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
 }
 
@@ -192,10 +148,7 @@ fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     if hosts.next().is_some() {
         return None;
     }
-    match (
-        uri.authority().map(|authority| authority.as_str()),
-        from_header,
-    ) {
+    match (uri.authority().map(|authority| authority.as_str()), from_header) {
         (Some(a), Some(b)) if !a.eq_ignore_ascii_case(b) => None,
         (from_uri, from_header) => from_header.or(from_uri),
     }
@@ -212,29 +165,20 @@ fn host_name(host: &str) -> &str {
 /// The port does not matter: it may be forwarded from another machine, and rebinding needs a name.
 fn is_loopback_name(name: &str) -> bool {
     let address = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost")
-        || address
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback())
+    name.eq_ignore_ascii_case("localhost") || address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn presented_key(headers: &HeaderMap) -> Option<&str> {
-    let bearer = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| {
-            let (scheme, key) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
-        });
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
+        let (scheme, key) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+    });
     bearer.or_else(|| headers.get("x-api-key")?.to_str().ok())
 }
 
 /// Takes the same time wherever two keys of one length differ.
 fn same(key: &str, given: &str) -> bool {
-    let differences = key
-        .bytes()
-        .zip(given.bytes())
-        .fold(0u8, |all, (a, b)| all | (a ^ b));
+    let differences = key.bytes().zip(given.bytes()).fold(0u8, |all, (a, b)| all | (a ^ b));
     key.len() == given.len() && std::hint::black_box(differences) == 0
 }
 
@@ -244,13 +188,7 @@ mod tests {
 
     #[test]
     fn only_loopback_names_are_this_machine() {
-        for host in [
-            "127.0.0.1:8080",
-            "localhost",
-            "LOCALHOST:1",
-            "[::1]:8080",
-            "127.1.2.3",
-        ] {
+        for host in ["127.0.0.1:8080", "localhost", "LOCALHOST:1", "[::1]:8080", "127.1.2.3"] {
             assert!(is_loopback_name(host_name(host)), "{host}");
         }
         for host in [

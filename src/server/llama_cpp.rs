@@ -13,12 +13,9 @@ use serde_json::{Value, json};
 use super::conversation::{Conversation, default_templates};
 use super::error::{ApiError, Dialect, tidy};
 use super::fields::{Fields, missing, wrong};
-use super::generation::{
-    self, PromptProgress, RANDOM_SEED, Replies, Telling, Watch, WirePiece, WireProbability,
-    WireTimings, refuse_what_is_not_implemented, run_blocking, stop_reason, stopping_word,
-    token_id,
-};
+use super::generation::{self, RANDOM_SEED, Replies, Telling, refuse_what_is_not_implemented, run_blocking, token_id};
 use super::sse::{self, Narrator, frame};
+use super::wire::{PromptProgress, Watch, WirePiece, WireProbability, WireTimings, stop_reason, stopping_word};
 use super::{AppState, Loaded, Ready};
 use crate::engine::{Done, Event, Limit, Request, Sampling, StopReason, Token};
 use crate::tokenizer::{Special, TokenId, Tokenizer};
@@ -104,10 +101,7 @@ struct SlotsQuery {
     fail_on_no_slot: Option<String>,
 }
 
-async fn slots(
-    Loaded(ready): Loaded,
-    Query(query): Query<SlotsQuery>,
-) -> Result<Json<Value>, ApiError> {
+async fn slots(Loaded(ready): Loaded, Query(query): Query<SlotsQuery>) -> Result<Json<Value>, ApiError> {
     let slots = ready.engine.slots();
     let must_be_free = query.fail_on_no_slot.is_some_and(|value| value == "1");
     if must_be_free && slots.iter().all(|slot| slot.busy) {
@@ -159,9 +153,7 @@ impl Tokens {
             return Tokens::Ids { tokens: ids };
         }
         let pieces = ids.into_iter().map(|id| WirePiece::new(id, tokenizer));
-        Tokens::Pieces {
-            tokens: pieces.collect(),
-        }
+        Tokens::Pieces { tokens: pieces.collect() }
     }
 }
 
@@ -175,10 +167,9 @@ async fn detokenize(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Value>
     let tokenizer = ready.engine.tokenizer();
     let ids = match fields.get("tokens") {
         None => return Err(missing("tokens")),
-        Some(Value::Array(list)) => list
-            .iter()
-            .map(|id| token_id("tokens", id, tokenizer))
-            .collect::<Result<Vec<_>, _>>()?,
+        Some(Value::Array(list)) => {
+            list.iter().map(|id| token_id("tokens", id, tokenizer)).collect::<Result<Vec<_>, _>>()?
+        }
         Some(other) => return Err(wrong("tokens", "a list of token ids", other)),
     };
     Ok(Json(json!({ "content": tokenizer.decode(&ids, true) })))
@@ -195,18 +186,11 @@ struct AppliedTemplate {
     tokens: Option<Vec<WirePiece>>,
 }
 
-async fn apply_template(
-    Loaded(ready): Loaded,
-    fields: Fields,
-) -> Result<Json<AppliedTemplate>, ApiError> {
+async fn apply_template(Loaded(ready): Loaded, fields: Fields) -> Result<Json<AppliedTemplate>, ApiError> {
     let with_pieces = fields.bool("with_pieces", false)?;
     let prompt = Conversation::read(&fields)?.prompt(&ready).await?;
     let tokenizer = ready.engine.tokenizer();
-    let pieces = |ids: &[TokenId]| {
-        ids.iter()
-            .map(|id| WirePiece::new(*id, tokenizer))
-            .collect()
-    };
+    let pieces = |ids: &[TokenId]| ids.iter().map(|id| WirePiece::new(*id, tokenizer)).collect();
     Ok(Json(AppliedTemplate {
         n_tokens: prompt.tokens.len(),
         n_ctx: ready.engine.options().n_ctx,
@@ -236,20 +220,10 @@ async fn completion(
     let return_tokens = fields.bool("return_tokens", false)?;
 
     let prompts = generation::prompts(&fields, &ready).await?;
-    let replies = Replies::submit(&state, &ready, &prompts, n, &request)
-        .map_err(|error| error.about("prompt"))?;
-    let teller = Teller {
-        prompts,
-        n,
-        request,
-        ready,
-    };
+    let replies = Replies::submit(&state, &ready, &prompts, n, &request).map_err(|error| error.about("prompt"))?;
+    let teller = Teller { prompts, n, request, ready };
     if telling.stream {
-        let story = Parts {
-            watches: vec![Watch::new(); replies.len()],
-            teller,
-            telling,
-        };
+        let story = Parts { watches: vec![Watch::new(); replies.len()], teller, telling };
         return Ok(sse::respond(replies, story));
     }
     let replies = replies.collect().await?;
@@ -259,11 +233,7 @@ async fn completion(
         .map(|(index, reply)| {
             let probabilities = (n_probs > 0).then(|| teller.probabilities(&reply.tokens));
             let tokens = reply.tokens.iter().map(|token| token.id);
-            let tokens = if return_tokens {
-                tokens.collect()
-            } else {
-                Vec::new()
-            };
+            let tokens = if return_tokens { tokens.collect() } else { Vec::new() };
             let mut body = teller.end(index, &reply.done);
             body.content = reply.text;
             body.tokens = tokens;
@@ -375,16 +345,9 @@ fn settings(request: &Request) -> Value {
         Limit::Tokens(n) => i64::try_from(n).unwrap_or(i64::MAX),
     };
     let bias = |bias: f32| {
-        if bias.is_finite() {
-            json!(tidy(bias))
-        } else {
-            json!(false)
-        }
+        if bias.is_finite() { json!(tidy(bias)) } else { json!(false) }
     };
-    let biases = s
-        .logit_bias
-        .iter()
-        .map(|(id, value)| json!([id, bias(*value)]));
+    let biases = s.logit_bias.iter().map(|(id, value)| json!([id, bias(*value)]));
     json!({
         "n_predict": n_predict,
         "max_tokens": n_predict,
@@ -440,11 +403,7 @@ impl Narrator for Parts {
 
     fn event(&mut self, index: usize, event: Event) -> Vec<String> {
         match event {
-            Event::Prefill {
-                done,
-                total,
-                cached,
-            } => {
+            Event::Prefill { done, total, cached } => {
                 let progress = self.watches[index].prefill(done, total, cached);
                 if !self.telling.return_progress {
                     return Vec::new();
@@ -458,8 +417,8 @@ impl Narrator for Parts {
                 let has_probabilities = self.teller.request.n_probs > 0;
                 let mut part = self.part(index);
                 part.timings = self.telling.timings_per_token.then_some(timings);
-                part.completion_probabilities = has_probabilities
-                    .then(|| self.teller.probabilities(std::slice::from_ref(&token)));
+                part.completion_probabilities =
+                    has_probabilities.then(|| self.teller.probabilities(std::slice::from_ref(&token)));
                 part.tokens = vec![token.id];
                 part.content = token.text;
                 vec![frame(&part)]

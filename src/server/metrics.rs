@@ -49,12 +49,7 @@ pub async fn metrics(State(state): State<AppState>, Loaded(ready): Loaded) -> Re
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
     let busy = ready.engine.slots().iter().filter(|slot| slot.busy).count();
     let rows = [
-        (
-            "prompt_tokens_total",
-            "counter",
-            "Prompt tokens computed by finished requests.",
-            count(&m.prompt_tokens),
-        ),
+        ("prompt_tokens_total", "counter", "Prompt tokens computed by finished requests.", count(&m.prompt_tokens)),
         (
             "prompt_tokens_cached_total",
             "counter",
@@ -67,30 +62,15 @@ pub async fn metrics(State(state): State<AppState>, Loaded(ready): Loaded) -> Re
             "Time finished requests spent on their prompts.",
             count(&m.prompt_micros) / 1e6,
         ),
-        (
-            "tokens_predicted_total",
-            "counter",
-            "Tokens made by finished requests.",
-            count(&m.predicted_tokens),
-        ),
+        ("tokens_predicted_total", "counter", "Tokens made by finished requests.", count(&m.predicted_tokens)),
         (
             "tokens_predicted_seconds_total",
             "counter",
             "Time finished requests spent on making tokens.",
             count(&m.predicted_micros) / 1e6,
         ),
-        (
-            "requests_total",
-            "counter",
-            "Requests that came to an end by themselves.",
-            count(&m.requests),
-        ),
-        (
-            "requests_processing",
-            "gauge",
-            "Requests that run now.",
-            busy as f64,
-        ),
+        ("requests_total", "counter", "Requests that came to an end by themselves.", count(&m.requests)),
+        ("requests_processing", "gauge", "Requests that run now.", busy as f64),
     ];
     let mut text = String::new();
     for (name, kind, help, value) in rows {
@@ -98,12 +78,5 @@ pub async fn metrics(State(state): State<AppState>, Loaded(ready): Loaded) -> Re
         let _ = writeln!(text, "# TYPE llamacpp:{name} {kind}");
         let _ = writeln!(text, "llamacpp:{name} {value}");
     }
-    (
-        [(
-            header::CONTENT_TYPE,
-            "text/plain; version=0.0.4; charset=utf-8",
-        )],
-        text,
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

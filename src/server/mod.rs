@@ -37,6 +37,7 @@ mod metrics;
 pub mod openai;
 mod sse;
 pub mod ui;
+mod wire;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -150,10 +151,7 @@ impl AppState {
         AppState(Arc::new(Shared {
             options,
             ready: OnceLock::new(),
-            loading: Mutex::new(Loading {
-                progress: 0.0,
-                stage: "starting".into(),
-            }),
+            loading: Mutex::new(Loading { progress: 0.0, stage: "starting".into() }),
             metrics: Arc::default(),
             large_bodies: Semaphore::new(2),
         }))
@@ -161,11 +159,7 @@ impl AppState {
 
     /// How far loading is: `progress` from 0 to 1, `stage` in words.
     pub fn set_progress(&self, progress: f32, stage: &str) {
-        let mut loading = self
-            .0
-            .loading
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut loading = self.0.loading.lock().unwrap_or_else(PoisonError::into_inner);
         loading.progress = progress.clamp(0.0, 1.0);
         stage.clone_into(&mut loading.stage);
     }
@@ -175,13 +169,7 @@ impl AppState {
         let tokenizer = engine.tokenizer();
         let n_vocab = TokenId::try_from(tokenizer.n_vocab()).unwrap_or(TokenId::MAX);
         let eos = (0..n_vocab).find(|id| tokenizer.is_end(*id) && tokenizer.piece(*id) == b"<eos>");
-        let _ = self.0.ready.set(Arc::new(Ready {
-            engine,
-            facts,
-            template,
-            loaded_at: generation::unix_time(),
-            eos,
-        }));
+        let _ = self.0.ready.set(Arc::new(Ready { engine, facts, template, loaded_at: wire::unix_time(), eos }));
     }
 
     /// The model.
@@ -192,11 +180,7 @@ impl AppState {
         if let Some(ready) = self.0.ready.get() {
             return Ok(ready.clone());
         }
-        let loading = self
-            .0
-            .loading
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let loading = self.0.loading.lock().unwrap_or_else(PoisonError::into_inner);
         Err(ApiError::loading(loading.progress, &loading.stage))
     }
 
@@ -231,13 +215,8 @@ pub fn router(state: AppState) -> Router {
         .merge(openai::routes())
         .merge(llama_cpp::routes())
         .route("/metrics", get(metrics::metrics))
-        .route_layer(middleware::from_fn_with_state(
-            state.clone(),
-            guard::require_key,
-        ));
-    let open = Router::new()
-        .route("/health", get(llama_cpp::health))
-        .route("/v1/health", get(llama_cpp::health));
+        .route_layer(middleware::from_fn_with_state(state.clone(), guard::require_key));
+    let open = Router::new().route("/health", get(llama_cpp::health)).route("/v1/health", get(llama_cpp::health));
     Router::new()
         .merge(apis)
         .merge(open)

@@ -31,34 +31,23 @@ pub trait Narrator: Send + 'static {
 
 /// The response; dropping it, as happens when the client is gone, drops the replies and so cancels them.
 pub fn respond<N: Narrator>(replies: Replies, mut narrator: N) -> Response {
-    let story = Story {
-        waiting: narrator.start().into(),
-        replies: Some(replies),
-        narrator,
-    };
+    let story = Story { waiting: narrator.start().into(), replies: Some(replies), narrator };
     let frames = stream::unfold(story, async |mut story| {
         let data = story.next().await?;
         Some((Ok::<_, Infallible>(Frame::default().data(data)), story))
     });
-    let mut response = Sse::new(frames)
-        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("reading"))
-        .into_response();
+    let mut response =
+        Sse::new(frames).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("reading")).into_response();
     // Proxies that collect output would turn a stream into a lump.
-    response.headers_mut().insert(
-        HeaderName::from_static("x-accel-buffering"),
-        HeaderValue::from_static("no"),
-    );
+    response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response
 }
 
 /// The data of a frame.
 pub fn frame(body: &impl Serialize) -> String {
     // Bodies are plain data: strings, numbers, lists.
-    serde_json::to_string(body).unwrap_or_else(|error| {
-        super::error::ApiError::internal(error.to_string())
-            .body(Dialect::OpenAi)
-            .to_string()
-    })
+    serde_json::to_string(body)
+        .unwrap_or_else(|error| super::error::ApiError::internal(error.to_string()).body(Dialect::OpenAi).to_string())
 }
 
 struct Story<N> {

@@ -27,26 +27,16 @@ const PAGE_HEADERS: [(HeaderName, &str); 6] = [
     (header::CONTENT_SECURITY_POLICY, POLICY),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::REFERRER_POLICY, "no-referrer"),
-    (
-        HeaderName::from_static("cross-origin-opener-policy"),
-        "same-origin",
-    ),
-    (
-        HeaderName::from_static("cross-origin-resource-policy"),
-        "same-origin",
-    ),
-    (
-        HeaderName::from_static("permissions-policy"),
-        "camera=(), microphone=(), geolocation=()",
-    ),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (HeaderName::from_static("permissions-policy"), "camera=(), microphone=(), geolocation=()"),
 ];
 
 /// Whatever no API route has taken: a file of the page, or 404.
 pub async fn page(State(state): State<AppState>, request: Request) -> Response {
     let path = request.uri().path();
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return ApiError::not_found(format!("there is no `{} {path}`", request.method()))
-            .into_response();
+        return ApiError::not_found(format!("there is no `{} {path}`", request.method())).into_response();
     }
     let name = match path.strip_prefix('/') {
         None | Some("") => "index.html",
@@ -59,11 +49,7 @@ pub async fn page(State(state): State<AppState>, request: Request) -> Response {
     match body {
         Some(body) => file(name, body, request.headers()),
         None if name == "index.html" => with_page_headers(
-            (
-                StatusCode::NOT_FOUND,
-                "This build of gemma2 has no chat page; its APIs work.\n",
-            )
-                .into_response(),
+            (StatusCode::NOT_FOUND, "This build of gemma2 has no chat page; its APIs work.\n").into_response(),
         ),
         None => ApiError::not_found(format!("there is nothing at `{path}`")).into_response(),
     }
@@ -78,9 +64,7 @@ async fn from_folder(folder: &Path, name: &str) -> Option<Cow<'static, [u8]>> {
     let is_plain = |part: &str| {
         !part.is_empty()
             && !part.starts_with('.')
-            && part
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
     };
     if !name.split('/').all(is_plain) {
         return None;
@@ -92,33 +76,20 @@ async fn from_folder(folder: &Path, name: &str) -> Option<Cow<'static, [u8]>> {
 
 fn file(name: &str, body: Cow<'static, [u8]>, request: &HeaderMap) -> Response {
     let digest = Sha256::digest(&body);
-    let tag: String = digest[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let tag: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     let tag = format!("\"{tag}\"");
     let known = request
         .get(header::IF_NONE_MATCH)
         .and_then(|value| value.to_str().ok())
-        .is_some_and(|tags| {
-            tags.split(',')
-                .any(|one| one.trim().trim_start_matches("W/") == tag)
-        });
-    let cache_control = if is_hashed(name) {
-        "public, max-age=31536000, immutable"
-    } else {
-        "no-cache"
-    };
+        .is_some_and(|tags| tags.split(',').any(|one| one.trim().trim_start_matches("W/") == tag));
+    let cache_control = if is_hashed(name) { "public, max-age=31536000, immutable" } else { "no-cache" };
     let mut response = if known {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         ([(header::CONTENT_TYPE, content_type(name))], body).into_response()
     };
     let headers = response.headers_mut();
-    headers.insert(
-        header::CACHE_CONTROL,
-        HeaderValue::from_static(cache_control),
-    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache_control));
     if let Ok(tag) = HeaderValue::try_from(tag) {
         headers.insert(header::ETAG, tag);
     }
@@ -127,9 +98,7 @@ fn file(name: &str, body: Cow<'static, [u8]>, request: &HeaderMap) -> Response {
 
 fn with_page_headers(mut response: Response) -> Response {
     for (name, value) in PAGE_HEADERS {
-        response
-            .headers_mut()
-            .insert(name, HeaderValue::from_static(value));
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
 }
@@ -138,12 +107,8 @@ fn with_page_headers(mut response: Response) -> Response {
 fn is_hashed(name: &str) -> bool {
     let file = name.rsplit('/').next().unwrap_or(name);
     let stem = file.split('.').next().unwrap_or(file);
-    stem.rsplit_once('-').is_some_and(|(_, hash)| {
-        hash.len() == 8
-            && hash
-                .bytes()
-                .all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7'))
-    })
+    stem.rsplit_once('-')
+        .is_some_and(|(_, hash)| hash.len() == 8 && hash.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7')))
 }
 
 fn content_type(name: &str) -> &'static str {
@@ -170,13 +135,7 @@ mod tests {
     fn only_names_with_a_bundlers_hash_are_immutable() {
         assert!(is_hashed("assets/main-QX4TZ2AB.js"));
         assert!(is_hashed("katex-AAAAAAAA.js.map"));
-        for name in [
-            "index.html",
-            "theme.js",
-            "main-latest.js",
-            "a-12345678.js",
-            "QX4TZ2AB.js",
-        ] {
+        for name in ["index.html", "theme.js", "main-latest.js", "a-12345678.js", "QX4TZ2AB.js"] {
             assert!(!is_hashed(name), "{name}");
         }
     }
@@ -190,16 +149,7 @@ mod tests {
         std::fs::write(folder.path().join("ui/a.txt"), "x").expect("a file");
         let ui = folder.path().join("ui");
         assert!(from_folder(&ui, "a.txt").await.is_some());
-        for name in [
-            "../secret.txt",
-            "..%2fsecret.txt",
-            "./a.txt",
-            ".hidden",
-            "/etc/passwd",
-            "a.txt/",
-            "C:\\a",
-            "",
-        ] {
+        for name in ["../secret.txt", "..%2fsecret.txt", "./a.txt", ".hidden", "/etc/passwd", "a.txt/", "C:\\a", ""] {
             assert!(from_folder(&ui, name).await.is_none(), "{name}");
         }
     }

@@ -12,10 +12,9 @@ use crate::engine::{Event, Request, Token};
 use crate::server::conversation::Conversation;
 use crate::server::error::{ApiError, Dialect};
 use crate::server::fields::Fields;
-use crate::server::generation::{
-    self, Replies, Telling, Watch, WireProbability, WireTimings, refuse_what_is_not_implemented,
-};
+use crate::server::generation::{self, Replies, Telling, refuse_what_is_not_implemented};
 use crate::server::sse::{self, Narrator, frame};
+use crate::server::wire::{Watch, WireProbability, WireTimings};
 use crate::server::{AppState, Loaded, Ready};
 
 /// The handler.
@@ -27,31 +26,20 @@ pub async fn completions(
     refuse_what_is_not_implemented(&fields)?;
     fields.string("model")?;
     let telling = Telling::read(&fields)?;
-    let include_usage = match fields.object("stream_options")? {
-        Some(options) => options
-            .bool("include_usage", false)
-            .map_err(|error| error.about("stream_options.include_usage"))?,
-        None => false,
-    };
     let n = generation::n_replies(&fields, &["n"])?;
     let n_top = n_top(&fields)?;
     let conversation = Conversation::read(&fields)?;
     let mut request = Request::new(Vec::new());
     let tokenizer = ready.engine.tokenizer();
     request.sampling = generation::sampling(&fields, &ready.facts.sampling, 2.0, tokenizer)?;
-    request.limit = generation::limit(
-        &fields,
-        &["max_completion_tokens", "max_tokens", "n_predict"],
-        1,
-    )?;
+    request.limit = generation::limit(&fields, &["max_completion_tokens", "max_tokens", "n_predict"], 1)?;
     request.stop = generation::stop_strings(&fields)?;
     request.ignore_eos = fields.bool("ignore_eos", false)?;
     request.cache_prompt = fields.bool("cache_prompt", true)?;
     request.n_probs = n_top.map_or(0, |n_top| n_top.max(1));
 
     let prompt = conversation.prompt(&ready).await?.tokens;
-    let replies = Replies::submit(&state, &ready, &[prompt], n, &request)
-        .map_err(|error| error.about("messages"))?;
+    let replies = Replies::submit(&state, &ready, &[prompt], n, &request).map_err(|error| error.about("messages"))?;
     if telling.stream {
         let envelope = Envelope::new("chatcmpl", "chat.completion.chunk", &state, &ready);
         let story = Chunks {
@@ -60,7 +48,7 @@ pub async fn completions(
             telling,
             n_top,
             watches: vec![Watch::new(); n],
-            usage: include_usage.then(Usage::default),
+            usage: telling.include_usage.then(Usage::default),
             timings: None,
         };
         return Ok(sse::respond(replies, story));
@@ -76,10 +64,7 @@ pub async fn completions(
             index,
             logprobs: n_top.map(|n_top| Logprobs::of(&reply.tokens, n_top, &ready)),
             end: End::of(&reply.done),
-            message: Message {
-                role: "assistant",
-                content: reply.text,
-            },
+            message: Message { role: "assistant", content: reply.text },
         });
     }
     let mut body = Body::new(&envelope, choices);
@@ -93,10 +78,9 @@ fn n_top(fields: &Fields) -> Result<Option<usize>, ApiError> {
     let n_top = fields.integer("top_logprobs", 0..=20)?;
     let is_on = fields.bool("logprobs", false)?;
     match n_top {
-        Some(1..) if !is_on => Err(ApiError::invalid(
-            Some("top_logprobs".to_owned()),
-            "`top_logprobs` needs `logprobs` to be true",
-        )),
+        Some(1..) if !is_on => {
+            Err(ApiError::invalid(Some("top_logprobs".to_owned()), "`top_logprobs` needs `logprobs` to be true"))
+        }
         n_top => Ok(is_on.then(|| n_top.and_then(|n| usize::try_from(n).ok()).unwrap_or(0))),
     }
 }
@@ -136,10 +120,7 @@ struct Delta {
 
 impl Delta {
     fn text(text: String) -> Delta {
-        Delta {
-            role: None,
-            content: Some(text),
-        }
+        Delta { role: None, content: Some(text) }
     }
 }
 
@@ -151,10 +132,7 @@ struct Logprobs {
 impl Logprobs {
     fn of(tokens: &[Token], n_top: usize, ready: &Ready) -> Logprobs {
         let tokenizer = ready.engine.tokenizer();
-        let content = tokens
-            .iter()
-            .map(|token| WireProbability::new(token, n_top, tokenizer))
-            .collect();
+        let content = tokens.iter().map(|token| WireProbability::new(token, n_top, tokenizer)).collect();
         Logprobs { content }
     }
 }
@@ -172,12 +150,7 @@ struct Chunks {
 
 impl Chunks {
     fn choice(&self, index: usize, delta: Delta) -> Body<'_, ChunkChoice> {
-        let choice = ChunkChoice {
-            index,
-            delta,
-            logprobs: None,
-            end: End::OPEN,
-        };
+        let choice = ChunkChoice { index, delta, logprobs: None, end: End::OPEN };
         Body::new(&self.envelope, vec![choice])
     }
 }
@@ -186,22 +159,13 @@ impl Narrator for Chunks {
     const DIALECT: Dialect = Dialect::OpenAi;
 
     fn start(&mut self) -> Vec<String> {
-        let delta = || Delta {
-            role: Some("assistant"),
-            content: Some(String::new()),
-        };
-        (0..self.watches.len())
-            .map(|index| frame(&self.choice(index, delta())))
-            .collect()
+        let delta = || Delta { role: Some("assistant"), content: Some(String::new()) };
+        (0..self.watches.len()).map(|index| frame(&self.choice(index, delta()))).collect()
     }
 
     fn event(&mut self, index: usize, event: Event) -> Vec<String> {
         match event {
-            Event::Prefill {
-                done,
-                total,
-                cached,
-            } => {
+            Event::Prefill { done, total, cached } => {
                 let progress = self.watches[index].prefill(done, total, cached);
                 if !self.telling.return_progress {
                     return Vec::new();
@@ -216,9 +180,7 @@ impl Narrator for Chunks {
                 if token.text.is_empty() && self.n_top.is_none() && timings.is_none() {
                     return Vec::new();
                 }
-                let logprobs = self
-                    .n_top
-                    .map(|n_top| Logprobs::of(std::slice::from_ref(&token), n_top, &self.ready));
+                let logprobs = self.n_top.map(|n_top| Logprobs::of(std::slice::from_ref(&token), n_top, &self.ready));
                 let mut body = self.choice(index, Delta::text(token.text));
                 body.choices[0].logprobs = logprobs;
                 body.timings = timings;

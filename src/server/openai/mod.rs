@@ -10,7 +10,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use super::generation::{WireTimings, draw_id, stop_reason, stopping_word, unix_time};
+use super::generation::draw_id;
+use super::wire::{PromptProgress, WireTimings, stop_reason, stopping_word, unix_time};
 use super::{AppState, Loaded, Ready};
 use crate::engine::{Done, StopReason, Timings};
 
@@ -58,18 +59,12 @@ struct Body<'a, C> {
     #[serde(skip_serializing_if = "Option::is_none")]
     timings: Option<WireTimings>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_progress: Option<super::generation::PromptProgress>,
+    prompt_progress: Option<PromptProgress>,
 }
 
 impl<'a, C> Body<'a, C> {
     fn new(envelope: &'a Envelope, choices: Vec<C>) -> Body<'a, C> {
-        Body {
-            envelope,
-            choices,
-            usage: None,
-            timings: None,
-            prompt_progress: None,
-        }
+        Body { envelope, choices, usage: None, timings: None, prompt_progress: None }
     }
 }
 
@@ -87,12 +82,7 @@ struct End {
 
 impl End {
     /// Not yet.
-    const OPEN: End = End {
-        finish_reason: None,
-        stop_reason: None,
-        stopping_word: None,
-        seed: None,
-    };
+    const OPEN: End = End { finish_reason: None, stop_reason: None, stopping_word: None, seed: None };
 
     fn of(done: &Done) -> End {
         let finish_reason = match done.reason {
@@ -139,11 +129,7 @@ async fn models(Loaded(ready): Loaded) -> Json<Value> {
 }
 
 async fn model(Loaded(ready): Loaded, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
-    if id == ready.facts.id {
-        Ok(Json(describe(&ready)))
-    } else {
-        Err(ApiError::model_not_found(&id))
-    }
+    if id == ready.facts.id { Ok(Json(describe(&ready))) } else { Err(ApiError::model_not_found(&id)) }
 }
 
 fn describe(ready: &Ready) -> Value {

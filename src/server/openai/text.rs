@@ -12,10 +12,9 @@ use super::{Body, End, Envelope, Usage};
 use crate::engine::{Event, Request, Token};
 use crate::server::error::{ApiError, Dialect};
 use crate::server::fields::Fields;
-use crate::server::generation::{
-    self, Replies, Telling, Watch, WireTimings, finite, refuse_what_is_not_implemented,
-};
+use crate::server::generation::{self, Replies, Telling, refuse_what_is_not_implemented};
 use crate::server::sse::{self, Narrator, frame};
+use crate::server::wire::{Watch, WireTimings, finite};
 use crate::server::{AppState, Loaded, Ready};
 
 /// The handler.
@@ -27,16 +26,8 @@ pub async fn completions(
     refuse_what_is_not_implemented(&fields)?;
     fields.string("model")?;
     let telling = Telling::read(&fields)?;
-    let include_usage = match fields.object("stream_options")? {
-        Some(options) => options
-            .bool("include_usage", false)
-            .map_err(|error| error.about("stream_options.include_usage"))?,
-        None => false,
-    };
     let n = generation::n_replies(&fields, &["n"])?;
-    let n_top = fields
-        .integer("logprobs", 0..=5)?
-        .and_then(|n| usize::try_from(n).ok());
+    let n_top = fields.integer("logprobs", 0..=5)?.and_then(|n| usize::try_from(n).ok());
     let echo = fields.bool("echo", false)?;
     if echo && n_top.is_some() {
         return Err(ApiError::invalid(
@@ -54,8 +45,7 @@ pub async fn completions(
     request.n_probs = n_top.map_or(0, |n_top| n_top.max(1));
 
     let prompts = generation::prompts(&fields, &ready).await?;
-    let replies = Replies::submit(&state, &ready, &prompts, n, &request)
-        .map_err(|error| error.about("prompt"))?;
+    let replies = Replies::submit(&state, &ready, &prompts, n, &request).map_err(|error| error.about("prompt"))?;
     let choices = prompts
         .iter()
         .flat_map(|prompt| {
@@ -67,11 +57,7 @@ pub async fn completions(
             };
             std::iter::repeat_n(echoed, n)
         })
-        .map(|echoed| Progress {
-            echoed,
-            n_characters: 0,
-            watch: Watch::new(),
-        })
+        .map(|echoed| Running { echoed, n_characters: 0, watch: Watch::new() })
         .collect::<Vec<_>>();
     let envelope = Envelope::new("cmpl", "text_completion", &state, &ready);
     if telling.stream {
@@ -82,7 +68,7 @@ pub async fn completions(
             n,
             n_top,
             states: choices,
-            usage: include_usage.then(Usage::default),
+            usage: telling.include_usage.then(Usage::default),
             timings: None,
         };
         return Ok(sse::respond(replies, story));
@@ -128,14 +114,14 @@ struct Logprobs {
 }
 
 /// A running choice.
-struct Progress {
+struct Running {
     echoed: String,
     /// Characters of the tokens so far.
     n_characters: usize,
     watch: Watch,
 }
 
-impl Progress {
+impl Running {
     fn logprobs(&mut self, tokens: &[Token], n_top: usize, ready: &Ready) -> Logprobs {
         let text = |id| String::from_utf8_lossy(ready.engine.tokenizer().piece(id)).into_owned();
         let mut lists = Logprobs::default();
@@ -144,13 +130,9 @@ impl Progress {
             lists.text_offset.push(self.n_characters);
             self.n_characters += piece.chars().count();
             lists.tokens.push(piece);
-            lists
-                .token_logprobs
-                .push(finite(token.logprob.unwrap_or(0.0)));
+            lists.token_logprobs.push(finite(token.logprob.unwrap_or(0.0)));
             let top = token.top.iter().take(n_top);
-            lists
-                .top_logprobs
-                .push(top.map(|(id, p)| (text(*id), finite(*p))).collect());
+            lists.top_logprobs.push(top.map(|(id, p)| (text(*id), finite(*p))).collect());
         }
         lists
     }
@@ -163,19 +145,14 @@ struct Pieces {
     telling: Telling,
     n: usize,
     n_top: Option<usize>,
-    states: Vec<Progress>,
+    states: Vec<Running>,
     usage: Option<Usage>,
     timings: Option<WireTimings>,
 }
 
 impl Pieces {
     fn choice(&self, index: usize, text: String) -> Body<'_, Choice> {
-        let choice = Choice {
-            index,
-            text,
-            logprobs: None,
-            end: End::OPEN,
-        };
+        let choice = Choice { index, text, logprobs: None, end: End::OPEN };
         Body::new(&self.envelope, vec![choice])
     }
 }
@@ -194,11 +171,7 @@ impl Narrator for Pieces {
 
     fn event(&mut self, index: usize, event: Event) -> Vec<String> {
         match event {
-            Event::Prefill {
-                done,
-                total,
-                cached,
-            } => {
+            Event::Prefill { done, total, cached } => {
                 let progress = self.states[index].watch.prefill(done, total, cached);
                 if !self.telling.return_progress {
                     return Vec::new();
@@ -214,9 +187,7 @@ impl Narrator for Pieces {
                 if token.text.is_empty() && self.n_top.is_none() && timings.is_none() {
                     return Vec::new();
                 }
-                let logprobs = self
-                    .n_top
-                    .map(|n_top| state.logprobs(std::slice::from_ref(&token), n_top, &self.ready));
+                let logprobs = self.n_top.map(|n_top| state.logprobs(std::slice::from_ref(&token), n_top, &self.ready));
                 let mut body = self.choice(index, token.text);
                 body.choices[0].logprobs = logprobs;
                 body.timings = timings;

@@ -1,0 +1,188 @@
+//! Wire types that several APIs share: timings and progress, how a reply ended, tokens and their probabilities.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::engine::{StopReason, Timings, Token};
+use crate::tokenizer::{TokenId, Tokenizer};
+
+/// llama.cpp's `timings`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct WireTimings {
+    cache_n: usize,
+    prompt_n: usize,
+    prompt_ms: f64,
+    prompt_per_token_ms: f64,
+    prompt_per_second: f64,
+    predicted_n: usize,
+    predicted_ms: f64,
+    predicted_per_token_ms: f64,
+    predicted_per_second: f64,
+}
+
+impl From<&Timings> for WireTimings {
+    fn from(timings: &Timings) -> WireTimings {
+        let prompt_n = timings.prompt_tokens.saturating_sub(timings.cached_tokens);
+        let prompt_ms = timings.prefill.as_secs_f64() * 1e3;
+        let predicted_ms = timings.decode.as_secs_f64() * 1e3;
+        let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
+        WireTimings {
+            cache_n: timings.cached_tokens,
+            prompt_n,
+            prompt_ms,
+            prompt_per_token_ms: ratio(prompt_ms, prompt_n as f64),
+            prompt_per_second: ratio(prompt_n as f64 * 1e3, prompt_ms),
+            predicted_n: timings.decoded_tokens,
+            predicted_ms,
+            predicted_per_token_ms: ratio(predicted_ms, timings.decoded_tokens as f64),
+            predicted_per_second: ratio(timings.decoded_tokens as f64 * 1e3, predicted_ms),
+        }
+    }
+}
+
+/// llama.cpp's `prompt_progress`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PromptProgress {
+    total: usize,
+    cache: usize,
+    processed: usize,
+    time_ms: u64,
+}
+
+/// Watches a running reply, for what is told before its end.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    started: Instant,
+    first_token: Option<Instant>,
+    timings: Timings,
+}
+
+impl Watch {
+    /// A reply that has just been submitted.
+    pub fn new() -> Watch {
+        Watch { started: Instant::now(), first_token: None, timings: Timings::default() }
+    }
+
+    /// A step of the prompt.
+    pub fn prefill(&mut self, done: usize, total: usize, cached: usize) -> PromptProgress {
+        self.timings.prompt_tokens = total;
+        self.timings.cached_tokens = cached;
+        self.timings.prefill = self.started.elapsed();
+        PromptProgress {
+            total,
+            cache: cached,
+            processed: done,
+            time_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// A token.
+    pub fn token(&mut self) -> WireTimings {
+        let first = *self.first_token.get_or_insert_with(Instant::now);
+        if self.timings.decoded_tokens == 0 {
+            self.timings.prefill = first - self.started;
+        }
+        self.timings.decoded_tokens += 1;
+        self.timings.decode = first.elapsed();
+        WireTimings::from(&self.timings)
+    }
+
+    /// Tokens so far.
+    pub fn n_decoded(&self) -> usize {
+        self.timings.decoded_tokens
+    }
+
+    /// Tokens of the prompt, as far as known.
+    pub fn n_prompt(&self) -> usize {
+        self.timings.prompt_tokens
+    }
+}
+
+/// Why a reply ended, in our own words.
+pub fn stop_reason(reason: &StopReason) -> &'static str {
+    match reason {
+        StopReason::EndOfTurn => "end_of_turn",
+        StopReason::StopString(_) => "stop_string",
+        StopReason::TokenLimit => "token_limit",
+        StopReason::ContextFull => "context_full",
+        StopReason::Shutdown => "shutdown",
+    }
+}
+
+/// The stop string that was found, or nothing.
+pub fn stopping_word(reason: &StopReason) -> &str {
+    match reason {
+        StopReason::StopString(word) => word,
+        _ => "",
+    }
+}
+
+/// A token with its probability, as OpenAI's chat API and llama.cpp tell it.
+#[derive(Clone, Debug, Serialize)]
+pub struct WireProbability {
+    id: TokenId,
+    token: String,
+    bytes: Vec<u8>,
+    logprob: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_logprobs: Option<Vec<WireProbability>>,
+}
+
+impl WireProbability {
+    /// `token` and its best `n_top` alternatives.
+    pub fn new(token: &Token, n_top: usize, tokenizer: &Tokenizer) -> WireProbability {
+        let mut wire = Self::single(token.id, token.logprob.unwrap_or(0.0), tokenizer);
+        let top = token.top.iter().take(n_top);
+        wire.top_logprobs = Some(top.map(|(id, p)| Self::single(*id, *p, tokenizer)).collect());
+        wire
+    }
+
+    fn single(id: TokenId, logprob: f32, tokenizer: &Tokenizer) -> WireProbability {
+        let bytes = tokenizer.piece(id).to_vec();
+        WireProbability {
+            id,
+            token: String::from_utf8_lossy(&bytes).into_owned(),
+            bytes,
+            logprob: finite(logprob),
+            top_logprobs: None,
+        }
+    }
+}
+
+/// JSON has no infinity; OpenAI writes -9999.
+pub fn finite(logprob: f32) -> f32 {
+    logprob.max(-9999.0)
+}
+
+/// A token and what it stands for: text, or bytes where they are no text by themselves.
+#[derive(Clone, Debug, Serialize)]
+pub struct WirePiece {
+    id: TokenId,
+    piece: Piece,
+    control: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+enum Piece {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl WirePiece {
+    /// The piece of `id`.
+    pub fn new(id: TokenId, tokenizer: &Tokenizer) -> WirePiece {
+        let bytes = tokenizer.piece(id).to_vec();
+        WirePiece {
+            id,
+            piece: String::from_utf8(bytes).map_or_else(|error| Piece::Bytes(error.into_bytes()), Piece::Text),
+            control: tokenizer.is_control(id),
+        }
+    }
+}
+
+/// Seconds since 1970.
+pub fn unix_time() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |duration| duration.as_secs())
+}
