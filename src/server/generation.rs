@@ -8,10 +8,9 @@ use futures_util::stream::{SelectAll, StreamExt, select_all};
 use futures_util::{Stream, future, stream};
 use serde_json::Value;
 
+use super::Ready;
 use super::error::ApiError;
 use super::fields::{Fields, whole, wrong};
-use super::metrics::Metrics;
-use super::{AppState, Ready};
 use crate::engine::{Done, EngineError, Event, Limit, Request, Sampling, StopReason, Token};
 use crate::tokenizer::{Special, TokenId, Tokenizer};
 
@@ -345,7 +344,6 @@ type NumberedEvents = Pin<Box<dyn Stream<Item = (usize, Option<Event>)> + Send>>
 pub struct Replies {
     events: SelectAll<NumberedEvents>,
     is_open: Vec<bool>,
-    metrics: Arc<Metrics>,
 }
 
 impl Replies {
@@ -353,15 +351,14 @@ impl Replies {
     /// has the seed plus `i`.
     ///
     /// # Errors
-    /// Whatever the engine refuses at once; then none of the requests runs.
-    pub fn submit(
-        state: &AppState,
-        ready: &Ready,
-        prompts: &[Vec<TokenId>],
-        n: usize,
-        request: &Request,
-    ) -> Result<Replies, ApiError> {
-        let mut all = Vec::new();
+    /// More than [`MAX_REPLIES`], and whatever the engine refuses at once; then none of the requests runs.
+    pub fn submit(ready: &Ready, prompts: &[Vec<TokenId>], n: usize, request: &Request) -> Result<Replies, ApiError> {
+        let n_all = prompts.len() * n;
+        if n_all > MAX_REPLIES {
+            let message = format!("one request may ask for {MAX_REPLIES} replies, not {n_all}");
+            return Err(ApiError::invalid(None, message));
+        }
+        let mut all = Vec::with_capacity(n_all);
         for prompt in prompts {
             for i in 0..n as u64 {
                 let mut request = request.clone();
@@ -376,7 +373,7 @@ impl Replies {
             let events = events.map(Some).chain(stream::once(future::ready(None))).map(move |event| (index, event));
             Box::pin(events) as NumberedEvents
         });
-        Ok(Replies { events: select_all(streams), is_open, metrics: state.metrics().clone() })
+        Ok(Replies { events: select_all(streams), is_open })
     }
 
     /// How many there are.
@@ -397,7 +394,6 @@ impl Replies {
                 Some(Event::Failed(error)) => Err(error.into()),
                 Some(Event::Done(done)) => {
                     self.is_open[index] = false;
-                    self.metrics.finished(&done.timings);
                     if done.reason == StopReason::Shutdown {
                         Err(ApiError::unavailable("the server is shutting down"))
                     } else {

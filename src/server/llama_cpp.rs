@@ -199,11 +199,7 @@ async fn apply_template(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Ap
     }))
 }
 
-async fn completion(
-    State(state): State<AppState>,
-    Loaded(ready): Loaded,
-    fields: Fields,
-) -> Result<Response, ApiError> {
+async fn completion(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
     refuse_what_is_not_implemented(&fields)?;
     let telling = Telling::read(&fields)?;
     let n = generation::n_replies(&fields, &["n_cmpl", "n"])?;
@@ -220,7 +216,7 @@ async fn completion(
     let return_tokens = fields.bool("return_tokens", false)?;
 
     let prompts = generation::prompts(&fields, &ready).await?;
-    let replies = Replies::submit(&state, &ready, &prompts, n, &request).map_err(|error| error.about("prompt"))?;
+    let replies = Replies::submit(&ready, &prompts, n, &request).map_err(|error| error.about("prompt"))?;
     let teller = Teller { prompts, n, request, ready };
     if telling.stream {
         let story = Parts { watches: vec![Watch::new(); replies.len()], teller, telling };

@@ -1,82 +1,39 @@
-//! Counters for `GET /metrics`, in Prometheus' text format with llama.cpp's names.
+//! `GET /metrics`: the engine's counters in Prometheus' text format, under llama.cpp's names where it has one.
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
-use super::{AppState, Loaded};
-use crate::engine::Timings;
+use super::Loaded;
 
-/// Sums over the requests that came to an end by themselves, and over all tokens that were made.
-#[derive(Debug, Default)]
-pub struct Metrics {
-    prompt_tokens: AtomicU64,
-    cached_tokens: AtomicU64,
-    prompt_micros: AtomicU64,
-    predicted_tokens: AtomicU64,
-    predicted_micros: AtomicU64,
-    requests: AtomicU64,
-}
-
-impl Metrics {
-    /// A request has ended.
-    pub fn finished(&self, timings: &Timings) {
-        let computed = timings.prompt_tokens.saturating_sub(timings.cached_tokens);
-        add(&self.prompt_tokens, computed as u64);
-        add(&self.cached_tokens, timings.cached_tokens as u64);
-        add(&self.prompt_micros, micros(timings.prefill));
-        add(&self.predicted_tokens, timings.decoded_tokens as u64);
-        add(&self.predicted_micros, micros(timings.decode));
-        add(&self.requests, 1);
-    }
-}
-
-fn add(counter: &AtomicU64, amount: u64) {
-    counter.fetch_add(amount, Ordering::Relaxed);
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// `GET /metrics`.
-pub async fn metrics(State(state): State<AppState>, Loaded(ready): Loaded) -> Response {
-    let m = state.metrics();
-    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
-    let busy = ready.engine.slots().iter().filter(|slot| slot.busy).count();
-    let rows = [
-        ("prompt_tokens_total", "counter", "Prompt tokens computed by finished requests.", count(&m.prompt_tokens)),
-        (
-            "prompt_tokens_cached_total",
-            "counter",
-            "Prompt tokens of finished requests that came from the cache.",
-            count(&m.cached_tokens),
-        ),
-        (
-            "prompt_seconds_total",
-            "counter",
-            "Time finished requests spent on their prompts.",
-            count(&m.prompt_micros) / 1e6,
-        ),
-        ("tokens_predicted_total", "counter", "Tokens made by finished requests.", count(&m.predicted_tokens)),
-        (
-            "tokens_predicted_seconds_total",
-            "counter",
-            "Time finished requests spent on making tokens.",
-            count(&m.predicted_micros) / 1e6,
-        ),
-        ("requests_total", "counter", "Requests that came to an end by themselves.", count(&m.requests)),
-        ("requests_processing", "gauge", "Requests that run now.", busy as f64),
+/// The handler.
+pub async fn metrics(Loaded(ready): Loaded) -> Response {
+    let m = ready.engine.metrics();
+    let slots_per_step = if m.steps > 0 { m.slot_steps as f64 / m.steps as f64 } else { 0.0 };
+    let counters = [
+        ("llamacpp:prompt_tokens_total", "Prompt tokens computed.", m.prompt_tokens as f64),
+        ("llamacpp:prompt_seconds_total", "Time that requests spent on their prompts.", m.prefill.as_secs_f64()),
+        ("llamacpp:tokens_predicted_total", "Tokens made.", m.decoded_tokens as f64),
+        ("llamacpp:tokens_predicted_seconds_total", "Time that requests spent on replies.", m.decode.as_secs_f64()),
+        ("llamacpp:n_decode_total", "Forward passes.", m.steps as f64),
+        ("gemma2:prompt_tokens_cached_total", "Prompt tokens that came from a cache.", m.cached_tokens as f64),
+        ("gemma2:requests_total", "Requests taken.", m.requests as f64),
+        ("gemma2:requests_rejected_total", "Requests refused because the queue was full.", m.rejected as f64),
+        ("gemma2:requests_cancelled_total", "Requests whose client left.", m.cancelled as f64),
+        ("gemma2:requests_failed_total", "Requests that failed.", m.failed as f64),
+    ];
+    let gauges = [
+        ("llamacpp:requests_processing", "Requests that run now.", m.running as f64),
+        ("llamacpp:requests_deferred", "Requests that wait now.", m.queued as f64),
+        ("llamacpp:n_busy_slots_per_decode", "Slots that took part in a forward pass, on average.", slots_per_step),
     ];
     let mut text = String::new();
-    for (name, kind, help, value) in rows {
-        let _ = writeln!(text, "# HELP llamacpp:{name} {help}");
-        let _ = writeln!(text, "# TYPE llamacpp:{name} {kind}");
-        let _ = writeln!(text, "llamacpp:{name} {value}");
+    for (kind, rows) in [("counter", counters.as_slice()), ("gauge", gauges.as_slice())] {
+        for (name, help, value) in rows {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+        }
     }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -56,7 +56,6 @@ use crate::engine::{Engine, Sampling};
 use crate::tokenizer::TokenId;
 use error::ApiError;
 pub use listen::serve;
-use metrics::Metrics;
 
 /// What is decided before the model is loaded.
 #[derive(Clone, Debug)]
@@ -137,7 +136,6 @@ struct Shared {
     options: ServerOptions,
     ready: OnceLock<Arc<Ready>>,
     loading: Mutex<Loading>,
-    metrics: Arc<Metrics>,
     large_bodies: Semaphore,
 }
 
@@ -152,7 +150,6 @@ impl AppState {
             options,
             ready: OnceLock::new(),
             loading: Mutex::new(Loading { progress: 0.0, stage: "starting".into() }),
-            metrics: Arc::default(),
             large_bodies: Semaphore::new(2),
         }))
     }
@@ -186,10 +183,6 @@ impl AppState {
 
     fn options(&self) -> &ServerOptions {
         &self.0.options
-    }
-
-    fn metrics(&self) -> &Arc<Metrics> {
-        &self.0.metrics
     }
 
     fn large_bodies(&self) -> &Semaphore {

@@ -39,7 +39,7 @@ pub async fn completions(
     request.n_probs = n_top.map_or(0, |n_top| n_top.max(1));
 
     let prompt = conversation.prompt(&ready).await?.tokens;
-    let replies = Replies::submit(&state, &ready, &[prompt], n, &request).map_err(|error| error.about("messages"))?;
+    let replies = Replies::submit(&ready, &[prompt], n, &request).map_err(|error| error.about("messages"))?;
     if telling.stream {
         let envelope = Envelope::new("chatcmpl", "chat.completion.chunk", &state, &ready);
         let story = Chunks {

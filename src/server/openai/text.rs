@@ -45,7 +45,7 @@ pub async fn completions(
     request.n_probs = n_top.map_or(0, |n_top| n_top.max(1));
 
     let prompts = generation::prompts(&fields, &ready).await?;
-    let replies = Replies::submit(&state, &ready, &prompts, n, &request).map_err(|error| error.about("prompt"))?;
+    let replies = Replies::submit(&ready, &prompts, n, &request).map_err(|error| error.about("prompt"))?;
     let choices = prompts
         .iter()
         .flat_map(|prompt| {
