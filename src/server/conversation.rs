@@ -139,7 +139,7 @@ fn templates(fields: &Fields) -> Result<Option<PageTemplates>, ApiError> {
     let Some(given) = fields.object("templates")? else {
         return Ok(None);
     };
-    let mut templates = default_templates();
+    let mut templates = PageTemplates::default();
     let targets = [
         ("prompt", &mut templates.prompt),
         ("history", &mut templates.history),
@@ -153,14 +153,4 @@ fn templates(fields: &Fields) -> Result<Option<PageTemplates>, ApiError> {
         }
     }
     Ok(Some(templates))
-}
-
-/// What the page starts with.
-pub fn default_templates() -> PageTemplates {
-    PageTemplates {
-        prompt: "{{history}}\n<start_of_turn>{{char}}\n".into(),
-        history: "<start_of_turn>{{name}}\n{{message}}<end_of_turn>".into(),
-        user_name: "user".into(),
-        char_name: "model".into(),
-    }
 }

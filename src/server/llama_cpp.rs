@@ -10,13 +10,14 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::conversation::{Conversation, default_templates};
+use super::conversation::Conversation;
 use super::error::{ApiError, Dialect, tidy};
 use super::fields::{Fields, missing, wrong};
 use super::generation::{self, RANDOM_SEED, Replies, Telling, refuse_what_is_not_implemented, run_blocking, token_id};
 use super::sse::{self, Narrator, frame};
 use super::wire::{PromptProgress, Watch, WirePiece, WireProbability, WireTimings, stop_reason, stopping_word};
 use super::{AppState, Loaded, Ready};
+use crate::chat::PageTemplates;
 use crate::engine::{Done, Event, Limit, Request, Sampling, StopReason, Token};
 use crate::tokenizer::{Special, TokenId, Tokenizer};
 
@@ -58,7 +59,7 @@ async fn props(State(state): State<AppState>, Loaded(ready): Loaded) -> Json<Val
     let options = ready.engine.options();
     let tokenizer = ready.engine.tokenizer();
     let version = &state.options().version;
-    let page = default_templates();
+    let page = PageTemplates::default();
     let mut defaults = Request::new(Vec::new());
     defaults.sampling = facts.sampling.clone();
     Json(json!({
@@ -69,7 +70,7 @@ async fn props(State(state): State<AppState>, Loaded(ready): Loaded) -> Json<Val
         "total_slots": options.n_parallel,
         "model_alias": facts.id,
         "model_path": facts.path,
-        "chat_template": facts.chat_template,
+        "chat_template": ready.template.source(),
         "build_info": format!("gemma2 {version}"),
         "modalities": { "vision": false, "audio": false },
         "bos_token": written(tokenizer, tokenizer.bos()),

@@ -107,8 +107,6 @@ pub struct ModelFacts {
     pub n_ctx_train: usize,
     /// It is the built-in demo model.
     pub is_demo: bool,
-    /// Jinja source of the chat template.
-    pub chat_template: String,
     /// Settings of a request that names none.
     pub sampling: Sampling,
 }

@@ -1,0 +1,143 @@
+//! Who may call.
+
+use super::*;
+
+async fn with(state: &AppState, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    call(state, request.body(Body::from(body.to_owned())).expect("a request")).await
+}
+
+const TOKENIZE: (&str, &str, &str) = ("POST", "/tokenize", r#"{"content":"a"}"#);
+
+async fn tokenize(state: &AppState, headers: &[(&str, &str)]) -> Answer {
+    with(state, TOKENIZE.0, TOKENIZE.1, headers, TOKENIZE.2).await
+}
+
+#[tokio::test]
+async fn a_foreign_host_is_refused_on_loopback_even_for_the_page() {
+    let state = ready(options());
+    for host in ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "192.168.0.2:8080", ""] {
+        for path in ["/", "/health", "/v1/models"] {
+            let error = with(&state, "GET", path, &[("host", host)], "").await.error(403);
+            assert_eq!(error["type"], "permission_error", "{host}");
+        }
+        tokenize(&state, &[("host", host)]).await.error(403);
+    }
+    with(&state, "GET", "/health", &[], "").await.error(403);
+    let two = [("host", "127.0.0.1"), ("host", "evil.example")];
+    with(&state, "GET", "/health", &two, "").await.error(403);
+    with(&state, "GET", "http://evil.example/health", &[("host", "127.0.0.1")], "").await.error(403);
+    for host in ["127.0.0.1:8080", "localhost:8080", "[::1]:8080", "localhost:9000"] {
+        with(&state, "GET", "/health", &[("host", host)], "").await.ok();
+    }
+}
+
+#[tokio::test]
+async fn bound_to_the_network_any_name_may_be_ours() {
+    let state = ready(ServerOptions::new(SocketAddr::from(([0, 0, 0, 0], 8080))));
+    with(&state, "GET", "/health", &[("host", "mylaptop.lan:8080")], "").await.ok();
+}
+
+#[tokio::test]
+async fn a_foreign_page_may_not_change_or_read_anything() {
+    let state = ready(options());
+    for origin in ["https://evil.example", "null", "http://127.0.0.1:9999", "http://localhost:8080", "file://"] {
+        let headers = [("host", "127.0.0.1:8080"), ("origin", origin)];
+        tokenize(&state, &headers).await.error(403);
+        let read = with(&state, "GET", "/v1/models", &headers, "").await;
+        assert_eq!(read.header("access-control-allow-origin"), "", "{origin} cannot read");
+        let ask = [headers[0], headers[1], ("access-control-request-method", "POST")];
+        with(&state, "OPTIONS", "/tokenize", &ask, "").await.error(403);
+    }
+    tokenize(&state, &[("host", "127.0.0.1:8080"), ("origin", "http://127.0.0.1:8080")]).await.ok();
+    tokenize(&state, &[("host", "127.0.0.1:8080")]).await.ok();
+}
+
+#[tokio::test]
+async fn an_allowed_origin_gets_cors_headers_and_its_preflight() {
+    let mut options = options();
+    options.cors_origins = vec!["https://friend.example".into()];
+    let state = ready(options);
+    let headers = [("host", "127.0.0.1:8080"), ("origin", "https://friend.example")];
+    let answer = tokenize(&state, &headers).await;
+    answer.ok();
+    assert_eq!(answer.header("access-control-allow-origin"), "https://friend.example");
+    assert_eq!(answer.header("vary"), "origin");
+    let ask = [
+        headers[0],
+        headers[1],
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "authorization, x-stainless-os"),
+    ];
+    let answer = with(&state, "OPTIONS", "/v1/chat/completions", &ask, "").await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT);
+    assert_eq!(answer.header("access-control-allow-origin"), "https://friend.example");
+    assert_eq!(answer.header("access-control-allow-headers"), "authorization, x-stainless-os");
+    assert!(answer.header("access-control-allow-methods").contains("POST"));
+    tokenize(&state, &[headers[0], ("origin", "https://friend.example.evil.example")]).await.error(403);
+}
+
+#[tokio::test]
+async fn a_key_guards_all_but_health_and_the_page() {
+    let mut options = options();
+    options.api_keys = vec!["one".into(), "two".into()];
+    let state = ready(options);
+    let host = ("host", "127.0.0.1:8080");
+    for (method, path) in [
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/completions"),
+        ("GET", "/v1/models"),
+        ("POST", "/completion"),
+        ("POST", "/tokenize"),
+        ("POST", "/detokenize"),
+        ("POST", "/apply-template"),
+        ("GET", "/props"),
+        ("GET", "/slots"),
+        ("GET", "/metrics"),
+    ] {
+        let answer = with(&state, method, path, &[host], "{}").await;
+        assert_eq!(answer.header("www-authenticate"), "Bearer", "{path}");
+        let error = answer.error(401);
+        let is_openai = path.starts_with("/v1");
+        assert_eq!(error["code"], if is_openai { json!("invalid_api_key") } else { json!(401) });
+        assert_eq!(error["type"], "authentication_error");
+    }
+    for wrong in ["Bearer three", "Bearer", "one", "Basic one", "Bearer on", "Bearer onee"] {
+        tokenize(&state, &[host, ("authorization", wrong)]).await.error(401);
+    }
+    tokenize(&state, &[host, ("x-api-key", "three")]).await.error(401);
+    for right in [("authorization", "Bearer one"), ("authorization", "bearer two"), ("x-api-key", "two")] {
+        tokenize(&state, &[host, right]).await.ok();
+    }
+    with(&state, "GET", "/health", &[host], "").await.ok();
+    let page = with(&state, "GET", "/", &[host], "").await;
+    assert_ne!(page.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn the_page_at_localhost_moves_to_127_0_0_1() {
+    let state = ready(options());
+    let page = with(&state, "GET", "/?q=hi%20there", &[("host", "localhost:8080")], "").await;
+    assert_eq!(page.status, StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(page.header("location"), "http://127.0.0.1:8080/?q=hi%20there");
+    with(&state, "GET", "/health", &[("host", "localhost:8080")], "").await.ok();
+    tokenize(&state, &[("host", "localhost:8080")]).await.ok();
+    let state = ready(ServerOptions::new(SocketAddr::from(([0; 8], 8080))));
+    let page = with(&state, "GET", "/", &[("host", "localhost:8080")], "").await;
+    assert_ne!(page.status, StatusCode::TEMPORARY_REDIRECT, "not reachable there for sure");
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_errors_of_the_same_form() {
+    let state = ready(options());
+    for (method, path) in [("GET", "/nothing"), ("POST", "/v1/nothing"), ("POST", "/"), ("GET", "/v1/../etc/passwd")] {
+        let error = with(&state, method, path, &[("host", "127.0.0.1")], "").await.error(404);
+        assert_eq!(error["type"], "not_found_error");
+    }
+    for (method, path) in [("GET", "/v1/chat/completions"), ("DELETE", "/props"), ("PUT", "/health")] {
+        with(&state, method, path, &[("host", "127.0.0.1")], "").await.error(405);
+    }
+}

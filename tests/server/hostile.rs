@@ -1,0 +1,119 @@
+//! Bodies that nobody should send.
+
+use super::*;
+
+const PATHS: [&str; 6] =
+    ["/v1/chat/completions", "/v1/completions", "/completion", "/tokenize", "/detokenize", "/apply-template"];
+
+#[tokio::test]
+async fn broken_json_is_a_400_with_a_position() {
+    let state = ready(options());
+    let deep_list = format!("{{\"messages\":{}", "[".repeat(200_000));
+    let deep_object = "{\"a\":".repeat(200_000);
+    for body in [deep_list.as_str(), &deep_object, "", "{", "\u{feff}{}", "{\"a\":1e999}", "{'a':1}", "\"\\ud800\""] {
+        for path in PATHS {
+            let error = post_text(&state, path, body.to_owned()).await.error(400);
+            let message = error["message"].as_str().expect("a text").to_owned();
+            assert!(message.contains("line 1 column"), "{path}: {message}");
+        }
+    }
+    for path in PATHS {
+        post_text(&state, path, vec![0xff, 0xfe, b'{']).await.error(400);
+        post_text(&state, path, "[1,2,3]").await.error(400);
+        post_text(&state, path, "null").await.error(400);
+    }
+}
+
+#[tokio::test]
+async fn every_field_with_every_type_is_answered() {
+    let state = ready(options());
+    let values = [
+        json!(true),
+        json!(0),
+        json!(-1),
+        json!(1e308),
+        json!(-1e308),
+        json!(u64::MAX),
+        json!(i64::MIN),
+        json!(0.5),
+        json!(1e-320),
+        json!(""),
+        json!("\u{0}\u{10ffff}"),
+        json!([]),
+        json!([null]),
+        json!([[]]),
+        json!([{}]),
+        json!({}),
+        json!({"type": {"type": []}}),
+        json!({"a": 1}),
+    ];
+    let fields = [
+        "messages",
+        "prompt",
+        "content",
+        "tokens",
+        "stream",
+        "stream_options",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "typical_p",
+        "repeat_penalty",
+        "repeat_last_n",
+        "presence_penalty",
+        "frequency_penalty",
+        "seed",
+        "stop",
+        "max_tokens",
+        "max_completion_tokens",
+        "n_predict",
+        "n",
+        "n_cmpl",
+        "logprobs",
+        "top_logprobs",
+        "n_probs",
+        "logit_bias",
+        "templates",
+        "tools",
+        "response_format",
+        "modalities",
+        "cache_prompt",
+        "ignore_eos",
+        "echo",
+        "return_progress",
+        "model",
+        "with_pieces",
+        "add_special",
+        "parse_special",
+        "continue_final_message",
+    ];
+    for path in PATHS {
+        for field in fields {
+            for value in &values {
+                let mut body = json!({"messages": hi(), "prompt": "x", "content": "x", "tokens": [5], "max_tokens": 1});
+                body[field] = value.clone();
+                let answer = post(&state, path, &body).await;
+                let is_answered = matches!(answer.status.as_u16(), 200 | 400);
+                assert!(is_answered, "{path} {field} {value}: {} {}", answer.status, answer.text);
+                if answer.status == 400 {
+                    answer.error(400);
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused() {
+    let state = ready(options());
+    let large = vec![b' '; (16 << 20) + 1];
+    let error = post_text(&state, "/tokenize", large.clone()).await.error(413);
+    assert_eq!(error["code"], 413);
+    // Without a declared length it is found out while reading.
+    let chunks = large.chunks(1 << 20).map(|chunk| Ok::<_, std::io::Error>(chunk.to_vec())).collect::<Vec<_>>();
+    let body = Body::from_stream(futures_util::stream::iter(chunks));
+    post_text(&state, "/tokenize", body).await.error(413);
+    let lying = request("POST", "/tokenize").header("content-length", "99999999999").body(Body::empty());
+    call(&state, lying.expect("a request")).await.error(413);
+}

@@ -1,0 +1,215 @@
+//! llama.cpp's shapes, field by field.
+
+use super::*;
+
+async fn complete(body: Value) -> Answer {
+    post(&ready(options()), "/completion", &body).await
+}
+
+#[tokio::test]
+async fn a_completion_has_llama_cpp_s_fields() {
+    let body = complete(json!({"prompt": "w", "seed": 9, "return_tokens": true, "n_predict": 20})).await.ok();
+    assert_eq!(body["content"], "xyz");
+    assert_eq!(body["stop"], true);
+    assert_eq!(body["stop_type"], "eos");
+    assert_eq!(body["stopping_word"], "");
+    assert_eq!(body["truncated"], false);
+    assert_eq!(body["model"], "alphabet-Q6_K");
+    assert_eq!(body["tokens_evaluated"], 2);
+    assert_eq!(body["tokens_cached"], 0);
+    assert_eq!(body["prompt"], "<bos>w");
+    assert_eq!(body["index"], 0);
+    assert_eq!(body["generation_settings"]["seed"], 9);
+    assert_eq!(body["generation_settings"]["n_predict"], 20);
+    assert_eq!(body["generation_settings"]["top_p"], 0.9, "the server's default");
+    assert!(body["timings"]["predicted_per_second"].is_f64());
+    let tokens = tokenizer().encode("x", Special::Literal)[0];
+    assert_eq!(body["tokens"][0], tokens);
+    let body = complete(json!({"prompt": "w"})).await.ok();
+    assert_eq!(body["tokens"], json!([]));
+    assert!(body["generation_settings"]["seed"].as_u64().is_some_and(|seed| seed < u64::from(u32::MAX)));
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_whole_answer_and_without_done() {
+    let frames = complete(json!({"prompt": "u", "stream": true, "n_probs": 1})).await.frames();
+    let (end, parts) = frames.split_last().expect("frames");
+    assert_eq!(end["stop"], true);
+    assert_eq!(end["stop_type"], "eos");
+    assert!(end["generation_settings"].is_object());
+    for (at, part) in parts.iter().enumerate() {
+        assert_eq!(part["stop"], false);
+        assert_eq!(part["tokens"].as_array().expect("a list").len(), 1);
+        assert_eq!(part["tokens_predicted"], at + 1);
+        assert_eq!(part["completion_probabilities"][0]["id"], part["tokens"][0]);
+    }
+    let texts = frames.iter().filter_map(|part| part["content"].as_str());
+    assert_eq!(texts.collect::<String>(), "vwxyz");
+}
+
+#[tokio::test]
+async fn the_end_is_told_in_llama_cpp_s_words() {
+    let body = complete(json!({"prompt": "a", "stop": ["de"]})).await.ok();
+    assert_eq!(
+        (&body["content"], &body["stop_type"], &body["stopping_word"]),
+        (&json!("bc"), &json!("word"), &json!("de"))
+    );
+    let body = complete(json!({"prompt": "a", "n_predict": 2})).await.ok();
+    assert_eq!(
+        (&body["content"], &body["stop_type"], &body["truncated"]),
+        (&json!("bc"), &json!("limit"), &json!(false))
+    );
+    assert_eq!(body["tokens_predicted"], 2);
+    let body = complete(json!({"prompt": "a", "ignore_eos": true})).await.ok();
+    assert_eq!((&body["stop_type"], &body["truncated"]), (&json!("limit"), &json!(true)));
+    assert_eq!(body["stop_reason"], "context_full");
+}
+
+#[tokio::test]
+async fn prompts_are_texts_tokens_mixtures_and_lists() {
+    let x = tokenizer().encode("x", Special::Literal)[0];
+    for (prompt, n_tokens) in
+        [(json!("x"), 2), (json!([x]), 1), (json!(["w", x]), 3), (json!({"prompt_string": "x"}), 2)]
+    {
+        let body = complete(json!({"prompt": prompt})).await.ok();
+        assert_eq!(body["content"], "yz", "{prompt}");
+        assert_eq!(body["tokens_evaluated"], n_tokens, "{prompt}");
+    }
+    let several = complete(json!({"prompt": ["x", [x], "y"]})).await.ok();
+    let texts: Vec<&str> =
+        several.as_array().expect("a list").iter().filter_map(|one| one["content"].as_str()).collect();
+    assert_eq!(texts, ["yz", "yz", "z"]);
+    let error = complete(json!({"prompt": []})).await.error(400);
+    assert_eq!(error["code"], 400, "llama.cpp's code is the status");
+}
+
+#[tokio::test]
+async fn control_tokens_in_a_raw_prompt_are_parsed_and_there_is_one_bos() {
+    let state = ready(options());
+    let turn = tokenizer().encode("<start_of_turn>", Special::Parse);
+    assert_eq!(turn.len(), 1);
+    let prompt = "<bos><start_of_turn>";
+    let body = post(&state, "/completion", &json!({"prompt": prompt, "n_predict": 1})).await.ok();
+    assert_eq!(body["tokens_evaluated"], 2);
+    assert_eq!(body["prompt"], prompt);
+}
+
+#[tokio::test]
+async fn a_prompt_that_does_not_fit_has_llama_cpp_s_error() {
+    let error = complete(json!({"prompt": "a ".repeat(200)})).await.error(400);
+    assert_eq!(error["type"], "exceed_context_size_error");
+    assert_eq!(error["code"], 400);
+    assert_eq!(error["n_ctx"], N_CTX);
+}
+
+#[tokio::test]
+async fn text_becomes_tokens_and_back() {
+    let state = ready(options());
+    let text = "<start_of_turn>ab é";
+    let ids = post(&state, "/tokenize", &json!({"content": text})).await.ok()["tokens"].clone();
+    assert_eq!(ids, json!(tokenizer().encode(text, Special::Parse)));
+    let back = post(&state, "/detokenize", &json!({"tokens": ids})).await.ok();
+    assert_eq!(back, json!({"content": text}));
+    let literal = post(&state, "/tokenize", &json!({"content": text, "parse_special": false})).await.ok();
+    assert!(literal["tokens"].as_array().expect("a list").len() > ids.as_array().expect("a list").len());
+    let bos = post(&state, "/tokenize", &json!({"content": "a", "add_special": true})).await.ok();
+    assert_eq!(bos["tokens"][0], tokenizer().bos());
+    let pieces = post(&state, "/tokenize", &json!({"content": text, "with_pieces": true})).await.ok();
+    let first = &pieces["tokens"][0];
+    assert_eq!((&first["piece"], &first["control"]), (&json!("<start_of_turn>"), &json!(true)));
+    let all: Vec<u8> = pieces["tokens"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .flat_map(|token| match &token["piece"] {
+            Value::String(piece) => piece.as_bytes().to_vec(),
+            bytes => serde_json::from_value(bytes.clone()).expect("bytes"),
+        })
+        .collect();
+    assert_eq!(String::from_utf8(all).expect("UTF-8"), text);
+    for (path, body) in [
+        ("/tokenize", json!({})),
+        ("/tokenize", json!({"content": 5})),
+        ("/detokenize", json!({"tokens": "a"})),
+        ("/detokenize", json!({"tokens": [-1]})),
+        ("/detokenize", json!({"tokens": [4294967296u64]})),
+    ] {
+        post(&state, path, &body).await.error(400);
+    }
+}
+
+#[tokio::test]
+async fn the_exact_prompt_comes_with_its_control_tokens_marked() {
+    let state = ready(options());
+    let messages = json!([{"role": "user", "content": "Hi <end_of_turn>"}]);
+    let body = post(&state, "/apply-template", &json!({"messages": messages, "with_pieces": true})).await.ok();
+    assert_eq!(
+        body["prompt"].as_str().expect("a text").trim_start_matches("<bos>"),
+        "<start_of_turn>user\nHi <end_of_turn><end_of_turn>\n<start_of_turn>model\n"
+    );
+    assert_eq!(body["n_ctx"], N_CTX);
+    let tokens = body["tokens"].as_array().expect("a list");
+    assert_eq!(body["n_tokens"], tokens.len());
+    let control: Vec<&str> =
+        tokens.iter().filter(|token| token["control"] == true).filter_map(|token| token["piece"].as_str()).collect();
+    assert_eq!(control, ["<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_turn>"], "the typed one is text");
+}
+
+#[tokio::test]
+async fn props_slots_and_metrics_tell_about_the_server() {
+    let state = ready(options());
+    let props = get(&state, "/props").await.ok();
+    assert_eq!(props["n_ctx"], N_CTX);
+    assert_eq!(props["n_ctx_train"], 8192);
+    assert_eq!(props["total_slots"], 2);
+    assert_eq!(props["is_demo"], false);
+    assert_eq!(props["bos_token"], "<bos>");
+    assert_eq!(props["eos_token"], "<eos>");
+    assert_eq!(props["model_alias"], "alphabet-Q6_K");
+    assert!(props["chat_template"].as_str().expect("a text").contains("start_of_turn"));
+    assert_eq!(props["default_generation_settings"]["params"]["top_p"], 0.9);
+    assert_eq!(props["page_templates"]["prompt"], "{{history}}\n<start_of_turn>{{char}}\n");
+    assert_eq!(props["page_templates"]["history"], "<start_of_turn>{{name}}\n{{message}}<end_of_turn>");
+
+    let slots = get(&state, "/slots").await.ok();
+    assert_eq!(slots.as_array().expect("a list").len(), 2);
+    assert_eq!(slots[0]["is_processing"], false);
+
+    post(&state, "/completion", &json!({"prompt": "a", "n_predict": 4})).await.ok();
+    let metrics = get(&state, "/metrics").await;
+    assert!(metrics.header("content-type").starts_with("text/plain"));
+    let value = |name: &str| {
+        let line = metrics.text.lines().find(|line| line.starts_with(&format!("llamacpp:{name} ")));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or_else(|| panic!("{name}"))
+    };
+    assert_eq!(value("tokens_predicted_total"), 4.0);
+    assert_eq!(value("prompt_tokens_total"), 2.0);
+    assert!(value("tokens_predicted_seconds_total") > 0.0);
+}
+
+#[tokio::test]
+async fn while_loading_the_apis_say_how_far_it_is_and_then_they_work() {
+    let state = AppState::new(options());
+    state.set_progress(0.71, "reading weights");
+    for path in ["/health", "/v1/health", "/props"] {
+        let answer = get(&state, path).await;
+        assert_eq!(answer.header("retry-after"), "1");
+        let error = answer.error(503);
+        assert_eq!(error["code"], 503);
+        assert_eq!(error["message"], "Loading model");
+        assert_eq!(error["type"], "unavailable_error");
+        assert_eq!(error["progress"], 0.71);
+        assert_eq!(error["stage"], "reading weights");
+    }
+    assert_eq!(get(&state, "/health").await.json()["product"], "gemma2");
+    for path in ["/v1/chat/completions", "/v1/completions", "/completion", "/tokenize", "/apply-template"] {
+        let answer = post_text(&state, path, "not even JSON").await;
+        assert_eq!(answer.header("retry-after"), "1");
+        answer.error(503);
+    }
+    make_ready(&state, engine(SIZES, None));
+    let health = get(&state, "/health").await.ok();
+    assert_eq!(health["status"], "ok");
+    assert_eq!(health["model"], "alphabet-Q6_K");
+    get(&state, "/props").await.ok();
+}
