@@ -49,9 +49,24 @@ const DEFAULT_TEMPLATES = {
  */
 
 /**
+ * @typedef {object} Script
+ * @property {number | null} loading how much of the model is loaded; null: all
+ * @property {number} tokenMs milliseconds between two pieces of text
+ * @property {number} prefillMs milliseconds before the first
+ * @property {number} nCtx
+ * @property {number} nCtxMax
+ * @property {boolean} demo
+ * @property {string | null} scriptText every reply
+ * @property {boolean} byCharacter a piece is a character, not a word
+ */
+
+/** @returns {Script} */
+export const quietScript = () => ({ loading: null, tokenMs: 8, prefillMs: 0, nCtx: 4096, nCtxMax: 8192, demo: false, scriptText: null, byCharacter: false });
+
+/**
  * @typedef {object} Fake what a journey may change while the server runs
  * @property {string} url
- * @property {{ loading: number | null, tokenMs: number, nCtx: number, nCtxMax: number, demo: boolean, prefillMs: number, scriptText: string | null }} script
+ * @property {Script} script
  * @property {any[]} requests bodies of the chat requests, in order
  * @property {{ running: number, cancelled: number }} counts
  * @property {() => Promise<void>} stop closes every connection, as a killed program does
@@ -62,7 +77,7 @@ const DEFAULT_TEMPLATES = {
  * @returns {Promise<Fake>}
  */
 export async function startFake({ port = 0 } = {}) {
-  const script = { loading: /** @type {number | null} */ (null), tokenMs: 8, nCtx: 4096, nCtxMax: 8192, demo: false, prefillMs: 0, scriptText: /** @type {string | null} */ (null) };
+  const script = quietScript();
   /** @type {any[]} */
   const requests = [];
   const counts = { running: 0, cancelled: 0 };
@@ -86,6 +101,7 @@ export async function startFake({ port = 0 } = {}) {
     }
     if (script.loading !== null) return fail(response, 503, { message: 'Loading model', type: 'unavailable_error', progress: script.loading });
     if (path === '/props') return json(response, props());
+    if (path === '/slots') return json(response, [{ id: 0, is_processing: counts.running > 0 }]);
     const body = request.method === 'POST' ? JSON.parse(await read(request)) : {};
     if (path === '/tokenize') return json(response, { tokens: tokens([{ text: body.content, control: body.parse_special !== false }]).map((token) => token.id) });
     if (path === '/apply-template') {
@@ -139,7 +155,7 @@ export async function startFake({ port = 0 } = {}) {
         frame({ delta: {} }, { prompt_progress: { total: prompt.length, cache: 0, processed: Math.round((prompt.length * step) / 4), time_ms: 1 } });
       }
     }
-    const pieces = rest.match(/\s*\S+|\s+$/g) ?? [];
+    const pieces = script.byCharacter ? [...rest] : (rest.match(/\s*\S+|\s+$/g) ?? []);
     const limit = typeof body.max_tokens === 'number' && body.max_tokens > 0 ? body.max_tokens : Infinity;
     const room = script.nCtx - prompt.length;
     let made = 0;

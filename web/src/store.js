@@ -75,12 +75,8 @@ export class Store {
 
   /** @param {string} conversation @returns {Promise<Message[]>} */
   async messages(conversation) {
-    const stored = this.database
-      ? await result(
-          this.database.transaction('messages').objectStore('messages').index('conversation').getAll(conversation),
-        ).catch(() => [])
-      : [];
-    return this.#merged('messages', stored).filter((message) => message.conversation === conversation);
+    const stored = await this.#read('messages', (store) => store.index('conversation').getAll(conversation));
+    return this.#merged('messages', stored ?? []).filter((message) => message.conversation === conversation);
   }
 
   /** @returns {Promise<Message[]>} of every conversation; for search and export */
@@ -141,18 +137,28 @@ export class Store {
 
   /** @param {StoreName} name @returns {Promise<any[]>} */
   async #all(name) {
-    const stored = this.database
-      ? await result(this.database.transaction(name).objectStore(name).getAll()).catch(() => [])
-      : [];
-    return this.#merged(name, stored);
+    return this.#merged(name, (await this.#read(name, (store) => store.getAll())) ?? []);
   }
 
   /** @param {StoreName} name @param {string} id @returns {Promise<any>} */
   async #one(name, id) {
     const kept = this.memory[name].get(id);
     if (kept !== undefined) return kept === GONE ? undefined : kept;
-    if (!this.database) return undefined;
-    return result(this.database.transaction(name).objectStore(name).get(id)).catch(() => undefined);
+    return this.#read(name, (store) => store.get(id));
+  }
+
+  /**
+   * What is stored, or undefined where nothing can be read: another tab may have taken the database over.
+   * @param {StoreName} name
+   * @param {(store: IDBObjectStore) => IDBRequest<any>} query
+   * @returns {Promise<any>}
+   */
+  async #read(name, query) {
+    try {
+      return this.database ? await result(query(this.database.transaction(name).objectStore(name))) : undefined;
+    } catch {
+      return undefined;
+    }
   }
 
   /** @param {StoreName} name @param {any[]} stored */

@@ -1,0 +1,186 @@
+/**
+ * Journeys that hold for any model behind the page, also one that writes nonsense: they are run against the real program and
+ * against the scripted engine.
+ */
+
+import { ask, check, equal, finished, openPage, ready, send, stored, texts } from './harness.mjs';
+import { PAYLOADS } from './payloads.mjs';
+
+/** @typedef {import('./harness.mjs').Watched} Watched */
+/** @typedef {{ browser: any, url: string, watch: (page: Watched) => void }} Place */
+
+/** @param {Place} place @param {Parameters<typeof openPage>[2]} [options] */
+export async function open({ browser, url, watch }, options) {
+  const opened = await openPage(browser, url, options);
+  watch(opened);
+  return opened;
+}
+
+/** @param {any} page @param {number} tokens so that a journey does not depend on how much the model has to say */
+async function limitReply(page, tokens) {
+  await page.click('#settings');
+  await page.fill('#setting-maxTokens', String(tokens));
+  await page.keyboard.press('Escape');
+  await page.waitForSelector('dialog', { state: 'detached' });
+}
+
+/** @type {Record<string, (place: Place) => Promise<void>>} */
+export const common = {
+  'first run: the page is ready, named, and waits for a message': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    equal(await page.title(), 'gemma2', 'title');
+    equal(await page.evaluate(() => document.activeElement?.id), 'message', 'the focus is in the message field');
+    const props = await page.evaluate(async () => (await fetch('/props')).json());
+    equal(await page.locator('.banner.demo').count(), props.is_demo ? 1 : 0, 'the notice of the demo model');
+    check((await page.textContent('.chip')).includes(props.model_name), 'the model is named');
+    equal(await page.locator('article').count(), 0, 'no messages yet');
+    clean();
+    await close();
+  },
+
+  'send: the reply is streamed, stored, and equal to what the server counted': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await limitReply(page, 24);
+    await ask(page, 'Tell me about the moon.');
+    const shown = await texts(page);
+    equal(shown.length, 2, 'two messages');
+    equal(shown[0], 'Tell me about the moon.', 'the sent text');
+    const [reply] = (await stored(page, 'messages')).filter((message) => message.role === 'assistant');
+    check(reply.content.length > 0, 'the reply has text');
+    check(reply.replyTokens >= 1 && reply.replyTokens <= 24, `the server counted ${reply.replyTokens} tokens`);
+    check(Number.isInteger(reply.params.seed), 'the seed is recorded');
+    check(reply.timings.predicted_per_second > 0, 'the speed is recorded');
+    equal(await page.evaluate(() => document.activeElement?.id), 'message', 'the field kept the focus');
+    const counted = await page.evaluate(async (/** @type {string} */ content) => {
+      const messages = [{ role: 'user', content: 'Tell me about the moon.' }, { role: 'assistant', content }];
+      const response = await fetch('/apply-template', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ messages }) });
+      return (await response.json()).n_tokens;
+    }, reply.content);
+    await page.waitForFunction((/** @type {number} */ count) => document.querySelector('.meter-text')?.textContent?.includes(` ${count.toLocaleString('en')} / `), counted);
+    clean();
+    await close();
+  },
+
+  'stop: the server’s slot is free and the page usable within a second': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await send(page, 'Write as much as you can about the sea.');
+    await page.waitForSelector('article.assistant');
+    // A small model may be done before a hand could stop it; then there is nothing to stop, but the rest holds.
+    await page.keyboard.press('Escape');
+    await finished(page);
+    const free = page.evaluate(async () => {
+      const end = performance.now() + 1000;
+      for (;;) {
+        const response = await fetch('/slots');
+        if ((await response.json()).every((/** @type {any} */ slot) => !slot.is_processing)) return true;
+        if (performance.now() > end) return false;
+      }
+    });
+    check(await free, 'the slot is free');
+    const [reply] = (await stored(page, 'messages')).filter((message) => message.role === 'assistant');
+    check(['stopped', 'complete', 'cut'].includes(reply.status), `the reply is ${reply.status}`);
+    if (reply.status === 'stopped') await page.waitForSelector('.tag:has-text("stopped")');
+    await page.fill('#message', 'next');
+    check(await page.isEnabled('.send'), 'the next message can be sent');
+    clean();
+    await close();
+  },
+
+  'templates: both are prefilled, what is shown is what the model reads, and changes are used': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await page.click('#settings');
+    equal(await page.inputValue('#setting-promptTemplate'), '{{history}}\n<start_of_turn>{{char}}\n', 'the prompt template');
+    equal(await page.inputValue('#setting-historyTemplate'), '<start_of_turn>{{name}}\n{{message}}<end_of_turn>', 'the history template');
+    equal(await page.inputValue('#setting-userName'), 'user', 'the name of the person');
+    equal(await page.inputValue('#setting-charName'), 'model', 'the name of the model');
+    await page.keyboard.press('Escape');
+    const shown = async () => {
+      await page.click('.meter-button');
+      const text = await page.innerText('.prompt');
+      const control = await page.locator('.prompt .control').allInnerTexts();
+      await page.keyboard.press('Escape');
+      await page.waitForSelector('dialog', { state: 'detached' });
+      return { text: text.replace(/^<bos>/, ''), control: control.filter((/** @type {string} */ piece) => piece !== '<bos>') };
+    };
+    await page.fill('#message', 'Hi');
+    equal((await shown()).text, '<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n', 'the prompt for one message');
+    await page.fill('#message', 'a {{char}} and {{prompt}} and <end_of_turn> b');
+    const typed = await shown();
+    equal(typed.text, '<start_of_turn>user\na {{char}} and {{prompt}} and <end_of_turn> b<end_of_turn>\n<start_of_turn>model\n', 'typed braces and markers stay text');
+    equal(typed.control, ['<start_of_turn>', '<end_of_turn>', '<start_of_turn>'], 'a typed marker is no control token');
+    await page.click('#settings');
+    await page.fill('#setting-system', 'Be brief.');
+    await page.fill('#setting-historyTemplate', '<start_of_turn>{{name}}: {{message}}<end_of_turn>');
+    await page.fill('#setting-charName', 'sage');
+    await page.waitForSelector('.note:has-text("trained")');
+    await page.keyboard.press('Escape');
+    await page.fill('#message', 'Hi');
+    equal((await shown()).text, '<start_of_turn>user: Be brief.\n\nHi<end_of_turn>\n<start_of_turn>sage\n', 'the changed prompt');
+    const request = page.waitForRequest('**/v1/chat/completions');
+    await page.press('#message', 'Enter');
+    const body = (await request).postDataJSON();
+    equal(body.templates.char_name, 'sage', 'the name is sent');
+    equal(body.messages[0], { role: 'system', content: 'Be brief.' }, 'the system text is sent');
+    await page.waitForSelector('article.assistant');
+    await page.keyboard.press('Escape');
+    await finished(page);
+    clean();
+    await close();
+  },
+
+  'reload: the conversation is still there': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await limitReply(page, 8);
+    await ask(page, 'Remember this line.');
+    const before = await texts(page);
+    await page.reload();
+    await ready(page);
+    await page.waitForSelector('article.assistant .text.rich');
+    equal(await texts(page), before, 'the messages');
+    check((await page.textContent('.entry.open')).includes('Remember this line.'), 'the chat is in the list');
+    check((await page.title()).startsWith('Remember this line.'), 'the title');
+    clean();
+    await close();
+  },
+
+  'hostile text: what a person types is shown and never run': async (place) => {
+    const { page, clean, close } = await open(place, { path: `?q=${encodeURIComponent(PAYLOADS[3])}` });
+    await ready(page);
+    equal(await page.inputValue('#message'), PAYLOADS[3], '?q= fills the field');
+    equal(await page.locator('article').count(), 0, '?q= never sends');
+    await limitReply(page, 4);
+    const all = PAYLOADS.filter((payload) => !payload.includes('\u0000')).slice(0, 12).join('\n\n');
+    await send(page, all);
+    await page.waitForSelector('article.user');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('article.user .text');
+    check((await page.innerText('article.user .text')).includes('<script>pwned=1</script>'), 'the text stays visible');
+    equal(await page.evaluate(() => 'pwned' in globalThis), false, 'nothing ran');
+    equal(await page.locator('article :is(script, img, iframe, svg:not(.icon, .gem), style, form:not(.editor), input)').count(), 0, 'no such element');
+    await finished(page);
+    clean(/status of 400/);
+    await close();
+  },
+
+  'privacy: the headers forbid everything that is not needed': async (place) => {
+    const response = await fetch(place.url);
+    const policy = response.headers.get('content-security-policy') ?? '';
+    for (const part of ["default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'", "frame-ancestors 'none'", "require-trusted-types-for 'script'"]) {
+      check(policy.includes(part), `the policy lacks ${part}: ${policy}`);
+    }
+    equal(response.headers.get('x-content-type-options'), 'nosniff', 'nosniff');
+    equal(response.headers.get('referrer-policy'), 'no-referrer', 'referrer policy');
+    const html = await response.text();
+    check(!/<script(?![^>]*\bsrc=)/.test(html) && !/<style|\sstyle=|\son\w+=/.test(html), 'the page has inline script or style');
+    const [, script] = /<script type="module" src="([^"]+)"/.exec(html) ?? [];
+    const asset = await fetch(new URL(script, place.url));
+    check((asset.headers.get('cache-control') ?? '').includes('immutable'), 'hashed files are cached for good');
+    const notices = await fetch(new URL('THIRD-PARTY.txt', place.url));
+    check((await notices.text()).includes('preact'), 'the notices are served');
+  },
+};

@@ -1,0 +1,379 @@
+import assert from 'node:assert/strict';
+import { after, before, beforeEach, test } from 'node:test';
+
+import { IDBFactory } from 'fake-indexeddb';
+
+import { quietScript, startFake } from '../../tests/browser/fake-server.mjs';
+import { Api } from '../src/api.js';
+import { App, copyOf, titleOf } from '../src/app.js';
+import { Store } from '../src/store.js';
+
+/** @type {import('../../tests/browser/fake-server.mjs').Fake} */
+let fake;
+/** @type {App[]} */
+let open = [];
+
+before(async () => {
+  fake = await startFake();
+});
+beforeEach(() => {
+  Object.assign(fake.script, quietScript(), { tokenMs: 0 });
+  fake.requests.length = 0;
+});
+after(() => fake.stop());
+
+/**
+ * @param {IDBFactory} [factory]
+ * @param {string | null} [chat]
+ */
+async function started(factory = new IDBFactory(), chat = null) {
+  const app = new App(new Api(fake.url.slice(0, -1)), { pollFirstMs: 20, pollLastMs: 50 });
+  open.push(app);
+  await app.start(await Store.open(factory), { open: chat });
+  return app;
+}
+
+after(() => {
+  for (const app of open) {
+    app.close();
+    app.store.close();
+  }
+  open = [];
+});
+
+/**
+ * @param {App} app
+ * @param {(state: App['state']) => boolean} condition
+ */
+function until(app, condition) {
+  return new Promise((resolve, reject) => {
+    const patience = setTimeout(() => reject(new Error(`never happened: ${condition}; ${JSON.stringify(app.state.machine)}`)), 10_000);
+    const look = () => {
+      if (!condition(app.state)) return;
+      clearTimeout(patience);
+      stop();
+      resolve(undefined);
+    };
+    const stop = app.subscribe(look);
+    look();
+  });
+}
+
+/** @param {App} app */
+const ready = (app) => until(app, (state) => state.machine.phase === 'idle');
+
+/** @param {App} app @param {string} text */
+async function say(app, text) {
+  await ready(app).catch(() => {});
+  app.setDraft(text);
+  await app.send();
+}
+
+/** @param {App} app */
+const texts = (app) => app.path.map(({ role, content }) => `${role}: ${content}`);
+
+test('a message is answered, recorded and there after a reload', async () => {
+  const factory = new IDBFactory();
+  const app = await started(factory);
+  await say(app, 'say one two three');
+  assert.deepEqual(texts(app), ['user: say one two three', 'assistant: one two three']);
+  const reply = app.path[1];
+  assert.equal(reply.status, 'complete');
+  assert.equal(reply.model, 'Gemma 2 2B it');
+  assert.equal(reply.params?.seed, fake.requests[0].seed);
+  assert.ok(Number(reply.params?.seed) >= 0);
+  assert.equal(reply.replyTokens, 3);
+  assert.ok((reply.timings?.predicted_per_second ?? 0) > 0);
+  assert.equal(app.state.draft, '');
+  const { id } = app.state.conversation;
+  const again = await started(factory, id);
+  assert.deepEqual(texts(again), texts(app));
+  assert.equal(again.state.conversations[0].title, 'say one two three');
+});
+
+test('templates, names, system text and sampling go into the request', async () => {
+  const app = await started();
+  await ready(app);
+  app.changeSetting('system', 'Be brief.');
+  app.changeSetting('historyTemplate', '[{{name}}] {{message}}');
+  app.changeSetting('userName', 'Ann');
+  app.changeSetting('temperature', 0.25);
+  app.changeSetting('seed', 99);
+  app.changeSetting('stop', ['END']);
+  await say(app, 'say x');
+  const [request] = fake.requests;
+  assert.deepEqual(request.messages, [{ role: 'system', content: 'Be brief.' }, { role: 'user', content: 'say x' }]);
+  assert.equal(request.templates.history, '[{{name}}] {{message}}');
+  assert.equal(request.templates.user_name, 'Ann');
+  assert.equal(request.templates.char_name, 'model');
+  assert.equal(request.temperature, 0.25);
+  assert.equal(request.seed, 99);
+  assert.deepEqual(request.stop, ['END']);
+  assert.equal(request.top_p, 0.95, 'as the server says, without float noise');
+});
+
+test('the meter is the server’s count, with what is typed', async () => {
+  const app = await started();
+  await say(app, 'say one two');
+  await until(app, (state) => (state.meter.used ?? 0) > 0);
+  const used = Number(app.state.meter.used);
+  app.setDraft('four more words here');
+  await until(app, (state) => Number(state.meter.used) > used);
+  const counted = await app.api.applyTemplate(app.promptRequest(app.path, true));
+  assert.equal(app.state.meter.used, counted.tokens);
+});
+
+test('stopping keeps the text so far, and continuing goes on in the same turn', async () => {
+  fake.script.tokenMs = 5;
+  const app = await started();
+  await ready(app);
+  const whole = Array.from({ length: 60 }, (_, at) => `w${at}`).join(' ');
+  app.setDraft(`say ${whole}`);
+  const sent = app.send();
+  await until(app, (state) => (state.live?.text.length ?? 0) > 10);
+  app.stop();
+  await sent;
+  const [, stopped] = app.path;
+  assert.equal(app.state.machine.phase, 'stopped');
+  assert.equal(stopped.status, 'stopped');
+  assert.ok(stopped.content.length > 10 && whole.startsWith(stopped.content));
+  await app.continueReply(stopped.id);
+  assert.deepEqual(fake.requests[1].messages.at(-1), { role: 'assistant', content: stopped.content });
+  assert.equal(app.path[1].content, whole);
+  assert.equal(app.path[1].status, 'complete');
+  assert.equal(app.path.length, 2, 'no new turn');
+});
+
+test('regenerating and editing add alternatives, and each remembers its branch', async () => {
+  const factory = new IDBFactory();
+  const app = await started(factory);
+  await say(app, 'say first');
+  const [mine, first] = app.path;
+  await say(app, 'say deeper');
+  await app.regenerate(first.id);
+  assert.equal(app.path.length, 2);
+  const second = app.path[1];
+  assert.notEqual(second.params?.seed, first.params?.seed);
+  await app.regenerate(second.id, { seed: Number(first.params?.seed), temperature: 0.5 });
+  assert.equal(app.path[1].params?.seed, first.params?.seed);
+  assert.equal(app.path[1].params?.temperature, 0.5);
+  app.show(first.id);
+  assert.equal(app.path.length, 4, 'the deeper messages are back');
+  await app.editAndSend(mine.id, 'say other');
+  assert.deepEqual(texts(app), ['user: say other', 'assistant: other']);
+  app.show(mine.id);
+  assert.equal(app.path.length, 4);
+  const before = [...app.state.tree.keys()].sort();
+  const again = await started(factory, app.state.conversation.id);
+  assert.deepEqual([...again.state.tree.keys()].sort(), before);
+  assert.deepEqual(texts(again), texts(app));
+});
+
+test('editing in place keeps what is below', async () => {
+  const app = await started();
+  await say(app, 'say one');
+  await say(app, 'say two');
+  app.editInPlace(app.path[1].id, 'changed');
+  assert.deepEqual(texts(app), ['user: say one', 'assistant: changed', 'user: say two', 'assistant: two']);
+  assert.equal(app.path[1].edited, true);
+  await say(app, 'say three');
+  assert.equal(fake.requests[2].messages[1].content, 'changed');
+});
+
+test('a deletion takes what was announced, and undo brings back every byte', async () => {
+  const factory = new IDBFactory();
+  const app = await started(factory);
+  await say(app, 'say one');
+  await say(app, 'say two');
+  const { id } = app.state.conversation;
+  const stored = async () => JSON.stringify((await app.store.messages(id)).sort((a, b) => (a.id < b.id ? -1 : 1)));
+  const before = await stored();
+  const target = app.path[1].id;
+  assert.equal(app.countBelow(target), 3);
+  await app.deleteMessage(target);
+  assert.deepEqual(texts(app), ['user: say one']);
+  assert.equal(JSON.parse(await stored()).length, 1);
+  app.undo();
+  await until(app, (state) => state.tree.size === 4);
+  await app.store.conversations();
+  assert.equal(await stored(), before);
+  assert.deepEqual(texts(app).length, 4);
+});
+
+test('a chat can be renamed, pinned, duplicated, branched, deleted and brought back', async () => {
+  const app = await started();
+  await say(app, 'say one');
+  const first = app.state.conversation.id;
+  app.renameChat(first, '  My chat ');
+  assert.equal(app.state.conversation.title, 'My chat');
+  app.renameChat(first, '   ');
+  assert.equal(app.state.conversation.title, 'My chat', 'a chat always has a title');
+  await app.duplicateChat(first);
+  const copy = app.state.conversation.id;
+  assert.notEqual(copy, first);
+  assert.deepEqual(texts(app), ['user: say one', 'assistant: one']);
+  app.togglePin(first);
+  assert.equal(app.state.conversations[0].id, first);
+  await app.branchToNewChat(app.path[0].id);
+  assert.deepEqual(texts(app), ['user: say one']);
+  await app.retry(app.path[0].id);
+  assert.deepEqual(texts(app), ['user: say one', 'assistant: one']);
+  await app.deleteChat(first);
+  assert.equal(app.state.conversations.some(({ id }) => id === first), false);
+  assert.deepEqual(await app.store.messages(first), []);
+  app.undo();
+  await until(app, (state) => state.conversations.some(({ id }) => id === first));
+  await app.openChat(first);
+  assert.deepEqual(texts(app), ['user: say one', 'assistant: one']);
+});
+
+test('a message sent while the model loads is answered when it is ready', async () => {
+  fake.script.loading = 0.3;
+  const app = await started();
+  await until(app, (state) => state.machine.loaded === 0.3);
+  app.setDraft('say late');
+  await app.send();
+  assert.equal(app.state.machine.queued, true);
+  assert.deepEqual(texts(app), ['user: say late']);
+  fake.script.loading = null;
+  await until(app, (state) => state.machine.phase === 'idle' && state.tree.size === 2);
+  assert.deepEqual(texts(app), ['user: say late', 'assistant: late']);
+});
+
+test('a waiting message can be taken back', async () => {
+  fake.script.loading = 0.3;
+  const app = await started();
+  await until(app, (state) => state.machine.loaded === 0.3);
+  app.setDraft('say late');
+  await app.send();
+  app.stop();
+  fake.script.loading = null;
+  await ready(app);
+  assert.deepEqual(texts(app), ['user: say late']);
+  assert.equal(fake.requests.length, 0);
+});
+
+test('an error keeps the text of both sides and can be retried', async () => {
+  const app = await started();
+  await say(app, 'refuse');
+  assert.equal(app.state.machine.phase, 'error');
+  assert.equal(app.path[1].failure?.message, 'the engine met an error');
+  assert.equal(app.path[1].failure?.hint, 'start gemma2 again with -v');
+  await app.retry(app.path[1].id);
+  assert.equal(app.path.length, 2, 'an empty reply is tried again in its own place');
+  await app.editAndSend(app.path[0].id, 'fail in the middle');
+  assert.equal(app.path[1].status, 'error');
+  assert.ok(app.path[1].content.startsWith('You said'));
+});
+
+test('a broken connection leaves a stopped reply, and the page reconnects', async () => {
+  fake.script.tokenMs = 5;
+  const app = await started();
+  await say(app, 'drop');
+  assert.equal(app.path[1].status, 'stopped');
+  assert.equal(app.path[1].failure?.message, 'broken');
+  await until(app, (state) => state.machine.phase === 'idle' || state.machine.phase === 'error');
+});
+
+test('a program that is gone is noticed, and its return too', async () => {
+  const own = await startFake();
+  const app = new App(new Api(own.url.slice(0, -1)), { pollFirstMs: 10, pollLastMs: 20 });
+  open.push(app);
+  await app.start(await Store.open(new IDBFactory()));
+  await ready(app);
+  await own.stop();
+  await until(app, (state) => state.machine.phase === 'disconnected');
+  app.setDraft('draft');
+  await app.send();
+  assert.equal(app.state.draft, 'draft', 'nothing is sent, nothing is lost');
+  const back = await startFake({ port: Number(new URL(own.url).port) });
+  await ready(app);
+  await back.stop();
+});
+
+test('a full context is reported, and leaving out old turns makes room', async () => {
+  fake.script.nCtx = 100;
+  const app = await started();
+  await say(app, 'say one two three four five six seven eight nine ten');
+  await say(app, 'say eleven twelve thirteen fourteen fifteen sixteen');
+  await say(app, `say ${'word '.repeat(22)}`);
+  const last = /** @type {import('../src/tree.js').Message} */ (app.path.at(-1));
+  assert.ok(last.failure?.kind === 'context' || last.cutBy === 'context_full', JSON.stringify(last));
+  await app.leaveOutOldest();
+  assert.ok(app.state.conversation.sendFrom, 'something is left out');
+  assert.ok(app.sent(app.path).length < app.path.length);
+  assert.equal(app.path.length, 6, 'but everything is still shown');
+  assert.equal(app.path.at(-1)?.status, 'complete');
+});
+
+test('settings of a chat can become the defaults, and be reset', async () => {
+  const factory = new IDBFactory();
+  const app = await started(factory);
+  await ready(app);
+  app.changeSetting('topK', 10);
+  app.makeDefault();
+  app.newChat();
+  assert.equal(app.settings.topK, 10);
+  const again = await started(factory);
+  assert.equal(again.settings.topK, 10);
+  again.resetSettings();
+  assert.equal(again.settings.topK, 64);
+  assert.equal(again.importSettings({ topK: 5, temperature: 0, other: 1 }), 2);
+  assert.equal(again.settings.topK, 5);
+});
+
+test('a reply goes on in the background while another chat is open', async () => {
+  fake.script.tokenMs = 4;
+  const app = await started();
+  await ready(app);
+  app.setDraft('count 40');
+  const sent = app.send();
+  await until(app, (state) => state.machine.phase === 'streaming');
+  const first = app.state.conversation.id;
+  app.newChat();
+  assert.equal(app.path.length, 0);
+  await sent;
+  assert.equal(app.path.length, 0);
+  await app.openChat(first);
+  assert.equal(app.path[1].status, 'complete');
+  assert.ok(app.path[1].content.endsWith('40'));
+});
+
+test('two pages on the same chats see each other’s changes', async () => {
+  const factory = new IDBFactory();
+  const one = await started(factory);
+  const two = await started(factory);
+  await say(one, 'say hello');
+  const { id } = one.state.conversation;
+  await until(two, (state) => state.conversations.some((chat) => chat.id === id));
+  await two.openChat(id);
+  one.renameChat(id, 'Renamed');
+  await until(two, (state) => state.conversation.title === 'Renamed');
+});
+
+test('deleting everything leaves nothing', async () => {
+  const app = await started();
+  await say(app, 'say one');
+  await app.clearAll();
+  assert.deepEqual(await app.store.allMessages(), []);
+  assert.equal(app.path.length, 0);
+});
+
+test('a title is the first line, cut at a word', () => {
+  const message = /** @type {any} */ ({ content: '  First   line\nsecond' });
+  assert.equal(titleOf(message), 'First line');
+  const long = titleOf(/** @type {any} */ ({ content: 'word '.repeat(40) }));
+  assert.ok(long.length <= 60 && long.endsWith('word…'));
+  assert.equal(titleOf(/** @type {any} */ ({ content: '', files: [{ name: 'a.txt', text: '' }] })), 'a.txt');
+});
+
+test('a copy of a chat shares no id with it', () => {
+  const conversation = { id: 'c', title: 't', created: 1, updated: 1, choices: { '': 'a', a: 'b' }, settings: {}, sendFrom: 'b' };
+  const message = { conversation: 'c', role: /** @type {const} */ ('user'), content: '', time: 1, status: /** @type {const} */ ('complete') };
+  const copy = copyOf(conversation, [{ ...message, id: 'a', parent: null }, { ...message, id: 'b', parent: 'a' }]);
+  const [a, b] = copy.messages;
+  assert.equal(new Set(['c', 'a', 'b', copy.conversation.id, a.id, b.id]).size, 6);
+  assert.equal(b.parent, a.id);
+  assert.deepEqual(copy.conversation.choices, { '': a.id, [a.id]: b.id });
+  assert.equal(copy.conversation.sendFrom, b.id);
+});

@@ -1,0 +1,91 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { parseImport, toJson } from '../src/export.js';
+import { decodeText } from '../src/files.js';
+import { fold, search } from '../src/search.js';
+
+/** @type {import('../src/store.js').Conversation} */
+const conversation = { id: 'c1', title: 'Töne & <b>', created: 5, updated: 9, pinned: true, choices: { '': 'm1', m1: 'm2' }, settings: { temperature: 0.5 } };
+/** @type {import('../src/tree.js').Message[]} */
+const messages = [
+  { id: 'm1', conversation: 'c1', parent: null, role: 'user', content: 'Hi\n', time: 5, status: 'complete', files: [{ name: 'a', text: 'b' }] },
+  { id: 'm2', conversation: 'c1', parent: 'm1', role: 'assistant', content: '**x** 😀', time: 6, status: 'cut', cutBy: 'token_limit', demo: true, model: 'Demo', params: { seed: 4, temperature: 1 }, timings: { predicted_n: 3 }, promptTokens: 9, replyTokens: 3, edited: true },
+];
+
+test('an export that is imported again is the same chat', () => {
+  const result = parseImport(toJson([conversation], [...messages, { ...messages[0], id: 'other', conversation: 'c2' }]), new Set());
+  assert.ok('chats' in result);
+  assert.deepEqual(result.chats, [{ conversation, messages }]);
+  assert.equal(result.skipped, 0);
+});
+
+test('chats that exist already are skipped, also twice in one file', () => {
+  const result = parseImport(toJson([conversation, { ...conversation, id: 'c2' }, { ...conversation, id: 'c2' }], []), new Set(['c1']));
+  assert.ok('chats' in result);
+  assert.equal(result.chats.length, 1);
+  assert.equal(result.skipped, 2);
+});
+
+test('a file that is wrong is refused as a whole', () => {
+  const good = JSON.parse(toJson([conversation], messages));
+  /** @param {(file: any) => void} change */
+  const problem = (change) => {
+    const file = structuredClone(good);
+    change(file);
+    const result = parseImport(JSON.stringify(file), new Set());
+    return 'problem' in result ? result.problem : null;
+  };
+  assert.equal(problem(() => {}), null);
+  assert.equal(problem((file) => delete file.format), 'notOurs');
+  assert.equal(problem((file) => (file.version = 2)), 'tooNew');
+  assert.equal(problem((file) => (file.chats = {})), 'broken');
+  assert.equal(problem((file) => (file.chats[0].messages[1].role = 'system')), 'broken');
+  assert.equal(problem((file) => (file.chats[0].messages[1].content = 5)), 'broken');
+  assert.equal(problem((file) => delete file.chats[0].conversation.id), 'broken');
+  assert.equal(problem((file) => (file.chats[0].messages[0] = null)), 'broken');
+  const result = parseImport('{"format":', new Set());
+  assert.ok('problem' in result && result.problem === 'notJson');
+  for (const text of ['null', '[]', '5', '"x"']) assert.ok('problem' in parseImport(text, new Set()), text);
+});
+
+test('unknown fields stay outside, wrong ones become harmless', () => {
+  const file = JSON.parse(toJson([conversation], messages));
+  file.chats[0].conversation.choices = { '': 5, a: 'b' };
+  file.chats[0].conversation.settings = { temperature: 'hot', evil: 1 };
+  file.chats[0].messages[0].onclick = 'x';
+  file.chats[0].messages[0].status = 'streaming';
+  file.chats[0].messages[1].parent = 'nowhere';
+  file.chats[0].messages[1].timings = { predicted_n: '<b>' };
+  const result = parseImport(JSON.stringify(file), new Set());
+  assert.ok('chats' in result);
+  const [chat] = result.chats;
+  assert.deepEqual(chat.conversation.choices, { a: 'b' });
+  assert.deepEqual(chat.conversation.settings, {});
+  assert.equal('onclick' in chat.messages[0], false);
+  assert.equal(chat.messages[0].status, 'stopped');
+  assert.equal(chat.messages[1].parent, null, 'an orphan is attached to the start');
+  assert.deepEqual(chat.messages[1].timings, {});
+});
+
+test('text files are told from others', () => {
+  assert.equal(decodeText(new TextEncoder().encode('ä😀')), 'ä😀');
+  assert.equal(decodeText(Uint8Array.of(0xff, 0xfe, 0x41)), null);
+  assert.equal(decodeText(Uint8Array.of(0x41, 0, 0x42)), null);
+});
+
+test('search does not care about case and accents, and shows where', () => {
+  assert.equal(fold('ÄÉñ İx'), 'aen İx'.replace('İ', 'i'));
+  const chats = [{ id: 'a', title: 'Über Wasser' }, { id: 'b', title: 'Other' }];
+  const texts = [
+    { id: '1', conversation: 'b', content: 'old: the Café is closed', time: 1 },
+    { id: '2', conversation: 'b', content: `${'long '.repeat(20)}new: the CAFE\u0301 <b>opens</b> ${'and '.repeat(40)}`, time: 2 },
+  ];
+  const [hit] = search('cafe', chats, texts.slice(0, 1));
+  assert.deepEqual(hit, { conversation: 'b', message: '1', before: 'old: the ', match: 'Café', after: ' is closed' });
+  assert.equal(search('UBER', chats, texts)[0].message, null);
+  assert.equal(search('opens', chats, texts)[0].message, '2');
+  assert.ok(search('opens', chats, texts)[0].before.startsWith('…'));
+  assert.deepEqual(search('  ', chats, texts), []);
+  assert.deepEqual(search('absent', chats, texts), []);
+});
