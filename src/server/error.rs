@@ -140,7 +140,12 @@ impl ApiError {
     /// The body, `{"error": {…}}`.
     pub fn body(&self, dialect: Dialect) -> Value {
         let (kind, code) = match dialect {
-            Dialect::OpenAi => (self.0.kind, json!(self.0.special.map(|(word, _)| word))),
+            Dialect::OpenAi => {
+                // OpenAI's type for all that the client did wrong.
+                let is_asked_wrongly = matches!(self.0.status.as_u16(), 401 | 404);
+                let kind = if is_asked_wrongly { "invalid_request_error" } else { self.0.kind };
+                (kind, json!(self.0.special.map(|(word, _)| word)))
+            }
             Dialect::LlamaCpp => (self.0.special.map_or(self.0.kind, |(_, kind)| kind), json!(self.0.status.as_u16())),
         };
         let mut object = self.0.extra.clone();

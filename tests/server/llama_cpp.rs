@@ -60,6 +60,9 @@ async fn the_end_is_told_in_llama_cpp_s_words() {
         (&json!("bc"), &json!("limit"), &json!(false))
     );
     assert_eq!(body["tokens_predicted"], 2);
+    let body = complete(json!({"prompt": "a", "n_predict": 0})).await.ok();
+    assert_eq!((&body["content"], &body["stop_type"]), (&json!(""), &json!("limit")));
+    assert_eq!(body["tokens_predicted"], 0);
     let body = complete(json!({"prompt": "a", "ignore_eos": true})).await.ok();
     assert_eq!((&body["stop_type"], &body["truncated"]), (&json!("limit"), &json!(true)));
     assert_eq!(body["stop_reason"], "context_full");
@@ -79,6 +82,7 @@ async fn prompts_are_texts_tokens_mixtures_and_lists() {
     let texts: Vec<&str> =
         several.as_array().expect("a list").iter().filter_map(|one| one["content"].as_str()).collect();
     assert_eq!(texts, ["yz", "yz", "z"]);
+    complete(json!({"prompt": ["x", "y"], "n": 9})).await.error(400);
     let error = complete(json!({"prompt": []})).await.error(400);
     assert_eq!(error["code"], 400, "llama.cpp's code is the status");
 }

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use async_channel::Sender;
+use gemma2::engine::EngineError;
 use gemma2::server::serve;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -134,7 +135,7 @@ fn a_client_that_leaves_a_stream_frees_its_slot() {
     let mut reply = server.post("/completion", &body);
     open.send_blocking(()).expect("the prompt");
     read_to(&mut reply, "\"content\":\"a\"");
-    assert!(server.engine.slots().iter().any(|slot| slot.busy));
+    until("it runs", || server.engine.slots().iter().any(|slot| slot.busy));
     drop(reply);
     // The server notices by itself; the engine does at its next step, and it makes no reply to the end of the context.
     until("the slot is free", || {
@@ -197,16 +198,21 @@ fn shutting_down_lets_running_replies_end() {
 fn shutting_down_ends_replies_that_take_too_long() {
     let (open, gate) = async_channel::unbounded();
     let mut server = Server::start(SIZES, Some(gate), Duration::ZERO);
-    let mut reply = server.post("/completion", &json!({"prompt": [5], "stream": true}));
+    let mut stream = server.post("/v1/completions", &json!({"prompt": [5], "stream": true}));
     open.send_blocking(()).expect("the prompt");
-    read_to(&mut reply, "\"content\":\"a\"");
+    read_to(&mut stream, "\"text\":\"a\"");
+    let whole = server.post("/completion", &json!({"prompt": [5]}));
+    until("both run", || server.engine.metrics().requests == 2);
     server.shut_down();
-    until("nobody is let in", || TcpStream::connect(server.address).is_err());
+    let probe = || server.engine.submit(gemma2::engine::Request::new(vec![5]));
+    until("the engine is told", || matches!(probe(), Err(EngineError::Stopped)));
     drop(open);
+    let rest = read_all(stream);
+    assert!(rest.contains("data: {\"error\":"), "{rest}");
+    assert!(rest.contains("shutting down") && !rest.contains("[DONE]"), "{rest}");
+    let whole = read_all(whole);
+    assert!(whole.starts_with("HTTP/1.1 503") && whole.contains("shutting down"), "{whole}");
     server.wait_for_end();
-    let mut rest = String::new();
-    // Cut off or told, but not left open.
-    let _ = reply.read_to_string(&mut rest);
 }
 
 #[test]
