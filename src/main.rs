@@ -1,3 +1,19 @@
 //! The `gemma2` program: parse arguments, run, print the error and its hint, choose the exit code.
 
-fn main() {}
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use gemma2::cli;
+
+fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match cli::run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !error.is_quiet() {
+                cli::error_line(&gemma2::error::render(&error));
+            }
+            ExitCode::from(error.exit_status())
+        }
+    }
+}

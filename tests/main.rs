@@ -1,4 +1,7 @@
 //! Everything that shows through the library or the binary.
 
+mod bundle;
+mod cli;
 mod golden;
 mod server;
+mod util;

@@ -61,10 +61,7 @@ impl ArgsFile {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut file = ArgsFile::default();
         let mut has_placeholder = false;
-        let mut lines = Lines {
-            rest: text,
-            line: 0,
-        };
+        let mut lines = Lines { rest: text, line: 0 };
         while let Some(line) = lines.next_line() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
@@ -81,11 +78,7 @@ impl ArgsFile {
                 Some(quote @ ('"' | '\'')) => lines.quoted(line, quote)?,
                 _ => unescape(line),
             };
-            let part = if has_placeholder {
-                &mut file.after
-            } else {
-                &mut file.before
-            };
+            let part = if has_placeholder { &mut file.after } else { &mut file.before };
             part.push(argument);
         }
         Ok(file)
@@ -104,10 +97,7 @@ impl ArgsFile {
 
     /// Text that [`ArgsFile::parse`] reads as `arguments`, in which `...` is the placeholder.
     pub fn text(arguments: &[String]) -> String {
-        arguments
-            .iter()
-            .map(|argument| quote(argument) + "\n")
-            .collect()
+        arguments.iter().map(|argument| quote(argument) + "\n").collect()
     }
 }
 
@@ -226,36 +216,16 @@ mod tests {
 
     #[test]
     fn one_argument_a_line_with_comments_and_blank_lines() {
-        check(
-            "-m\r\nmodel.gguf\r\n\r\n# a comment\n  -c  \n0",
-            &["-m", "model.gguf", "-c", "0"],
-            &[],
-        );
-        check(
-            "-p\nDon't say \"no\" # or do\n",
-            &["-p", "Don't say \"no\" # or do"],
-            &[],
-        );
+        check("-m\r\nmodel.gguf\r\n\r\n# a comment\n  -c  \n0", &["-m", "model.gguf", "-c", "0"], &[]);
+        check("-p\nDon't say \"no\" # or do\n", &["-p", "Don't say \"no\" # or do"], &[]);
         check("", &[], &[]);
     }
 
     #[test]
     fn quotes_keep_spaces_and_line_ends() {
-        check(
-            "'  a\\n'\n\"b\\n\\\"c\\\"\"\n",
-            &["  a\\n", "b\n\"c\""],
-            &[],
-        );
-        check(
-            "\"two\nlines\"\n'and\n\nthree'",
-            &["two\nlines", "and\n\nthree"],
-            &[],
-        );
-        check(
-            "''\n\"...\"\n\\#x\nC:\\models\\a",
-            &["", "...", "#x", "C:\\models\\a"],
-            &[],
-        );
+        check("'  a\\n'\n\"b\\n\\\"c\\\"\"\n", &["  a\\n", "b\n\"c\""], &[]);
+        check("\"two\nlines\"\n'and\n\nthree'", &["two\nlines", "and\n\nthree"], &[]);
+        check("''\n\"...\"\n\\#x\nC:\\models\\a", &["", "...", "#x", "C:\\models\\a"], &[]);
     }
 
     #[test]

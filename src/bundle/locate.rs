@@ -69,9 +69,7 @@ impl Hint for BundleError {
             BundleError::Zip { source, .. } => source.hint(),
             BundleError::Args { source, .. } => source.hint(),
             BundleError::Truncated { .. } => Some("download or copy the file again".into()),
-            BundleError::NoArchive(_) => {
-                Some("files made by `gemma2 pack` and llamafiles have one".into())
-            }
+            BundleError::NoArchive(_) => Some("files made by `gemma2 pack` and llamafiles have one".into()),
             BundleError::NoExecutable(_) => None,
         }
     }
@@ -88,25 +86,16 @@ impl Bundle {
 
     /// The same for a file that is mapped already; `path` is for messages.
     pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Option<Bundle>, BundleError> {
-        let found = Archive::find(&bytes).map_err(|source| BundleError::Zip {
-            path: path.to_owned(),
-            source,
-        })?;
+        let found = Archive::find(&bytes).map_err(|source| BundleError::Zip { path: path.to_owned(), source })?;
         let Some(archive) = found else {
             return match packed_size(&bytes) {
-                Some(expected) if expected > bytes.len() as u64 => Err(BundleError::Truncated {
-                    path: path.to_owned(),
-                    size: bytes.len() as u64,
-                    expected,
-                }),
+                Some(expected) if expected > bytes.len() as u64 => {
+                    Err(BundleError::Truncated { path: path.to_owned(), size: bytes.len() as u64, expected })
+                }
                 _ => Ok(None),
             };
         };
-        Ok(Some(Bundle {
-            path: path.to_owned(),
-            bytes,
-            archive,
-        }))
+        Ok(Some(Bundle { path: path.to_owned(), bytes, archive }))
     }
 
     /// The archive behind the running program; `None` where it has none.
@@ -132,9 +121,7 @@ impl Bundle {
     pub fn data(&self, entry: &Entry) -> Result<Bytes, BundleError> {
         let range = entry.range().map_err(|source| self.zip_error(source))?;
         let outside = || ZipError::Damaged(format!("`{}` lies outside the file", entry.name));
-        self.bytes
-            .slice(range)
-            .ok_or_else(|| self.zip_error(outside()))
+        self.bytes.slice(range).ok_or_else(|| self.zip_error(outside()))
     }
 
     /// All members whose names end in one of `endings`, by name, in place.
@@ -162,10 +149,7 @@ impl Bundle {
         let Some(bytes) = self.member(ARGS_MEMBER)? else {
             return Ok(ArgsFile::default());
         };
-        ArgsFile::parse(&bytes).map_err(|source| BundleError::Args {
-            path: self.path.clone(),
-            source,
-        })
+        ArgsFile::parse(&bytes).map_err(|source| BundleError::Args { path: self.path.clone(), source })
     }
 
     /// Its `manifest.json`; `None` where it has none that this program understands.
@@ -180,10 +164,7 @@ impl Bundle {
     }
 
     fn zip_error(&self, source: ZipError) -> BundleError {
-        BundleError::Zip {
-            path: self.path.clone(),
-            source,
-        }
+        BundleError::Zip { path: self.path.clone(), source }
     }
 }
 

@@ -17,6 +17,7 @@ pub struct Bytes {
 enum Owner {
     Mapped(memmap2::Mmap),
     Owned(Vec<u8>),
+    Static(&'static [u8]),
 }
 
 /// The file could not be opened or mapped.
@@ -51,6 +52,38 @@ impl Bytes {
         Ok(Bytes { owner: Arc::new(Owner::Mapped(map)), range })
     }
 
+    /// Bytes inside the program itself, not copied.
+    pub fn from_static(bytes: &'static [u8]) -> Bytes {
+        Bytes { owner: Arc::new(Owner::Static(bytes)), range: 0..bytes.len() }
+    }
+
+    /// A copy in memory of its own, on a page boundary as mapped files are: no file is read again for it.
+    ///
+    /// # Errors
+    /// Not enough memory.
+    pub fn copied(&self) -> std::io::Result<Bytes> {
+        if self.is_empty() {
+            return Ok(Bytes::from(Vec::new()));
+        }
+        let mut map = memmap2::MmapMut::map_anon(self.len())?;
+        map.copy_from_slice(self);
+        let map = map.make_read_only()?;
+        let range = 0..map.len();
+        Ok(Bytes { owner: Arc::new(Owner::Mapped(map)), range })
+    }
+
+    /// Keeps the whole mapping that these bytes are a part of from being swapped out.
+    ///
+    /// # Errors
+    /// The system's limit for locked memory, or a system that cannot do it.
+    pub fn lock(&self) -> std::io::Result<()> {
+        match &*self.owner {
+            #[cfg(unix)]
+            Owner::Mapped(map) => map.lock(),
+            _ => Err(std::io::Error::from(std::io::ErrorKind::Unsupported)),
+        }
+    }
+
     /// The part `range` of these bytes, or `None` where it does not lie inside.
     pub fn slice(&self, range: Range<usize>) -> Option<Bytes> {
         if range.start > range.end || range.end > self.len() {
@@ -67,6 +100,7 @@ impl Deref for Bytes {
         let all: &[u8] = match &*self.owner {
             Owner::Mapped(map) => map,
             Owner::Owned(vec) => vec,
+            Owner::Static(bytes) => bytes,
         };
         &all[self.range.clone()]
     }
@@ -88,5 +122,21 @@ impl From<Vec<u8>> for Bytes {
 impl std::fmt::Debug for Bytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Bytes({:?})", self.range)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_and_static_bytes_are_the_same_bytes() {
+        let bytes = Bytes::from_static(b"some weights");
+        assert_eq!(&bytes.slice(5..12).unwrap()[..], b"weights");
+        let copy = bytes.slice(5..12).unwrap().copied().unwrap();
+        assert_eq!(&copy[..], b"weights");
+        assert_eq!(copy.as_ptr() as usize % 4096, 0);
+        assert!(bytes.slice(5..13).is_none());
+        assert!(Bytes::from(Vec::new()).copied().unwrap().is_empty());
     }
 }

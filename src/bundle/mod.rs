@@ -29,7 +29,5 @@ pub use unpack::{UnpackError, Verification, unpack, verify};
 /// drive letter, no control character.
 pub fn is_safe_name(name: &str) -> bool {
     let is_safe_part = |part: &str| !matches!(part, "" | "." | "..");
-    name.split('/').all(is_safe_part)
-        && !name.contains(['\\', ':'])
-        && !name.chars().any(char::is_control)
+    name.split('/').all(is_safe_part) && !name.contains(['\\', ':']) && !name.chars().any(char::is_control)
 }

@@ -115,17 +115,13 @@ impl Hint for PackError {
             PackError::Bundle(error) => return error.hint(),
             PackError::Zip(error) => return error.hint(),
             PackError::NoWeights { .. } => {
-                "give a .gguf file, or a directory with config.json, tokenizer.json and *.safetensors"
-                    .into()
+                "give a .gguf file, or a directory with config.json, tokenizer.json and *.safetensors".into()
             }
-            PackError::NoProgram(_) => {
-                "`--runtime` takes a gemma2 executable, for this system or another".into()
-            }
+            PackError::NoProgram(_) => "`--runtime` takes a gemma2 executable, for this system or another".into(),
             PackError::Exists(_) => "choose another `-o`, or replace it with `--force`".into(),
             PackError::SameFile(_) => "choose another `-o`".into(),
             PackError::WindowsLimit(_) => {
-                "keep program and weights apart there and start it with `-m`, or use a smaller quantization"
-                    .into()
+                "keep program and weights apart there and start it with `-m`, or use a smaller quantization".into()
             }
             PackError::NoSpace { .. } => "free some space, or choose another `-o`".into(),
             PackError::Io { .. } | PackError::Interrupted => return None,
@@ -156,28 +152,21 @@ pub fn pack(options: &PackOptions, on_progress: &mut OnProgress<'_>) -> Result<u
     }
     check_space(output, contents.layout.total())?;
     let temporary = Temporary::create(output)?;
-    contents
-        .write(&temporary.file, on_progress)
-        .map_err(|stop| match stop {
-            Stop::Interrupted => PackError::Interrupted,
-            Stop::Io(source) if source.kind() == std::io::ErrorKind::StorageFull => {
-                PackError::NoSpace {
-                    path: output.clone(),
-                    needed: contents.layout.total(),
-                    free: free_space(output).unwrap_or(0),
-                }
-            }
-            Stop::Io(source) => io_error(output)(source),
-        })?;
+    contents.write(&temporary.file, on_progress).map_err(|stop| match stop {
+        Stop::Interrupted => PackError::Interrupted,
+        Stop::Io(source) if source.kind() == std::io::ErrorKind::StorageFull => PackError::NoSpace {
+            path: output.clone(),
+            needed: contents.layout.total(),
+            free: free_space(output).unwrap_or(0),
+        },
+        Stop::Io(source) => io_error(output)(source),
+    })?;
     temporary.rename_to(output)?;
     Ok(contents.layout.total())
 }
 
 fn io_error(path: &Path) -> impl Fn(std::io::Error) -> PackError + '_ {
-    |source| PackError::Io {
-        path: path.to_owned(),
-        source,
-    }
+    |source| PackError::Io { path: path.to_owned(), source }
 }
 
 fn refuse_inputs(options: &PackOptions) -> Result<(), PackError> {
@@ -234,16 +223,10 @@ impl Contents {
         let mut sources = Vec::new();
         if !options.args.is_empty() {
             let text = ArgsFile::text(&options.args);
-            sources.push(Source {
-                name: ARGS_MEMBER.into(),
-                bytes: Bytes::from(text.into_bytes()),
-            });
+            sources.push(Source { name: ARGS_MEMBER.into(), bytes: Bytes::from(text.into_bytes()) });
         }
         if let Some(path) = &options.license {
-            sources.push(Source {
-                name: file_name(path),
-                bytes: Bytes::open(path)?,
-            });
+            sources.push(Source { name: file_name(path), bytes: Bytes::open(path)? });
         }
         sources.extend(weight_sources(&options.weights)?);
         let no_hash = "0".repeat(64);
@@ -251,10 +234,7 @@ impl Contents {
             format: 1,
             tool: concat!("gemma2 ", env!("CARGO_PKG_VERSION")).into(),
             file_size: 0,
-            runtime: Hashed {
-                size: runtime.len() as u64,
-                sha256: no_hash.clone(),
-            },
+            runtime: Hashed { size: runtime.len() as u64, sha256: no_hash.clone() },
             parameters: Parameters {
                 weights: file_name(&options.weights),
                 args: options.args.clone(),
@@ -274,11 +254,7 @@ impl Contents {
 
     /// The manifest tells the length of the file, which depends on that of the manifest: repeat until it fits. It
     /// does, because a longer number never makes the file shorter.
-    fn place(
-        runtime: Bytes,
-        mut manifest: Manifest,
-        sources: Vec<Source>,
-    ) -> Result<Contents, PackError> {
+    fn place(runtime: Bytes, mut manifest: Manifest, sources: Vec<Source>) -> Result<Contents, PackError> {
         loop {
             let mut members = vec![NewMember {
                 name: MANIFEST_MEMBER.into(),
@@ -292,12 +268,7 @@ impl Contents {
             }));
             let layout = Layout::new(runtime.len() as u64, &members)?;
             if layout.total() == manifest.file_size {
-                return Ok(Contents {
-                    runtime,
-                    manifest,
-                    sources,
-                    layout,
-                });
+                return Ok(Contents { runtime, manifest, sources, layout });
             }
             manifest.file_size = layout.total();
         }
@@ -305,12 +276,7 @@ impl Contents {
 
     fn write(&self, file: &File, on_progress: &mut OnProgress<'_>) -> Result<(), Stop> {
         file.set_len(self.layout.total())?;
-        let mut copy = Copy {
-            file,
-            on_progress,
-            done: 0,
-            total: self.layout.total(),
-        };
+        let mut copy = Copy { file, on_progress, done: 0, total: self.layout.total() };
         let mut manifest = self.manifest.clone();
         let mut crc32s = vec![0];
         (manifest.runtime.sha256, _) = copy.write("", 0, &self.runtime)?;
@@ -352,11 +318,7 @@ impl Copy<'_, '_> {
             crc32.update(chunk);
             self.file.write_all(chunk)?;
             self.done += chunk.len() as u64;
-            let progress = Progress {
-                member: name,
-                done: self.done,
-                total: self.total,
-            };
+            let progress = Progress { member: name, done: self.done, total: self.total };
             if (self.on_progress)(progress).is_break() {
                 return Err(Stop::Interrupted);
             }
@@ -380,10 +342,7 @@ impl Temporary {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o777);
         let file = options.open(&path).map_err(io_error(output))?;
-        Ok(Temporary {
-            file,
-            path: Some(path),
-        })
+        Ok(Temporary { file, path: Some(path) })
     }
 
     fn rename_to(mut self, output: &Path) -> Result<(), PackError> {
@@ -406,11 +365,7 @@ impl Drop for Temporary {
 
 fn check_space(output: &Path, needed: u64) -> Result<(), PackError> {
     match free_space(output) {
-        Some(free) if free < needed => Err(PackError::NoSpace {
-            path: output.to_owned(),
-            needed,
-            free,
-        }),
+        Some(free) if free < needed => Err(PackError::NoSpace { path: output.to_owned(), needed, free }),
         _ => Ok(()),
     }
 }

@@ -48,10 +48,7 @@ pub(super) fn weight_sources(path: &Path) -> Result<Vec<Source>, PackError> {
         sources.push(Source { name, bytes });
         return Ok(sources);
     }
-    Err(no_weights(
-        path,
-        "it is no GGUF file, no safetensors file and no packed file",
-    ))
+    Err(no_weights(path, "it is no GGUF file, no safetensors file and no packed file"))
 }
 
 /// The last part of a path as a member's name.
@@ -79,10 +76,7 @@ fn parent(path: &Path) -> &Path {
 }
 
 fn no_weights(path: &Path, reason: impl Into<String>) -> PackError {
-    PackError::NoWeights {
-        path: path.to_owned(),
-        reason: reason.into(),
-    }
+    PackError::NoWeights { path: path.to_owned(), reason: reason.into() }
 }
 
 fn gguf_sources(path: &Path, bytes: Bytes) -> Result<Vec<Source>, PackError> {
@@ -173,10 +167,7 @@ fn directory_sources(directory: &Path) -> Result<Vec<Source>, PackError> {
 }
 
 fn weight_files(directory: &Path) -> Result<Vec<PathBuf>, PackError> {
-    let io = |source| PackError::Io {
-        path: directory.to_owned(),
-        source,
-    };
+    let io = |source| PackError::Io { path: directory.to_owned(), source };
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(io)? {
         let path = entry.map_err(io)?.path();
@@ -228,12 +219,7 @@ mod tests {
     #[test]
     fn names_of_split_files_are_told_from_others() {
         assert_eq!(split_parts("a-b-00002-of-00003.gguf"), Some(("a-b", 3)));
-        for name in [
-            "a.gguf",
-            "a-00004-of-00003.gguf",
-            "a-2-of-3.gguf",
-            "a-00001-of-00002.bin",
-        ] {
+        for name in ["a.gguf", "a-00004-of-00003.gguf", "a-2-of-3.gguf", "a-00001-of-00002.bin"] {
             assert_eq!(split_parts(name), None, "{name}");
         }
     }

@@ -48,9 +48,7 @@ impl Hint for UnpackError {
     fn hint(&self) -> Option<String> {
         match self {
             UnpackError::Bundle(error) => error.hint(),
-            UnpackError::Exists(_) => {
-                Some("choose another `-d`, or replace files with `--force`".into())
-            }
+            UnpackError::Exists(_) => Some("choose another `-d`, or replace files with `--force`".into()),
             UnpackError::UnsafeName(_) => Some("this archive was made to do harm".into()),
             UnpackError::NoDirectory(_) => Some("choose an empty directory for `-d`".into()),
             UnpackError::Io { .. } | UnpackError::Interrupted => None,
@@ -86,11 +84,7 @@ pub fn unpack(
         }
         files.push((entry, bundle.data(entry)?, path));
     }
-    let mut progress = Progress {
-        member: "",
-        done: 0,
-        total: files.iter().map(|(entry, ..)| entry.size).sum(),
-    };
+    let mut progress = Progress { member: "", done: 0, total: files.iter().map(|(entry, ..)| entry.size).sum() };
     std::fs::create_dir_all(directory).map_err(io_error(directory))?;
     for (entry, bytes, path) in &files {
         make_parents(directory, &entry.name)?;
@@ -136,45 +130,25 @@ pub struct Verification {
 ///
 /// # Errors
 /// A member that cannot be read at all, or `Interrupted`.
-pub fn verify(
-    bundle: &Bundle,
-    on_progress: &mut OnProgress<'_>,
-) -> Result<Verification, UnpackError> {
+pub fn verify(bundle: &Bundle, on_progress: &mut OnProgress<'_>) -> Result<Verification, UnpackError> {
     let manifest = bundle.manifest()?;
-    let mut result = Verification {
-        has_manifest: manifest.is_some(),
-        ..Verification::default()
-    };
-    let mut hashing = Hashing {
-        on_progress,
-        done: 0,
-        total: bundle.bytes.len() as u64,
-    };
+    let mut result = Verification { has_manifest: manifest.is_some(), ..Verification::default() };
+    let mut hashing = Hashing { on_progress, done: 0, total: bundle.bytes.len() as u64 };
     let size = bundle.bytes.len() as u64;
     if let Some(manifest) = &manifest {
         if manifest.file_size != size {
-            result.problems.push(format!(
-                "the file has {size} bytes and was packed with {}",
-                manifest.file_size
-            ));
+            result.problems.push(format!("the file has {size} bytes and was packed with {}", manifest.file_size));
         }
         let runtime = bundle.runtime().unwrap_or_else(|| Vec::new().into());
         let (sha256, _) = hashing.hash("", &runtime)?;
         result.compare("the program", sha256 == manifest.runtime.sha256);
         for member in &manifest.members {
             if bundle.archive.entry(&member.name).is_none() {
-                result
-                    .problems
-                    .push(format!("`{}` is missing", member.name));
+                result.problems.push(format!("`{}` is missing", member.name));
             }
         }
     }
-    for entry in bundle
-        .archive
-        .entries
-        .iter()
-        .filter(|entry| !entry.is_dir())
-    {
+    for entry in bundle.archive.entries.iter().filter(|entry| !entry.is_dir()) {
         let (sha256, crc32) = hashing.hash(&entry.name, &bundle.data(entry)?)?;
         let quoted = format!("`{}`", entry.name);
         match &manifest {
@@ -182,9 +156,7 @@ pub fn verify(
                 let known = manifest.members.iter().find(|m| m.name == entry.name);
                 match known {
                     Some(member) => result.compare(&quoted, member.sha256 == sha256),
-                    None => result
-                        .problems
-                        .push(format!("{quoted} is not in the manifest")),
+                    None => result.problems.push(format!("{quoted} is not in the manifest")),
                 }
             }
             _ => result.compare(&quoted, crc32 == entry.crc32),
@@ -216,11 +188,7 @@ impl Hashing<'_, '_> {
             sha256.update(chunk);
             crc32.update(chunk);
             self.done += chunk.len() as u64;
-            let progress = Progress {
-                member: name,
-                done: self.done,
-                total: self.total,
-            };
+            let progress = Progress { member: name, done: self.done, total: self.total };
             if (self.on_progress)(progress).is_break() {
                 return Err(UnpackError::Interrupted);
             }
@@ -230,10 +198,7 @@ impl Hashing<'_, '_> {
 }
 
 fn io_error(path: &Path) -> impl Fn(std::io::Error) -> UnpackError + '_ {
-    |source| UnpackError::Io {
-        path: path.to_owned(),
-        source,
-    }
+    |source| UnpackError::Io { path: path.to_owned(), source }
 }
 
 /// Makes the directories of a member one by one, so that none of them is a symbolic link leading elsewhere.
@@ -254,11 +219,7 @@ fn make_parents(directory: &Path, name: &str) -> Result<(), UnpackError> {
 }
 
 /// `false` where `go_on` said to stop.
-fn write_new(
-    path: &Path,
-    bytes: &[u8],
-    go_on: &mut dyn FnMut(u64) -> bool,
-) -> std::io::Result<bool> {
+fn write_new(path: &Path, bytes: &[u8], go_on: &mut dyn FnMut(u64) -> bool) -> std::io::Result<bool> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
     for chunk in bytes.chunks(CHUNK) {
         file.write_all(chunk)?;

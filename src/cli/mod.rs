@@ -1,1 +1,198 @@
-//! cli
+//! What was typed, what it means, and the terminal. Only this module prints.
+//!
+//! `args.rs` is what was typed, `settings.rs` what it means, `locate.rs` where the weights are and `load.rs` how they
+//! become an engine; `one_shot.rs`, `chat.rs` and `serve.rs` are the three ways to run it, `tools.rs` the rest.
+
+mod args;
+mod bind;
+mod browser;
+mod chat;
+mod demo;
+mod error;
+mod help;
+mod load;
+mod locate;
+mod machine;
+mod one_shot;
+mod prompt;
+mod serve;
+mod settings;
+mod signals;
+mod terminal;
+mod tools;
+
+use std::ffi::OsString;
+use std::sync::OnceLock;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+pub use error::CliError;
+pub use terminal::error_line;
+
+use crate::bundle::{ArgsFile, Bundle};
+use crate::kernels::Kernels;
+use args::{Args, RunArgs};
+use load::Opened;
+use locate::{Surroundings, locate_weights};
+use settings::{Mode, Settings};
+use terminal::{Terminal, print};
+
+/// Runs the program with these arguments, without its name.
+///
+/// # Errors
+/// Everything that ends it early; see [`CliError::exit_status`].
+pub fn run(words: &[OsString]) -> Result<(), CliError> {
+    let version = version();
+    let terminal = Terminal::detect();
+    let typed = match Args::parse_from_words(words, version) {
+        Ok(args) => args,
+        Err(error) if is_request(&error) => return print(&error.render().to_string()),
+        // Default arguments may complete it: `-p ...` in `.args` and a bare text on the command line.
+        Err(error) => return run_completed(words, &error, terminal),
+    };
+    if typed.help_all {
+        return print(&args::command(version).render_long_help().to_string());
+    }
+    if let Some(tool) = typed.tool {
+        return tools::run(tool, version, terminal);
+    }
+    let surroundings = Surroundings::detect()?;
+    let file = arguments_file(&surroundings)?;
+    let defaults = match parse_defaults(&file.defaults()) {
+        Ok(defaults) => defaults,
+        Err(error) => return run_completed(words, &error, terminal),
+    };
+    run_model(typed.run, defaults, &surroundings, terminal)
+}
+
+/// Puts the command line into its place in `.args` where either makes no sense alone. `error` is what is wrong with it,
+/// for a file without `.args`.
+fn run_completed(words: &[OsString], error: &clap::Error, terminal: Terminal) -> Result<(), CliError> {
+    let surroundings = Surroundings::detect()?;
+    let file = arguments_file(&surroundings)?;
+    let words: Option<Vec<String>> = words.iter().map(|word| word.to_str().map(str::to_owned)).collect();
+    let Some(words) = words.filter(|_| file != ArgsFile::default()) else {
+        return Err(usage_error(error));
+    };
+    let placed: Vec<OsString> = file.place(&words).into_iter().map(Into::into).collect();
+    match Args::parse_from_words(&placed, "") {
+        Ok(Args { tool: None, help_all: false, run }) => {
+            let defaults = RunArgs::default();
+            run_model(run, defaults, &surroundings, terminal)
+        }
+        _ if parse_defaults(&file.defaults()).is_err() && Args::parse_from_words(&to_os(&words), "").is_ok() => {
+            Err(CliError::BundleArgs { what: usage_text(error) })
+        }
+        Err(error) => Err(usage_error(&error)),
+        Ok(_) => Err(usage_error(error)),
+    }
+}
+
+fn run_model(
+    typed: RunArgs,
+    defaults: RunArgs,
+    surroundings: &Surroundings,
+    mut terminal: Terminal,
+) -> Result<(), CliError> {
+    let merged = typed.clone().or(defaults.clone());
+    (terminal.is_quiet, terminal.is_verbose) = (merged.quiet, merged.verbose);
+    let settings = Settings::resolve(typed, defaults)?;
+    for warning in &settings.warnings {
+        terminal.note(format!("warning: {warning}"));
+    }
+    // Before anything else is opened: a missing prompt file is the quickest mistake to correct.
+    let text = match &settings.mode {
+        Mode::OneShot(one_shot) => Some(one_shot.prompt.read(one_shot.is_raw)?),
+        Mode::Chat | Mode::Serve(_) => None,
+    };
+    let (model, default_model) = (settings.model.as_deref(), settings.default_model.as_deref());
+    let mut located = locate_weights(model, default_model, surroundings)?;
+    load::place_in_memory(&mut located.files, &settings, &terminal)?;
+    let opened = Opened::new(located, settings.n_ctx, &terminal)?;
+    serve::demo_notice(&opened, &terminal);
+    terminal.detail(format!("model    {} in `{}`", serve::describe(&opened.source), opened.source.file()));
+    terminal.detail(format!(
+        "device   CPU, {} threads, {}",
+        settings.compute.n_threads,
+        settings.compute.kernels.isa()
+    ));
+    match &settings.mode {
+        Mode::OneShot(one_shot) => {
+            one_shot::run(&settings, one_shot, text.as_deref().unwrap_or_default(), opened, &terminal)
+        }
+        Mode::Chat => chat::run(&settings, opened, &terminal),
+        Mode::Serve(serve) => {
+            let serve = serve.clone();
+            serve::run(settings, serve, opened, terminal)
+        }
+    }
+}
+
+/// `0.1.0` and what the program can use on this machine.
+fn version() -> &'static str {
+    static VERSION: OnceLock<String> = OnceLock::new();
+    VERSION.get_or_init(|| {
+        format!("{}\nCPU: {}\nGPU: none in this build", env!("CARGO_PKG_VERSION"), Kernels::get().isa())
+    })
+}
+
+fn arguments_file(surroundings: &Surroundings) -> Result<ArgsFile, CliError> {
+    Ok(surroundings.bundle.as_ref().map(Bundle::args).transpose()?.unwrap_or_default())
+}
+
+/// The default arguments inside a bundle; those that need a command line to be complete are left out.
+fn default_arguments(bundle: &Bundle) -> Result<RunArgs, CliError> {
+    Ok(parse_defaults(&bundle.args()?.defaults()).unwrap_or_default())
+}
+
+fn parse_defaults(words: &[String]) -> Result<RunArgs, clap::Error> {
+    let args = Args::parse_from_words(&to_os(words), "")?;
+    match args.tool {
+        None => Ok(args.run),
+        Some(_) => Err(clap::Error::raw(ErrorKind::InvalidSubcommand, "a tool cannot be a default argument")),
+    }
+}
+
+fn to_os(words: &[String]) -> Vec<OsString> {
+    words.iter().map(OsString::from).collect()
+}
+
+/// Whether clap's "error" is what was asked for: help or the version.
+fn is_request(error: &clap::Error) -> bool {
+    matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
+}
+
+fn usage_error(error: &clap::Error) -> CliError {
+    let suggested = [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand, ContextKind::SuggestedValue]
+        .into_iter()
+        .find_map(|kind| match error.get(kind)? {
+            ContextValue::String(one) => Some(one.clone()),
+            ContextValue::Strings(several) => several.first().cloned(),
+            _ => None,
+        });
+    let valid = match error.get(ContextKind::ValidValue) {
+        Some(ContextValue::Strings(values)) if !values.is_empty() => Some(values.join(", ")),
+        _ => None,
+    };
+    let hint = match (suggested, valid) {
+        (Some(suggested), _) => format!("did you mean `{suggested}`? `gemma2 --help-all` lists every flag"),
+        (None, Some(valid)) => format!("possible values: {valid}"),
+        (None, None) => "`gemma2 --help` shows what is possible, `--help-all` every flag".into(),
+    };
+    CliError::Usage { what: usage_text(error), hint }
+}
+
+/// What is wrong, in clap's words, on one line.
+fn usage_text(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let first: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let mut text = first.join(" ").replace('\'', "`");
+    let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+    if let Some(flag) = flag.as_deref().and_then(|flag| flag.strip_prefix('-'))
+        && args::ABSENT.contains(&flag)
+    {
+        text = format!("`{flag}` is not in this version");
+    }
+    text
+}

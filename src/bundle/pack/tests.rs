@@ -11,9 +11,7 @@ struct Setup {
 
 impl Setup {
     fn new() -> Setup {
-        let setup = Setup {
-            directory: tempfile::tempdir().unwrap(),
-        };
+        let setup = Setup { directory: tempfile::tempdir().unwrap() };
         // A 64-bit ELF header whose section table, of no entries, ends at 1000.
         let mut program = vec![7; 1000];
         program[..64].fill(0);
@@ -42,9 +40,7 @@ impl Setup {
 
     fn names(&self) -> Vec<String> {
         let names = fs::read_dir(self.directory.path()).unwrap();
-        let mut names: Vec<String> = names
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<String> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -73,14 +69,8 @@ fn a_packed_file_is_the_program_and_all_members() {
     let size = pack_quietly(&setup.options()).unwrap();
     let bundle = open(&setup.path("out"));
     assert_eq!(bundle.bytes.len() as u64, size);
-    assert_eq!(
-        names(&bundle),
-        ["manifest.json", ".args", "LICENSE", "m.gguf"]
-    );
-    assert_eq!(
-        bundle.runtime().unwrap()[..],
-        fs::read(setup.path("program")).unwrap()
-    );
+    assert_eq!(names(&bundle), ["manifest.json", ".args", "LICENSE", "m.gguf"]);
+    assert_eq!(bundle.runtime().unwrap()[..], fs::read(setup.path("program")).unwrap());
     let weights = bundle.member("m.gguf").unwrap().unwrap();
     assert_eq!(weights[..], fs::read(setup.path("m.gguf")).unwrap());
     assert_eq!(bundle.archive.entry("m.gguf").unwrap().offset() % 65_536, 0);
@@ -100,10 +90,7 @@ fn a_packed_file_may_be_run() {
     use std::os::unix::fs::PermissionsExt;
     let setup = Setup::new();
     pack_quietly(&setup.options()).unwrap();
-    let mode = fs::metadata(setup.path("out"))
-        .unwrap()
-        .permissions()
-        .mode();
+    let mode = fs::metadata(setup.path("out")).unwrap().permissions().mode();
     assert_eq!(mode & 0o500, 0o500);
 }
 
@@ -112,10 +99,7 @@ fn the_same_input_gives_the_same_bytes() {
     let setup = Setup::new();
     pack_quietly(&setup.options()).unwrap();
     let first = fs::read(setup.path("out")).unwrap();
-    let options = PackOptions {
-        overwrite: true,
-        ..setup.options()
-    };
+    let options = PackOptions { overwrite: true, ..setup.options() };
     pack_quietly(&options).unwrap();
     assert!(first == fs::read(setup.path("out")).unwrap());
 }
@@ -146,11 +130,7 @@ fn existing_and_input_files_are_not_overwritten() {
     assert!(matches!(error, PackError::Exists(_)), "{error}");
     assert_eq!(fs::read(setup.path("out")).unwrap(), b"mine");
     for input in ["m.gguf", "LICENSE", "program"] {
-        let options = PackOptions {
-            output: setup.path(input),
-            overwrite: true,
-            ..setup.options()
-        };
+        let options = PackOptions { output: setup.path(input), overwrite: true, ..setup.options() };
         let error = pack_quietly(&options).unwrap_err();
         assert!(matches!(error, PackError::SameFile(_)), "{input}: {error}");
     }
@@ -179,13 +159,7 @@ fn model_directories_are_packed_with_their_files() {
     let setup = Setup::new();
     let model = setup.path("model");
     fs::create_dir(&model).unwrap();
-    let files = [
-        "config.json",
-        "tokenizer.json",
-        "a.safetensors",
-        "b.safetensors",
-        "README.md",
-    ];
+    let files = ["config.json", "tokenizer.json", "a.safetensors", "b.safetensors", "README.md"];
     for file in files {
         fs::write(model.join(file), "{}").unwrap();
     }
@@ -206,25 +180,16 @@ fn model_directories_are_packed_with_their_files() {
     };
     let both = "config.json tokenizer.json a.safetensors b.safetensors";
     assert_eq!(members(""), both);
-    assert_eq!(
-        members("b.safetensors"),
-        "config.json tokenizer.json b.safetensors"
-    );
+    assert_eq!(members("b.safetensors"), "config.json tokenizer.json b.safetensors");
     let index = "model.safetensors.index.json";
     fs::write(model.join(index), r#"{"weight_map":{"x":"b.safetensors"}}"#).unwrap();
-    assert_eq!(
-        members(""),
-        format!("config.json tokenizer.json {index} b.safetensors")
-    );
+    assert_eq!(members(""), format!("config.json tokenizer.json {index} b.safetensors"));
     fs::write(model.join(index), r#"{"weight_map":{"x":"../m.gguf"}}"#).unwrap();
     assert!(pack_model("").is_err());
     fs::remove_file(model.join(index)).unwrap();
     fs::remove_file(model.join("tokenizer.json")).unwrap();
     let error = pack_model("").unwrap_err();
-    assert!(
-        error.to_string().contains("`tokenizer.json` is missing"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("`tokenizer.json` is missing"), "{error}");
 }
 
 #[test]
@@ -232,27 +197,15 @@ fn all_parts_of_a_split_file_are_packed() {
     let setup = Setup::new();
     for part in 1..=2 {
         let name = format!("s-0000{part}-of-00002.gguf");
-        fs::write(
-            setup.path(&name),
-            [b"GGUF".to_vec(), vec![part; 10]].concat(),
-        )
-        .unwrap();
+        fs::write(setup.path(&name), [b"GGUF".to_vec(), vec![part; 10]].concat()).unwrap();
     }
-    let options = PackOptions {
-        weights: setup.path("s-00001-of-00002.gguf"),
-        ..setup.options()
-    };
+    let options = PackOptions { weights: setup.path("s-00001-of-00002.gguf"), ..setup.options() };
     pack_quietly(&options).unwrap();
-    let weights = open(&setup.path("out"))
-        .members_ending_in(&[".gguf"])
-        .unwrap();
+    let weights = open(&setup.path("out")).members_ending_in(&[".gguf"]).unwrap();
     let names: Vec<&str> = weights.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["s-00001-of-00002.gguf", "s-00002-of-00002.gguf"]);
     fs::remove_file(setup.path("s-00002-of-00002.gguf")).unwrap();
-    let options = PackOptions {
-        overwrite: true,
-        ..options
-    };
+    let options = PackOptions { overwrite: true, ..options };
     let error = render(&pack_quietly(&options).unwrap_err());
     assert!(error.contains("s-00002-of-00002.gguf"), "{error}");
 }
@@ -265,11 +218,8 @@ fn a_program_for_windows_stays_below_4_gib() {
     (&file).write_all(b"GGUF").unwrap();
     file.set_len(WINDOWS_LIMIT).unwrap();
     fs::write(setup.path("program.exe"), [b"MZ", &[0; 100][..]].concat()).unwrap();
-    let options = PackOptions {
-        weights: setup.path("large.gguf"),
-        runtime: Some(setup.path("program.exe")),
-        ..setup.options()
-    };
+    let options =
+        PackOptions { weights: setup.path("large.gguf"), runtime: Some(setup.path("program.exe")), ..setup.options() };
     let error = pack_quietly(&options).unwrap_err();
     assert!(matches!(error, PackError::WindowsLimit(_)), "{error}");
     assert!(error.hint().unwrap().contains("`-m`"));
@@ -286,10 +236,7 @@ fn a_full_file_system_is_told_before_writing() {
         eprintln!("skipped: no sparse file of 8 TiB here");
         return;
     }
-    let options = PackOptions {
-        weights: setup.path("large.gguf"),
-        ..setup.options()
-    };
+    let options = PackOptions { weights: setup.path("large.gguf"), ..setup.options() };
     let error = pack_quietly(&options).unwrap_err();
     assert!(matches!(error, PackError::NoSpace { .. }), "{error}");
     assert!(!setup.path("out").exists());
@@ -301,10 +248,7 @@ fn inputs_that_are_no_weights_or_no_program_are_named() {
     let mut options = setup.options();
     options.weights = setup.path("LICENSE");
     let error = render(&pack_quietly(&options).unwrap_err());
-    assert!(
-        error.contains("LICENSE` cannot be packed") && error.contains("hint:"),
-        "{error}"
-    );
+    assert!(error.contains("LICENSE` cannot be packed") && error.contains("hint:"), "{error}");
     options = setup.options();
     options.runtime = Some(setup.path("LICENSE"));
     let error = pack_quietly(&options).unwrap_err();
@@ -342,10 +286,7 @@ fn a_truncated_download_tells_the_expected_size() {
     let text = render(&error);
     assert!(text.contains("ends at 100000 bytes"), "{text}");
     assert!(text.contains(&format!("packed with {size}")), "{text}");
-    assert!(
-        text.contains("hint: download or copy the file again"),
-        "{text}"
-    );
+    assert!(text.contains("hint: download or copy the file again"), "{text}");
     assert!(Bundle::open(&setup.path("program")).unwrap().is_none());
 }
 
@@ -382,26 +323,14 @@ fn unpacking_gives_the_members_and_overwrites_nothing() {
 
 fn bundle_with(name: &str) -> Bundle {
     let file = crate::bundle::zip::tests::file_with_archive(0, &[("ok", b"1"), (name, b"evil")]);
-    Bundle::from_bytes(Path::new("x"), file.into())
-        .unwrap()
-        .unwrap()
+    Bundle::from_bytes(Path::new("x"), file.into()).unwrap().unwrap()
 }
 
 #[test]
 fn unpacking_never_leaves_its_directory() {
     let setup = Setup::new();
     let to = setup.path("inner");
-    for name in [
-        "../evil",
-        "/evil",
-        "a/../../evil",
-        "..",
-        "a//b",
-        "C:evil",
-        "..\\evil",
-        "a\0b",
-        "",
-    ] {
+    for name in ["../evil", "/evil", "a/../../evil", "..", "a//b", "C:evil", "..\\evil", "a\0b", ""] {
         let result = unpack(&bundle_with(name), &to, true, &mut quiet);
         let unsafe_name = matches!(result, Err(crate::bundle::UnpackError::UnsafeName(_)));
         assert!(unsafe_name, "{name:?}");
@@ -428,11 +357,7 @@ fn unpacking_follows_no_symbolic_link() {
 #[test]
 fn a_foreign_archive_is_verified_by_its_own_checksums() {
     let file = crate::bundle::zip::tests::file_with_archive(0, &[("a.gguf", b"GGUF1")]);
-    let open = |file: Vec<u8>| {
-        Bundle::from_bytes(Path::new("x"), file.into())
-            .unwrap()
-            .unwrap()
-    };
+    let open = |file: Vec<u8>| Bundle::from_bytes(Path::new("x"), file.into()).unwrap().unwrap();
     let result = verify(&open(file.clone()), &mut quiet).unwrap();
     assert!(!result.has_manifest && result.problems.is_empty());
     let mut damaged = file;

@@ -67,17 +67,12 @@ pub enum ZipError {
 impl Hint for ZipError {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            ZipError::Damaged(_) => {
-                "the file was changed or its download is incomplete; get it again".into()
-            }
+            ZipError::Damaged(_) => "the file was changed or its download is incomplete; get it again".into(),
             ZipError::Duplicate(_) => "pack the file again".into(),
             ZipError::Compressed(_) => {
-                "store it uncompressed (`zip -0`), or unpack the archive with `unzip` and use `-m`"
-                    .into()
+                "store it uncompressed (`zip -0`), or unpack the archive with `unzip` and use `-m`".into()
             }
-            ZipError::Encrypted(_) => {
-                "unpack the archive with `unzip` and use `-m` with the file in it".into()
-            }
+            ZipError::Encrypted(_) => "unpack the archive with `unzip` and use `-m` with the file in it".into(),
             ZipError::Split => "join the parts first (`zip -s 0`)".into(),
             ZipError::TooLarge(_) => return None,
         })

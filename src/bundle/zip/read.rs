@@ -4,9 +4,8 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::{
-    CENTRAL_LENGTH, CENTRAL_SIGNATURE, END_LENGTH, END_SIGNATURE, END64_LENGTH, END64_SIGNATURE,
-    EXTRA_ZIP64, Fields, LOCAL_LENGTH, LOCAL_SIGNATURE, LOCATOR64_LENGTH, LOCATOR64_SIGNATURE,
-    ZipError, damaged,
+    CENTRAL_LENGTH, CENTRAL_SIGNATURE, END_LENGTH, END_SIGNATURE, END64_LENGTH, END64_SIGNATURE, EXTRA_ZIP64, Fields,
+    LOCAL_LENGTH, LOCAL_SIGNATURE, LOCATOR64_LENGTH, LOCATOR64_SIGNATURE, ZipError, damaged,
 };
 
 /// One member of an archive. Its data was checked to lie inside the file and outside every other member.
@@ -99,18 +98,14 @@ impl End {
         // that keeps the signature as a constant in somebody's machine code from passing as an archive.
         let first = last.saturating_sub(usize::from(u16::MAX));
         let found = (first..=last).rev().find(|&at| {
-            file.u32_at(at) == Some(END_SIGNATURE)
-                && file.u16_at(at + 20).map(usize::from) == Some(last - at)
+            file.u32_at(at) == Some(END_SIGNATURE) && file.u16_at(at + 20).map(usize::from) == Some(last - at)
         });
         let Some(at) = found else {
             return Ok(None);
         };
-        let (Some(disk), Some(start_disk), Some(count_here), Some(count)) = (
-            file.u16_at(at + 4),
-            file.u16_at(at + 6),
-            file.u16_at(at + 8),
-            file.u16_at(at + 10),
-        ) else {
+        let (Some(disk), Some(start_disk), Some(count_here), Some(count)) =
+            (file.u16_at(at + 4), file.u16_at(at + 6), file.u16_at(at + 8), file.u16_at(at + 10))
+        else {
             return Ok(None);
         };
         let (Some(size), Some(offset)) = (file.u32_at(at + 12), file.u32_at(at + 16)) else {
@@ -122,14 +117,7 @@ impl End {
         if disk != 0 || start_disk != 0 || count_here != count {
             return Err(ZipError::Split);
         }
-        End::new(
-            u64::from(count),
-            u64::from(size),
-            u64::from(offset),
-            at,
-            file,
-        )
-        .map(Some)
+        End::new(u64::from(count), u64::from(size), u64::from(offset), at, file).map(Some)
     }
 
     /// `limit` is where the end records start: the directory's last possible end.
@@ -150,11 +138,7 @@ impl End {
         } else {
             return Err(damaged("its directory is not where its end record says"));
         };
-        Ok(End {
-            count,
-            directory: start..start + size,
-            shift,
-        })
+        Ok(End { count, directory: start..start + size, shift })
     }
 
     fn archive(&self, file: &[u8]) -> Result<Archive, ZipError> {
@@ -179,17 +163,11 @@ impl End {
         }
         check_disjoint(&entries)?;
         let start = entries.iter().map(|entry| entry.header).min();
-        Ok(Archive {
-            start: start.unwrap_or(self.directory.start),
-            entries,
-        })
+        Ok(Archive { start: start.unwrap_or(self.directory.start), entries })
     }
 
     fn wrong_count(&self) -> ZipError {
-        damaged(format!(
-            "its end record counts {} members and its directory has another number",
-            self.count
-        ))
+        damaged(format!("its end record counts {} members and its directory has another number", self.count))
     }
 }
 
@@ -215,8 +193,7 @@ impl End64 {
         }
         let declared = file.u64_at(locator + 8).ok_or_else(lost)?;
         let is_record = |&at: &usize| {
-            at.checked_add(END64_LENGTH)
-                .is_some_and(|record_end| record_end <= locator)
+            at.checked_add(END64_LENGTH).is_some_and(|record_end| record_end <= locator)
                 && file.u32_at(at) == Some(END64_SIGNATURE)
         };
         // Where a prefix was added later, the record is still directly before its locator.
@@ -229,14 +206,7 @@ impl End64 {
         if file.u64_at(at + 16) != Some(0) || field(24)? != field(32)? {
             return Err(ZipError::Split);
         }
-        Ok(Some((
-            at,
-            End64 {
-                count: field(32)?,
-                size: field(40)?,
-                offset: field(48)?,
-            },
-        )))
+        Ok(Some((at, End64 { count: field(32)?, size: field(40)?, offset: field(48)? })))
     }
 }
 
@@ -283,10 +253,7 @@ impl<'a> Central<'a> {
     /// Replaces each field that says "see the ZIP64 extra field", in the order of 4.5.3.
     fn widen(&mut self, extra: &[u8]) -> Result<(), ZipError> {
         let fields = [&mut self.size, &mut self.stored_size, &mut self.offset];
-        let mut narrow = fields
-            .into_iter()
-            .filter(|field| **field == u64::from(u32::MAX))
-            .peekable();
+        let mut narrow = fields.into_iter().filter(|field| **field == u64::from(u32::MAX)).peekable();
         if narrow.peek().is_none() {
             return Ok(());
         }
@@ -296,9 +263,8 @@ impl<'a> Central<'a> {
             return Ok(());
         };
         for (index, field) in narrow.enumerate() {
-            *field = values
-                .u64_at(index * 8)
-                .ok_or_else(|| damaged(format!("`{name}` has too short a ZIP64 field")))?;
+            *field =
+                values.u64_at(index * 8).ok_or_else(|| damaged(format!("`{name}` has too short a ZIP64 field")))?;
         }
         Ok(())
     }
@@ -307,32 +273,23 @@ impl<'a> Central<'a> {
     fn entry(&self, file: &[u8], end: &End) -> Result<Entry, ZipError> {
         let name = lossy(self.name);
         let outside = || damaged(format!("`{name}` lies outside the file"));
-        let header = usize::try_from(self.offset)
-            .ok()
-            .and_then(|offset| offset.checked_add(end.shift))
-            .ok_or_else(outside)?;
+        let header =
+            usize::try_from(self.offset).ok().and_then(|offset| offset.checked_add(end.shift)).ok_or_else(outside)?;
         let local = file.get(header..).ok_or_else(outside)?;
         if local.u32_at(0) != Some(LOCAL_SIGNATURE) {
             return Err(damaged(format!("`{name}` has no local header")));
         }
-        let (Some(flags), Some(method), Some(name_length), Some(extra_length)) = (
-            local.u16_at(6),
-            local.u16_at(8),
-            local.u16_at(26),
-            local.u16_at(28),
-        ) else {
+        let (Some(flags), Some(method), Some(name_length), Some(extra_length)) =
+            (local.u16_at(6), local.u16_at(8), local.u16_at(26), local.u16_at(28))
+        else {
             return Err(outside());
         };
         let name_end = LOCAL_LENGTH + usize::from(name_length);
         let local_name = local.get(LOCAL_LENGTH..name_end).ok_or_else(outside)?;
         if local_name != self.name || method != self.method {
-            return Err(damaged(format!(
-                "`{name}` has a local header that contradicts the directory"
-            )));
+            return Err(damaged(format!("`{name}` has a local header that contradicts the directory")));
         }
-        let data_start = header
-            .checked_add(name_end + usize::from(extra_length))
-            .ok_or_else(outside)?;
+        let data_start = header.checked_add(name_end + usize::from(extra_length)).ok_or_else(outside)?;
         let data_end = usize::try_from(self.stored_size)
             .ok()
             .and_then(|size| data_start.checked_add(size))
@@ -360,10 +317,7 @@ fn check_disjoint(entries: &[Entry]) -> Result<(), ZipError> {
     order.sort_by_key(|entry| entry.header);
     for pair in order.windows(2) {
         if pair[0].data.end > pair[1].header {
-            return Err(damaged(format!(
-                "`{}` and `{}` overlap",
-                pair[0].name, pair[1].name
-            )));
+            return Err(damaged(format!("`{}` and `{}` overlap", pair[0].name, pair[1].name)));
         }
     }
     Ok(())

@@ -68,10 +68,7 @@ fn compressed_members_are_listed_but_not_used() {
 fn encrypted_members_are_not_used() {
     let mut file = file_with_archive(0, &[("a", b"1")]);
     file[6] |= 1;
-    assert_eq!(
-        find(&file).entries[0].range(),
-        Err(ZipError::Encrypted("a".into()))
-    );
+    assert_eq!(find(&file).entries[0].range(), Err(ZipError::Encrypted("a".into())));
 }
 
 #[test]
@@ -90,8 +87,7 @@ fn what_is_written_is_read_again_for_every_length_of_the_prefix() {
     // Every remainder near the boundary, where the padding is hardest, and some far from it.
     let near = (65_536 - 160)..(65_536 + 40);
     for prefix in near.chain([0, 1, 1000, 40_000, 200_000]) {
-        let members: [(&str, &[u8]); 3] =
-            [(".args", b"-c\n0\n"), ("m.gguf", b"GGUFdata"), ("z", b"")];
+        let members: [(&str, &[u8]); 3] = [(".args", b"-c\n0\n"), ("m.gguf", b"GGUFdata"), ("z", b"")];
         let file = file_with_archive(prefix, &members);
         let archive = find(&file);
         assert_eq!(archive.start, prefix);
@@ -112,37 +108,19 @@ fn an_empty_archive_is_an_archive() {
 
 #[test]
 fn sizes_and_offsets_beyond_4_gib_are_written_as_zip64() {
-    let member = |name: &str, size| NewMember {
-        name: name.into(),
-        size,
-        is_aligned: true,
-    };
-    let layout = Layout::new(
-        77,
-        &[
-            member("a", 5 << 30),
-            member("b", 3),
-            member("c", 0xffff_ffff),
-        ],
-    )
-    .unwrap();
+    let member = |name: &str, size| NewMember { name: name.into(), size, is_aligned: true };
+    let layout = Layout::new(77, &[member("a", 5 << 30), member("b", 3), member("c", 0xffff_ffff)]).unwrap();
     let header = layout.local_header(0, 1);
     assert_eq!(header.u32_at(18), Some(u32::MAX));
     assert_eq!(header.u16_at(31), Some(EXTRA_ZIP64));
     assert_eq!(header.u64_at(35), Some(5 << 30));
     assert_eq!(header.u64_at(43), Some(5 << 30));
-    assert_eq!(
-        layout.data_offset(0),
-        layout.header_offset(0) + header.len() as u64
-    );
+    assert_eq!(layout.data_offset(0), layout.header_offset(0) + header.len() as u64);
     for index in 0..3 {
         assert_eq!(layout.data_offset(index) % WEIGHT_ALIGNMENT, 0);
     }
     let tail = layout.directory(&[1, 2, 3]);
-    assert_eq!(
-        layout.directory_offset() + tail.len() as u64,
-        layout.total()
-    );
+    assert_eq!(layout.directory_offset() + tail.len() as u64, layout.total());
     let end64 = tail.len() - END_LENGTH - LOCATOR64_LENGTH - END64_LENGTH;
     assert_eq!(tail.u32_at(end64), Some(END64_SIGNATURE));
     assert_eq!(tail.u64_at(end64 + 48), Some(layout.directory_offset()));
@@ -153,11 +131,7 @@ fn sizes_and_offsets_beyond_4_gib_are_written_as_zip64() {
 #[cfg(all(unix, target_pointer_width = "64"))]
 fn a_member_beyond_4_gib_is_found_and_mapped() {
     use std::io::{Seek, SeekFrom, Write};
-    let new = |name: &str, size| NewMember {
-        name: name.into(),
-        size,
-        is_aligned: true,
-    };
+    let new = |name: &str, size| NewMember { name: name.into(), size, is_aligned: true };
     let first = 5u64 << 30;
     let layout = Layout::new(100, &[new("a.gguf", first), new("b.gguf", 4)]).unwrap();
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -167,21 +141,12 @@ fn a_member_beyond_4_gib_is_found_and_mapped() {
         file.write_all(bytes).unwrap();
     };
     put(layout.header_offset(0), &layout.local_header(0, 0));
-    put(
-        layout.header_offset(1),
-        &layout.local_header(1, crc32fast::hash(b"GGUF")),
-    );
+    put(layout.header_offset(1), &layout.local_header(1, crc32fast::hash(b"GGUF")));
     put(layout.data_offset(1), b"GGUF");
-    put(
-        layout.directory_offset(),
-        &layout.directory(&[0, crc32fast::hash(b"GGUF")]),
-    );
+    put(layout.directory_offset(), &layout.directory(&[0, crc32fast::hash(b"GGUF")]));
     let bundle = crate::bundle::Bundle::open(file.path()).unwrap().unwrap();
     assert_eq!(&bundle.member("b.gguf").unwrap().unwrap()[..], b"GGUF");
-    assert_eq!(
-        bundle.member("a.gguf").unwrap().unwrap().len() as u64,
-        first
-    );
+    assert_eq!(bundle.member("a.gguf").unwrap().unwrap().len() as u64, first);
     assert!(bundle.archive.entry("b.gguf").unwrap().offset() as u64 > first);
     let weights = bundle.members_ending_in(&[".gguf"]).unwrap();
     assert_eq!(weights.len(), 2);
@@ -189,11 +154,7 @@ fn a_member_beyond_4_gib_is_found_and_mapped() {
 
 #[test]
 fn names_appear_once() {
-    let member = NewMember {
-        name: "a".into(),
-        size: 0,
-        is_aligned: false,
-    };
+    let member = NewMember { name: "a".into(), size: 0, is_aligned: false };
     let twice = [member.clone(), member];
     assert_eq!(Layout::new(0, &twice), Err(ZipError::Duplicate("a".into())));
     let mut file = file_with_archive(0, &[("a", b""), ("b", b"")]);
@@ -215,26 +176,14 @@ fn check_damage(damage: impl Fn(&mut [u8], usize, usize), expected: &str) {
 #[test]
 fn contradictions_are_named() {
     check_damage(|f, d, _| f[d + 24] = 2, "two sizes");
-    check_damage(
-        |f, d, _| (f[d + 20], f[d + 24]) = (200, 200),
-        "`a` lies outside",
-    );
+    check_damage(|f, d, _| (f[d + 20], f[d + 24]) = (200, 200), "`a` lies outside");
     check_damage(|f, d, _| (f[d + 20], f[d + 24]) = (10, 10), "overlap");
     check_damage(|f, d, _| f[d + 44] = 9, "`a` lies outside");
     check_damage(|f, d, _| f[d + 42] += 1, "`a` has no local header");
-    check_damage(
-        |f, d, _| f[d + 46] = b'c',
-        "`c` has a local header that contradicts",
-    );
-    check_damage(
-        |f, _, _| f[7 + 8] = 8,
-        "`a` has a local header that contradicts",
-    );
+    check_damage(|f, d, _| f[d + 46] = b'c', "`c` has a local header that contradicts");
+    check_damage(|f, _, _| f[7 + 8] = 8, "`a` has a local header that contradicts");
     check_damage(|f, d, _| f[d] = 0, "not where its end record says");
-    check_damage(
-        |f, d, _| f[d + CENTRAL_LENGTH + 1] = 0,
-        "header without signature",
-    );
+    check_damage(|f, d, _| f[d + CENTRAL_LENGTH + 1] = 0, "header without signature");
     check_damage(|f, d, _| f[d + 28] = 200, "ends within a header");
     check_damage(|f, _, e| (f[e + 8], f[e + 10]) = (1, 1), "counts 1 members");
     check_damage(|f, _, e| (f[e + 8], f[e + 10]) = (9, 9), "counts 9 members");
@@ -301,11 +250,7 @@ fn other_programs_list_and_check_our_archive_without_a_warning() {
     let path = directory.path().join("packed");
     // 65536 - 30 - 6 - 3: a case in which the padding does not fit an extra field.
     for prefix in [1000, 65_536 - 39, 65_536 - 40, 30] {
-        let members: [(&str, &[u8]); 3] = [
-            (".args", b"-c\n0\n"),
-            ("m.gguf", b"GGUFdata"),
-            ("ä/z", b"z"),
-        ];
+        let members: [(&str, &[u8]); 3] = [(".args", b"-c\n0\n"), ("m.gguf", b"GGUFdata"), ("ä/z", b"z")];
         std::fs::write(&path, file_with_archive(prefix, &members)).unwrap();
         let commands: [&[&str]; 4] = [
             &["unzip", "-l"],
@@ -314,16 +259,12 @@ fn other_programs_list_and_check_our_archive_without_a_warning() {
             &["python3", "-m", "zipfile", "-t"],
         ];
         for command in commands {
-            let run = std::process::Command::new(command[0])
-                .args(&command[1..])
-                .arg(&path)
-                .output();
+            let run = std::process::Command::new(command[0]).args(&command[1..]).arg(&path).output();
             let Ok(output) = run else {
                 eprintln!("skipped: {} is not installed", command[0]);
                 continue;
             };
-            let text = String::from_utf8_lossy(&output.stdout).into_owned()
-                + &String::from_utf8_lossy(&output.stderr);
+            let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{command:?} {prefix}: {text}");
             assert!(!text.contains("warning"), "{command:?} {prefix}: {text}");
         }

@@ -3,9 +3,8 @@
 use std::collections::HashSet;
 
 use super::{
-    CENTRAL_LENGTH, CENTRAL_SIGNATURE, END_LENGTH, END_SIGNATURE, END64_LENGTH, END64_SIGNATURE,
-    EXTRA_ALIGNMENT, EXTRA_ZIP64, LOCAL_LENGTH, LOCAL_SIGNATURE, LOCATOR64_LENGTH,
-    LOCATOR64_SIGNATURE, WEIGHT_ALIGNMENT, ZipError,
+    CENTRAL_LENGTH, CENTRAL_SIGNATURE, END_LENGTH, END_SIGNATURE, END64_LENGTH, END64_SIGNATURE, EXTRA_ALIGNMENT,
+    EXTRA_ZIP64, LOCAL_LENGTH, LOCAL_SIGNATURE, LOCATOR64_LENGTH, LOCATOR64_SIGNATURE, WEIGHT_ALIGNMENT, ZipError,
 };
 
 /// Shortest alignment field: id, length, and the alignment itself as a 16-bit number.
@@ -63,11 +62,7 @@ impl Layout {
             at = place.data.checked_add(place.size).ok_or_else(too_large)?;
             placed.push(place);
         }
-        let mut layout = Layout {
-            members: placed,
-            directory: at,
-            total: 0,
-        };
+        let mut layout = Layout { members: placed, directory: at, total: 0 };
         let no_checksums = vec![0; layout.members.len()];
         let tail = layout.directory(&no_checksums).len() as u64;
         layout.total = at.checked_add(tail).ok_or_else(too_large)?;
@@ -130,9 +125,8 @@ impl Layout {
         }
         let count = self.members.len() as u64;
         let size = out.len() as u64;
-        let needs_64 = count >= u64::from(u16::MAX)
-            || size >= u64::from(u32::MAX)
-            || self.directory >= u64::from(u32::MAX);
+        let needs_64 =
+            count >= u64::from(u16::MAX) || size >= u64::from(u32::MAX) || self.directory >= u64::from(u32::MAX);
         if needs_64 {
             let end64 = self.directory.saturating_add(size);
             put_u32(&mut out, END64_SIGNATURE);
@@ -150,10 +144,7 @@ impl Layout {
             put_u64(&mut out, end64);
             put_u32(&mut out, 1);
         }
-        debug_assert_eq!(
-            out.len() as u64 - size,
-            u64::from(needs_64) * (END64_LENGTH + LOCATOR64_LENGTH) as u64
-        );
+        debug_assert_eq!(out.len() as u64 - size, u64::from(needs_64) * (END64_LENGTH + LOCATOR64_LENGTH) as u64);
         let end = out.len();
         put_u32(&mut out, END_SIGNATURE);
         put_u16(&mut out, 0);
@@ -180,16 +171,10 @@ impl Placed {
     /// Places a member whose header starts at `at`, or a few bytes later where the padding does not fit otherwise.
     /// `None` where 64 bits do not hold the offsets.
     fn new(at: u64, member: &NewMember) -> Option<Placed> {
-        let mut place = Placed {
-            name: member.name.clone(),
-            size: member.size,
-            header: at,
-            data: 0,
-            alignment_length: 0,
-        };
-        let fixed_length = LOCAL_LENGTH as u64
-            + member.name.len() as u64
-            + u64::from(place.is_large()) * LOCAL_ZIP64_LENGTH;
+        let mut place =
+            Placed { name: member.name.clone(), size: member.size, header: at, data: 0, alignment_length: 0 };
+        let fixed_length =
+            LOCAL_LENGTH as u64 + member.name.len() as u64 + u64::from(place.is_large()) * LOCAL_ZIP64_LENGTH;
         let unaligned = at.checked_add(fixed_length)?;
         if member.is_aligned {
             let mut padding = unaligned.checked_next_multiple_of(WEIGHT_ALIGNMENT)? - unaligned;
@@ -205,10 +190,7 @@ impl Placed {
             }
             place.alignment_length = u16::try_from(padding).ok()?;
         }
-        place.data = place
-            .header
-            .checked_add(fixed_length)?
-            .checked_add(u64::from(place.alignment_length))?;
+        place.data = place.header.checked_add(fixed_length)?.checked_add(u64::from(place.alignment_length))?;
         Some(place)
     }
 
@@ -218,11 +200,7 @@ impl Placed {
     }
 
     fn version_needed(&self) -> u16 {
-        if self.is_large() || self.header >= u64::from(u32::MAX) {
-            45
-        } else {
-            20
-        }
+        if self.is_large() || self.header >= u64::from(u32::MAX) { 45 } else { 20 }
     }
 
     /// The fields that local and central headers share, from the flags to the name's length.

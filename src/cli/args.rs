@@ -1,0 +1,551 @@
+//! What was typed: every flag, no I/O, no defaults that need the model. `settings.rs` decides what it means.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use super::help;
+
+/// A command line.
+#[derive(Clone, Debug, Default, Parser)]
+#[command(
+    name = "gemma2",
+    version,
+    args_conflicts_with_subcommands = true,
+    args_override_self = true,
+    max_term_width = 100
+)]
+pub struct Args {
+    /// A tool instead of running the model.
+    #[command(subcommand)]
+    pub tool: Option<Tool>,
+    /// How to run the model.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Every flag with its default.
+    #[arg(long)]
+    pub help_all: bool,
+}
+
+/// Flags of the program itself. `None`, `false` and empty mean "not given".
+#[derive(Clone, Debug, Default, PartialEq, clap::Args)]
+pub struct RunArgs {
+    /// Weights: a .gguf file, a model directory, a packed file or a .llamafile [env: GEMMA2_MODEL; default: see above]
+    #[arg(short, long, value_name = "PATH", help_heading = "Model")]
+    pub model: Option<PathBuf>,
+    /// Read the weights into memory instead of mapping the file
+    #[arg(long, help_heading = "Model")]
+    pub no_mmap: bool,
+    /// Keep the weights from being swapped out
+    #[arg(long, help_heading = "Model")]
+    pub mlock: bool,
+
+    /// Tokens of context; 0 is the model's maximum [default: 512]
+    #[arg(short, long, value_name = "N", help_heading = "Context and speed")]
+    pub ctx_size: Option<usize>,
+    /// CPU threads [default: physical cores]
+    #[arg(short, long, value_name = "N", help_heading = "Context and speed")]
+    pub threads: Option<usize>,
+    /// Most tokens of a prompt read together; at most `-ub` are [default: 2048]
+    #[arg(short, long, value_name = "N", help_heading = "Context and speed")]
+    pub batch_size: Option<usize>,
+    /// (-ub) Most tokens of a prompt in one step [default: 512]
+    #[arg(long, value_name = "N", help_heading = "Context and speed")]
+    pub ubatch_size: Option<usize>,
+    /// (-np) Slots: requests answered side by side, each with its own context [default: 1; server: 4]
+    #[arg(long, value_name = "N", help_heading = "Context and speed")]
+    pub parallel: Option<usize>,
+    /// (-ngl) Layers on the GPU; this build has no GPU code and goes on with the CPU
+    #[arg(long, visible_alias = "gpu-layers", value_name = "N", help_heading = "Context and speed")]
+    pub n_gpu_layers: Option<u32>,
+    /// Which GPU to use [default: auto]
+    #[arg(long, value_name = "WHICH", help_heading = "Context and speed")]
+    pub gpu: Option<Gpu>,
+    /// Instruction set of the CPU to use [default: the best it has]
+    #[arg(long, value_name = "NAME", help_heading = "Context and speed")]
+    pub isa: Option<String>,
+
+    /// Answer this prompt and exit
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Prompt")]
+    pub prompt: Option<String>,
+    /// Prompt from a file, `-` is stdin; beside `-p` it follows after a blank line
+    #[arg(short, long, value_name = "FILE", help_heading = "Prompt")]
+    pub file: Option<PathBuf>,
+    /// In `-p`, \n \t \r \" \' \\ and \xNN are escapes
+    #[arg(short, long, help_heading = "Prompt")]
+    pub escape: bool,
+    /// The prompt goes to the model as it is, without the chat template
+    #[arg(long, help_heading = "Prompt")]
+    pub raw: bool,
+    /// (-sys) Instructions before the first message
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Prompt")]
+    pub system_prompt: Option<String>,
+    /// Chat in the terminal
+    #[arg(long, conflicts_with_all = ["server", "prompt", "file"], help_heading = "Prompt")]
+    pub chat: bool,
+
+    /// Most tokens to make; -1: to the end of the turn, -2: until the context is full [default: -1]
+    #[arg(short, long, alias = "predict", value_name = "N", allow_negative_numbers = true, help_heading = "Sampling")]
+    pub n_predict: Option<i64>,
+    /// Start of the random numbers; -1 draws one [default: -1]
+    #[arg(short, long, value_name = "N", value_parser = parse_seed, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub seed: Option<Seed>,
+    /// Temperature; 0 always takes the likeliest token [default: 1.0]
+    #[arg(long, visible_alias = "temperature", value_name = "X", help_heading = "Sampling")]
+    pub temp: Option<f32>,
+    /// Only the N likeliest tokens; 0 is off [default: 64]
+    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    pub top_k: Option<usize>,
+    /// Only the likeliest tokens that make up this probability; 1 is off [default: 0.95]
+    #[arg(long, value_name = "X", help_heading = "Sampling")]
+    pub top_p: Option<f32>,
+    /// Only tokens at least this likely beside the likeliest; 0 is off [default: 0]
+    #[arg(long, value_name = "X", help_heading = "Sampling")]
+    pub min_p: Option<f32>,
+    /// Locally typical sampling; 1 is off [default: 1]
+    #[arg(long, visible_alias = "typical-p", value_name = "X", help_heading = "Sampling")]
+    pub typical: Option<f32>,
+    /// Divides the scores of repeated tokens; 1 is off [default: 1]
+    #[arg(long, value_name = "X", help_heading = "Sampling")]
+    pub repeat_penalty: Option<f32>,
+    /// Tokens that penalties look back at; 0 is off, -1 the context [default: 64]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Sampling")]
+    pub repeat_last_n: Option<i32>,
+    /// Subtracted once from the scores of repeated tokens [default: 0]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Sampling")]
+    pub presence_penalty: Option<f32>,
+    /// Subtracted for each repetition [default: 0]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Sampling")]
+    pub frequency_penalty: Option<f32>,
+    /// Stop before this text (repeatable)
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Sampling")]
+    pub reverse_prompt: Vec<String>,
+    /// Never end the turn; go on until the context is full
+    #[arg(long, help_heading = "Sampling")]
+    pub ignore_eos: bool,
+    /// Raise or lower a token's score: 235265+2.5, 235265-inf (repeatable)
+    #[arg(long, value_name = "ID±BIAS", value_parser = parse_logit_bias, help_heading = "Sampling")]
+    pub logit_bias: Vec<LogitBias>,
+
+    /// Print control tokens too
+    #[arg(long, help_heading = "Output")]
+    pub special: bool,
+    /// Print the prompt before the answer
+    #[arg(long, conflicts_with = "no_display_prompt", help_heading = "Output")]
+    pub echo: bool,
+    /// Do not print the prompt (the default)
+    #[arg(long, visible_alias = "silent-prompt", help_heading = "Output")]
+    pub no_display_prompt: bool,
+    /// Speed and token counts on stderr at the end
+    #[arg(long, help_heading = "Output")]
+    pub stats: bool,
+    /// No banner at the start
+    #[arg(long, help_heading = "Output")]
+    pub nologo: bool,
+    /// Only errors on stderr
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
+    pub quiet: bool,
+    /// What is loaded and how, on stderr
+    #[arg(short, long, help_heading = "Output")]
+    pub verbose: bool,
+
+    /// Serve without opening a browser
+    #[arg(long, conflicts_with_all = ["prompt", "file"], help_heading = "Server")]
+    pub server: bool,
+    /// Do not open a browser
+    #[arg(long, visible_alias = "no-browser", help_heading = "Server")]
+    pub nobrowser: bool,
+    /// Address to listen on [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Server")]
+    pub host: Option<String>,
+    /// Port to listen on; 0 takes a free one [default: 8080, or the next free one]
+    #[arg(long, value_name = "N", help_heading = "Server")]
+    pub port: Option<u16>,
+    /// Key that API clients must send (repeatable)
+    #[arg(long, value_name = "KEY", help_heading = "Server")]
+    pub api_key: Vec<String>,
+    /// Origin whose pages may call the API, `*` for all (repeatable)
+    #[arg(long, value_name = "ORIGIN", help_heading = "Server")]
+    pub cors: Vec<String>,
+}
+
+/// A seed, or the wish for a fresh one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seed {
+    /// This one.
+    Fixed(u64),
+    /// Any.
+    Random,
+}
+
+/// `--logit-bias`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LogitBias {
+    /// The token.
+    pub token: u32,
+    /// Added to its score.
+    pub bias: f32,
+}
+
+/// `--gpu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Gpu {
+    /// What there is.
+    Auto,
+    /// None.
+    Disable,
+}
+
+/// What the program does besides running a model.
+#[derive(Clone, Debug, PartialEq, Subcommand)]
+pub enum Tool {
+    /// Make one file of program and weights
+    Pack(PackArgs),
+    /// Write the members of a packed file into a directory
+    Unpack(UnpackArgs),
+    /// List the members of a packed file
+    List(FileArgs),
+    /// Compare a packed file with the hashes it carries; exit status 1 where they differ
+    Verify(OptionalFileArgs),
+    /// Show the tokens of a text
+    Tokenize(TokenizeArgs),
+    /// Show what a model is and what it needs
+    Info(InfoArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+}
+
+/// `pack`.
+#[derive(Clone, Debug, PartialEq, clap::Args)]
+pub struct PackArgs {
+    /// Weights: a .gguf file, a model directory, or a packed file whose weights are taken
+    #[arg(short, long, value_name = "PATH")]
+    pub model: PathBuf,
+    /// The file to make
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// A default argument; `...` is where those of the command line go (repeatable): --arg=-c --arg=0
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub arg: Vec<String>,
+    /// A license text to put into the file
+    #[arg(long, value_name = "FILE")]
+    pub license: Option<PathBuf>,
+    /// The program to put the weights behind, also another system's [default: this one]
+    #[arg(long, value_name = "EXE")]
+    pub runtime: Option<PathBuf>,
+    /// Replace an existing file
+    #[arg(long)]
+    pub force: bool,
+    /// No progress on stderr
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `unpack`.
+#[derive(Clone, Debug, PartialEq, clap::Args)]
+pub struct UnpackArgs {
+    /// A packed file or a .llamafile
+    pub file: PathBuf,
+    /// Where the members go
+    #[arg(short, long, value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Replace existing files
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `list`.
+#[derive(Clone, Debug, PartialEq, clap::Args)]
+pub struct FileArgs {
+    /// A packed file or a .llamafile
+    pub file: PathBuf,
+}
+
+/// `verify`.
+#[derive(Clone, Debug, PartialEq, clap::Args)]
+pub struct OptionalFileArgs {
+    /// A packed file or a .llamafile [default: this program's own file]
+    pub file: Option<PathBuf>,
+}
+
+/// `tokenize`.
+#[derive(Clone, Debug, PartialEq, clap::Args)]
+pub struct TokenizeArgs {
+    /// The text; without it, stdin
+    pub text: Option<String>,
+    /// Where the vocabulary comes from, as for the program itself
+    #[arg(short, long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// Control tokens in the text are plain characters
+    #[arg(long)]
+    pub literal: bool,
+    /// Do not put `<bos>` in front
+    #[arg(long)]
+    pub no_bos: bool,
+}
+
+/// `info`.
+#[derive(Clone, Debug, PartialEq, clap::Args)]
+pub struct InfoArgs {
+    /// The model, as for the program itself
+    #[arg(short, long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// The context to count memory for; 0 is the model's maximum [default: 512]
+    #[arg(short, long, value_name = "N")]
+    pub ctx_size: Option<usize>,
+}
+
+/// `completions`.
+#[derive(Clone, Debug, PartialEq, clap::Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+impl Args {
+    /// Reads arguments, without the program's name.
+    ///
+    /// # Errors
+    /// What clap says; also for `--help` and `--version`, whose text is in the error.
+    pub fn parse_from_words(words: &[OsString], version: &'static str) -> Result<Args, clap::Error> {
+        let mut command = command(version).override_help(help::SHORT);
+        let words = long_names(words, &command);
+        let name = OsString::from("gemma2");
+        let mut matches = command.try_get_matches_from_mut(std::iter::once(name).chain(words))?;
+        Args::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+    }
+}
+
+/// The table of flags, for help and completions.
+pub fn command(version: &'static str) -> clap::Command {
+    Args::command().version(version)
+}
+
+impl RunArgs {
+    /// These arguments, and those of `defaults` for what was not given. A mode that was given (`-p` or `-f`, `--chat`,
+    /// `--server`) replaces the default one; so does each list.
+    pub fn or(self, defaults: RunArgs) -> RunArgs {
+        let has_mode = self.has_mode();
+        let mode = if has_mode { RunArgs::default() } else { defaults.clone() };
+        let list = |given: Vec<String>, default: Vec<String>| if given.is_empty() { default } else { given };
+        RunArgs {
+            model: self.model.or(defaults.model),
+            no_mmap: self.no_mmap || defaults.no_mmap,
+            mlock: self.mlock || defaults.mlock,
+            ctx_size: self.ctx_size.or(defaults.ctx_size),
+            threads: self.threads.or(defaults.threads),
+            batch_size: self.batch_size.or(defaults.batch_size),
+            ubatch_size: self.ubatch_size.or(defaults.ubatch_size),
+            parallel: self.parallel.or(defaults.parallel),
+            n_gpu_layers: self.n_gpu_layers.or(defaults.n_gpu_layers),
+            gpu: self.gpu.or(defaults.gpu),
+            isa: self.isa.or(defaults.isa),
+            prompt: self.prompt.or(mode.prompt),
+            file: self.file.or(mode.file),
+            escape: self.escape || mode.escape,
+            raw: self.raw || defaults.raw,
+            system_prompt: self.system_prompt.or(defaults.system_prompt),
+            chat: self.chat || mode.chat,
+            n_predict: self.n_predict.or(defaults.n_predict),
+            seed: self.seed.or(defaults.seed),
+            temp: self.temp.or(defaults.temp),
+            top_k: self.top_k.or(defaults.top_k),
+            top_p: self.top_p.or(defaults.top_p),
+            min_p: self.min_p.or(defaults.min_p),
+            typical: self.typical.or(defaults.typical),
+            repeat_penalty: self.repeat_penalty.or(defaults.repeat_penalty),
+            repeat_last_n: self.repeat_last_n.or(defaults.repeat_last_n),
+            presence_penalty: self.presence_penalty.or(defaults.presence_penalty),
+            frequency_penalty: self.frequency_penalty.or(defaults.frequency_penalty),
+            reverse_prompt: list(self.reverse_prompt, defaults.reverse_prompt),
+            ignore_eos: self.ignore_eos || defaults.ignore_eos,
+            logit_bias: if self.logit_bias.is_empty() { defaults.logit_bias } else { self.logit_bias },
+            special: self.special || defaults.special,
+            echo: self.echo || (defaults.echo && !self.no_display_prompt),
+            no_display_prompt: self.no_display_prompt || (defaults.no_display_prompt && !self.echo),
+            stats: self.stats || defaults.stats,
+            nologo: self.nologo || defaults.nologo,
+            quiet: self.quiet || (defaults.quiet && !self.verbose),
+            verbose: self.verbose || (defaults.verbose && !self.quiet),
+            server: self.server || mode.server,
+            nobrowser: self.nobrowser || defaults.nobrowser,
+            host: self.host.or(defaults.host),
+            port: self.port.or(defaults.port),
+            api_key: list(self.api_key, defaults.api_key),
+            cors: list(self.cors, defaults.cors),
+        }
+    }
+
+    fn has_mode(&self) -> bool {
+        self.prompt.is_some() || self.file.is_some() || self.chat || self.server
+    }
+}
+
+/// llamafile's flags of one dash and several letters, and their names here.
+const LONG_NAMES: &[(&str, &str)] =
+    &[("-ngl", "--n-gpu-layers"), ("-np", "--parallel"), ("-ub", "--ubatch-size"), ("-sys", "--system-prompt")];
+
+/// Flags of llamafile that this version does not have; read as clap does, some would turn into others (`-tb` is `-t b`).
+pub const ABSENT: &[&str] = &["-tb", "-ctk", "-ctv", "-fa"];
+
+/// Replaces flags of several letters, but not in the place of a value: `-p -np` is a prompt.
+fn long_names(words: &[OsString], command: &clap::Command) -> Vec<OsString> {
+    let with_value = flags_with_value(command);
+    let mut is_value = false;
+    let mut is_literal = false;
+    let mut out = Vec::with_capacity(words.len());
+    for word in words {
+        let text = word.to_str().unwrap_or_default();
+        if is_value || is_literal {
+            out.push(word.clone());
+            is_value = false;
+            continue;
+        }
+        is_literal = text == "--";
+        let (flag, value) = match text.split_once('=') {
+            Some((flag, value)) => (flag, Some(value)),
+            None => (text, None),
+        };
+        let word = match (LONG_NAMES.iter().find(|(short, _)| *short == flag), value) {
+            (Some((_, long)), Some(value)) => format!("{long}={value}").into(),
+            (Some((_, long)), None) => long.into(),
+            // A long flag that is unknown leads to an error that names it.
+            (None, _) if ABSENT.contains(&flag) => format!("-{text}").into(),
+            (None, _) => word.clone(),
+        };
+        is_value = word.to_str().is_some_and(|word| with_value.iter().any(|flag| flag == word));
+        out.push(word);
+    }
+    out
+}
+
+fn flags_with_value(command: &clap::Command) -> Vec<String> {
+    let mut flags = Vec::new();
+    for command in std::iter::once(command).chain(command.get_subcommands()) {
+        for arg in command.get_arguments() {
+            if !matches!(arg.get_action(), ArgAction::Set | ArgAction::Append) {
+                continue;
+            }
+            flags.extend(arg.get_short().map(|short| format!("-{short}")));
+            flags.extend(arg.get_long_and_visible_aliases().unwrap_or_default().iter().map(|long| format!("--{long}")));
+        }
+    }
+    flags
+}
+
+fn parse_seed(text: &str) -> Result<Seed, String> {
+    if text == "-1" {
+        return Ok(Seed::Random);
+    }
+    text.parse().map(Seed::Fixed).map_err(|_| "a whole number from 0, or -1 for a random one".into())
+}
+
+fn parse_logit_bias(text: &str) -> Result<LogitBias, String> {
+    let wrong = || "write a token's number and a bias, as in 235265+2.5 or 235265-inf".to_owned();
+    let at = text.find(['+', '-']).ok_or_else(wrong)?;
+    let token = text[..at].parse().map_err(|_| wrong())?;
+    let bias: f32 = text[at..].parse().map_err(|_| wrong())?;
+    if bias.is_nan() || bias == f32::INFINITY {
+        return Err("a bias is a finite number, or -inf to forbid the token".into());
+    }
+    Ok(LogitBias { token, bias })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &[&str]) -> Result<Args, clap::Error> {
+        let words: Vec<OsString> = line.iter().map(OsString::from).collect();
+        Args::parse_from_words(&words, "0")
+    }
+
+    fn run(line: &[&str]) -> RunArgs {
+        parse(line).unwrap().run
+    }
+
+    #[test]
+    fn the_table_of_flags_is_consistent() {
+        command("0").debug_assert();
+    }
+
+    #[test]
+    fn flags_of_several_letters_are_accepted_as_written() {
+        let args = run(&["-ngl", "999", "-np", "2", "-ub", "64", "-sys", "Be brief.", "-np=3"][..8]);
+        assert_eq!(args.n_gpu_layers, Some(999));
+        assert_eq!(args.parallel, Some(2));
+        assert_eq!(args.ubatch_size, Some(64));
+        assert_eq!(args.system_prompt.as_deref(), Some("Be brief."));
+        assert_eq!(run(&["-np=3"]).parallel, Some(3));
+        assert_eq!(run(&["-p", "-np"]).prompt.as_deref(), Some("-np"));
+        assert_eq!(run(&["--temp", "0", "-np", "1"]).parallel, Some(1));
+        let pack = parse(&["pack", "-m", "a", "-o", "b", "--arg", "-ngl", "--arg=-np"]).unwrap();
+        let Some(Tool::Pack(pack)) = pack.tool else { panic!("{pack:?}") };
+        assert_eq!(pack.arg, ["-ngl", "-np"]);
+    }
+
+    #[test]
+    fn flags_that_are_not_here_yet_are_not_taken_for_others() {
+        for flag in ABSENT {
+            let error = parse(&[flag, "4"]).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{flag}");
+        }
+    }
+
+    #[test]
+    fn prompts_may_look_like_flags_and_numbers_may_be_negative() {
+        assert_eq!(run(&["-p", "- a list"]).prompt.as_deref(), Some("- a list"));
+        assert_eq!(run(&["-n", "-2"]).n_predict, Some(-2));
+        assert_eq!(run(&["-s", "-1"]).seed, Some(Seed::Random));
+        assert_eq!(run(&["--seed", "18446744073709551615"]).seed, Some(Seed::Fixed(u64::MAX)));
+        assert_eq!(run(&["--repeat-last-n", "-1"]).repeat_last_n, Some(-1));
+        assert!(parse(&["-c", "-5"]).is_err());
+        assert!(parse(&["-s", "x"]).is_err());
+    }
+
+    #[test]
+    fn logit_biases_are_a_token_and_a_number() {
+        let args = run(&["--logit-bias", "5+2.5", "--logit-bias", "7-inf"]);
+        let expected = [(5, 2.5), (7, f32::NEG_INFINITY)];
+        assert!(args.logit_bias.iter().map(|b| (b.token, b.bias)).eq(expected));
+        for wrong in ["5", "x+1", "5+x", "5+nan", "5+inf", "-5+1", ""] {
+            assert!(parse(&["--logit-bias", wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_flag_that_is_repeated_counts_the_last_time() {
+        assert_eq!(run(&["-n", "1", "-p", "a", "--echo", "--echo", "-n", "2"]).n_predict, Some(2));
+    }
+
+    #[test]
+    fn the_modes_exclude_each_other() {
+        for line in [&["--chat", "-p", "x"][..], &["--server", "-f", "x"], &["--chat", "--server"]] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::ArgumentConflict, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_typed_wins_over_defaults() {
+        let defaults = run(&["-c", "0", "--temp", "0.5", "--server", "-r", "A", "--no-browser"]);
+        let typed = run(&["-c", "64", "-p", "hi", "-r", "B", "-r", "C"]);
+        let args = typed.or(defaults);
+        assert_eq!((args.ctx_size, args.temp), (Some(64), Some(0.5)));
+        assert!(!args.server && args.nobrowser);
+        assert_eq!(args.reverse_prompt, ["B", "C"]);
+        let defaults = run(&["-p", "hello", "-e", "--echo", "-q"]);
+        let args = run(&["--chat", "--silent-prompt", "-v"]).or(defaults.clone());
+        assert_eq!((args.prompt, args.escape, args.echo, args.quiet), (None, false, false, false));
+        assert_eq!(run(&["-n", "1"]).or(defaults).prompt.as_deref(), Some("hello"));
+    }
+
+    #[test]
+    fn aliases_of_llamafile_are_known() {
+        let line = ["--temperature", "1", "--silent-prompt", "--n-predict", "3", "--gpu-layers", "1"];
+        let args = run(&line);
+        assert_eq!(args.n_predict, Some(3));
+        assert!(args.no_display_prompt);
+    }
+}

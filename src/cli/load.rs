@@ -1,0 +1,261 @@
+//! From files to a running engine, in the order in which mistakes are cheapest: headers, vocabulary, memory, weights.
+
+use std::sync::Arc;
+
+use super::error::CliError;
+use super::locate::{Located, Place};
+use super::machine::available_memory;
+use super::settings::{ComputeSettings, Settings};
+use super::terminal::Terminal;
+use crate::bundle::Bytes;
+use crate::chat::ChatTemplate;
+use crate::engine::{Engine, EngineOptions};
+use crate::error::bytes_for_people;
+use crate::model::{Config, Model};
+use crate::ops::Compute;
+use crate::tokenizer::Tokenizer;
+use crate::weights::{Files, NamedBytes, Source};
+
+/// Requests that may wait for a slot of a server.
+const MAX_QUEUE: usize = 64;
+
+/// A model whose headers are read and whose weights are not touched.
+pub struct Opened {
+    /// The tensors, the vocabulary and the numbers.
+    pub source: Source,
+    /// Where it was found.
+    pub place: Place,
+    /// Tokens of context of each slot.
+    pub n_ctx: usize,
+}
+
+impl Opened {
+    /// Reads the headers and settles the context: 0 is the model's maximum, and more than that is clamped, and said.
+    ///
+    /// # Errors
+    /// Files that are no Gemma 2.
+    pub fn new(located: Located, n_ctx: usize, terminal: &Terminal) -> Result<Opened, CliError> {
+        let source = Source::open(located.files)?;
+        let n_ctx_train = source.config().n_ctx_train;
+        let n_ctx = match n_ctx {
+            0 => n_ctx_train,
+            n if n > n_ctx_train => {
+                terminal.note(format!("`-c {n}` is more than the model's {n_ctx_train}; using {n_ctx_train}"));
+                n_ctx_train
+            }
+            n => n,
+        };
+        Ok(Opened { source, place: located.place, n_ctx })
+    }
+
+    /// The name in the APIs and messages: the file's, without folder and ending.
+    pub fn id(&self) -> String {
+        let file = self.source.file();
+        let base = file.rsplit(['/', '\\']).next().unwrap_or(file);
+        match base.strip_suffix(".gguf") {
+            Some(stem) => stem.split("-00001-of-").next().unwrap_or(stem).to_owned(),
+            None => self.source.name().to_owned(),
+        }
+    }
+
+    /// The vocabulary.
+    ///
+    /// # Errors
+    /// A vocabulary that is not Gemma's kind.
+    pub fn tokenizer(&self) -> Result<Arc<Tokenizer>, CliError> {
+        tokenizer(&self.source).map(Arc::new)
+    }
+
+    /// The model's chat template; `None` where it has none, so that prompts go to it as they are.
+    ///
+    /// # Errors
+    /// A template that is not valid.
+    pub fn template(&self) -> Result<Option<ChatTemplate>, CliError> {
+        let template = self.source.chat_template();
+        Ok(template.map(|template| ChatTemplate::new(Some(template))).transpose()?)
+    }
+
+    /// Whether there is enough memory, told before it runs out. Returns the number of slots: the asked for one, or for a
+    /// server that was not told how many, as many as fit.
+    ///
+    /// # Errors
+    /// [`CliError::Memory`] with the context that would fit.
+    pub fn check_memory(&self, compute: &ComputeSettings, terminal: &Terminal) -> Result<usize, CliError> {
+        let Some(available) = available_memory() else {
+            return Ok(compute.n_parallel);
+        };
+        let fit = fit_memory(self.source.config(), self.source.weight_bytes(), self.n_ctx, compute, available)?;
+        if fit < compute.n_parallel {
+            terminal.note(format!("memory is enough for {fit} of {} slots (`-np`)", compute.n_parallel));
+        }
+        Ok(fit)
+    }
+
+    /// Takes the weights and starts the engine.
+    ///
+    /// # Errors
+    /// Weights that do not make a Gemma 2; not enough memory for a copy.
+    pub fn start(
+        self,
+        tokenizer: Arc<Tokenizer>,
+        n_parallel: usize,
+        compute: &ComputeSettings,
+        terminal: &Terminal,
+    ) -> Result<Engine, CliError> {
+        let tensors = self.source.tensors()?;
+        let on_cpu = Compute::cpu(compute.kernels, compute.n_threads).map_err(crate::model::ModelError::from)?;
+        let model = Model::new(self.source.config().clone(), tensors, on_cpu, compute.n_ubatch)?;
+        terminal.detail(format!(
+            "engine   {n_parallel} slots of {} tokens, {} prompt tokens a step",
+            self.n_ctx, compute.n_ubatch
+        ));
+        let options = EngineOptions { n_ctx: self.n_ctx, n_parallel, n_ubatch: compute.n_ubatch, max_queue: MAX_QUEUE };
+        Ok(Engine::start(model, tokenizer, options))
+    }
+}
+
+/// `--no-mmap` and `--mlock`: copies the files' bytes into memory, and keeps them there.
+///
+/// # Errors
+/// Not enough memory for the copy.
+pub fn place_in_memory(files: &mut Files, settings: &Settings, terminal: &Terminal) -> Result<(), CliError> {
+    let compute = &settings.compute;
+    let parts: Vec<&mut NamedBytes> = match files {
+        Files::Gguf(parts) => parts.iter_mut().collect(),
+        Files::HuggingFace(files) => files.shards.iter_mut().collect(),
+    };
+    for part in parts {
+        if compute.no_mmap {
+            part.bytes = copied(part)?;
+        }
+        if compute.mlock {
+            // What lies inside the program's own image cannot be locked where it is.
+            let locked = part.bytes.lock().or_else(|_| {
+                part.bytes = part.bytes.copied()?;
+                part.bytes.lock()
+            });
+            if let Err(error) = locked {
+                let size = bytes_for_people(part.bytes.len() as u64);
+                terminal.note(format!("`--mlock`: {size} cannot be locked ({error}); `ulimit -l` is the limit"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn copied(part: &NamedBytes) -> Result<Bytes, CliError> {
+    part.bytes.copied().map_err(|error| CliError::Memory {
+        what: format!("`--no-mmap`: no memory for {} of weights: {error}", bytes_for_people(part.bytes.len() as u64)),
+        hint: "leave `--no-mmap` out: mapped weights need no memory of their own".into(),
+    })
+}
+
+fn tokenizer(source: &Source) -> Result<Tokenizer, CliError> {
+    let vocabulary = source.vocabulary();
+    let tokenizer = Tokenizer::from_vocabulary(vocabulary)
+        .map_err(|error| CliError::Tokenizer { file: vocabulary.file().to_owned(), source: error })?;
+    source.check_vocabulary_size(tokenizer.n_vocab())?;
+    Ok(tokenizer)
+}
+
+/// Bytes of one slot's keys and values: halves, for every position that a layer keeps.
+pub fn kv_cache_bytes(config: &Config, n_ctx: usize, n_ubatch: usize) -> u64 {
+    let local = n_ctx.min(config.sliding_window.saturating_add(n_ubatch));
+    let positions: u64 = config.local_layers.iter().map(|&is_local| if is_local { local } else { n_ctx } as u64).sum();
+    positions.saturating_mul(2 * 2 * (config.n_kv_heads * config.head_dim) as u64)
+}
+
+/// Slots that fit, at most as many as asked for.
+fn fit_memory(
+    config: &Config,
+    weight_bytes: u64,
+    n_ctx: usize,
+    compute: &ComputeSettings,
+    available: u64,
+) -> Result<usize, CliError> {
+    let weights = if compute.no_mmap { weight_bytes } else { 0 };
+    let slots_at = |n_ctx: usize| {
+        let slot = kv_cache_bytes(config, n_ctx, compute.n_ubatch).max(1);
+        usize::try_from(available.saturating_sub(weights) / slot).unwrap_or(usize::MAX)
+    };
+    let needed_slots = if compute.is_parallel_given { compute.n_parallel } else { 1 };
+    let fit = slots_at(n_ctx).min(compute.n_parallel);
+    if fit >= needed_slots {
+        return Ok(fit);
+    }
+    let slots = kv_cache_bytes(config, n_ctx, compute.n_ubatch).saturating_mul(needed_slots as u64);
+    // The largest power of two that fits is easy to type and to remember.
+    let smaller = (6..20).map(|log2| 1usize << log2).rev().find(|&n| n < n_ctx && slots_at(n) >= needed_slots);
+    Err(CliError::Memory {
+        what: format!(
+            "a context of {n_ctx} tokens needs {} of memory and {} are free",
+            bytes_for_people(weights.saturating_add(slots)),
+            bytes_for_people(available)
+        ),
+        hint: match smaller {
+            Some(n) => format!("`-c {n}` fits"),
+            None if compute.no_mmap => "leave `--no-mmap` out, or use a smaller quantization".into(),
+            None => "close other programs, or use a smaller model".into(),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::RunArgs;
+
+    /// Gemma 2 2B's numbers.
+    fn config() -> Config {
+        Config {
+            n_layers: 26,
+            d_model: 2304,
+            d_ff: 9216,
+            n_heads: 8,
+            n_kv_heads: 4,
+            head_dim: 256,
+            n_vocab: 256_000,
+            n_ctx_train: 8192,
+            rms_eps: 1e-6,
+            rope_base: 10_000.0,
+            query_scale: 0.0625,
+            attn_softcap: 50.0,
+            final_softcap: 30.0,
+            sliding_window: 4096,
+            local_layers: (0..26).map(|layer| layer % 2 == 0).collect(),
+        }
+    }
+
+    fn compute(line: RunArgs) -> ComputeSettings {
+        Settings::resolve(line, RunArgs::default()).unwrap().compute
+    }
+
+    #[test]
+    fn a_slot_needs_what_its_layers_keep() {
+        // 26 layers, 2 of keys and values, 2 bytes, 4 heads of 256.
+        assert_eq!(kv_cache_bytes(&config(), 512, 512), 26 * 512 * 4096);
+        assert_eq!(kv_cache_bytes(&config(), 8192, 512), 13 * (8192 + 4608) * 4096);
+    }
+
+    #[test]
+    fn too_little_memory_is_told_with_a_context_that_fits() {
+        let one = compute(RunArgs { prompt: Some("x".into()), ..RunArgs::default() });
+        assert_eq!(fit_memory(&config(), 0, 8192, &one, 700_000_000).unwrap(), 1);
+        let error = fit_memory(&config(), 0, 8192, &one, 300_000_000).unwrap_err();
+        assert_eq!(error.exit_status(), 5);
+        let text = crate::error::render(&error);
+        assert!(text.contains("`-c 2048` fits"), "{text}");
+        let copied = ComputeSettings { no_mmap: true, ..one };
+        let error = fit_memory(&config(), 2_000_000_000, 64, &copied, 1_000_000_000).unwrap_err();
+        assert!(crate::error::render(&error).contains("leave `--no-mmap` out"), "{error}");
+    }
+
+    #[test]
+    fn a_server_takes_the_slots_that_fit_unless_it_was_told() {
+        let free = compute(RunArgs::default());
+        assert_eq!(fit_memory(&config(), 0, 8192, &free, 1_500_000_000).unwrap(), 2);
+        assert_eq!(fit_memory(&config(), 0, 512, &free, 1_500_000_000).unwrap(), 4);
+        let told = compute(RunArgs { parallel: Some(4), ..RunArgs::default() });
+        assert!(fit_memory(&config(), 0, 8192, &told, 1_500_000_000).is_err());
+    }
+}

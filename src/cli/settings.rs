@@ -1,0 +1,433 @@
+//! What the arguments mean: everything that can be decided before the model is opened is decided here, once.
+
+use std::path::PathBuf;
+
+use super::args::{Gpu, RunArgs, Seed};
+use super::error::CliError;
+use super::machine::physical_cores;
+use super::prompt::PromptSource;
+use crate::engine::{Limit, Sampling};
+use crate::kernels::{Isa, Kernels};
+
+/// Tokens of context where `-c` is not given.
+pub const DEFAULT_N_CTX: usize = 512;
+/// Slots of a server where `-np` is not given.
+const DEFAULT_SERVER_SLOTS: usize = 4;
+/// Most tokens of a prompt read together, as in llama.cpp.
+const DEFAULT_N_BATCH: usize = 2048;
+/// Most tokens of a prompt in one step, as in llama.cpp.
+const DEFAULT_N_UBATCH: usize = 512;
+/// The port where `--port` is not given; the next ten are tried when it is taken.
+pub const DEFAULT_PORT: u16 = 8080;
+
+/// What to run and how.
+#[derive(Debug)]
+pub struct Settings {
+    /// What the program is to do.
+    pub mode: Mode,
+    /// `-m` of the command line.
+    pub model: Option<PathBuf>,
+    /// `-m` of `.args`.
+    pub default_model: Option<PathBuf>,
+    /// Tokens of context; 0 is the model's maximum.
+    pub n_ctx: usize,
+    /// How the model computes.
+    pub compute: ComputeSettings,
+    /// How text is made.
+    pub generation: Generation,
+    /// Speed and counts at the end.
+    pub show_stats: bool,
+    /// What is not as it was asked for, in words.
+    pub warnings: Vec<String>,
+}
+
+/// How the model computes.
+#[derive(Debug)]
+pub struct ComputeSettings {
+    /// The arithmetic to use.
+    pub kernels: &'static Kernels,
+    /// Threads.
+    pub n_threads: usize,
+    /// Most prompt tokens in one step.
+    pub n_ubatch: usize,
+    /// Slots.
+    pub n_parallel: usize,
+    /// The number of slots was asked for.
+    pub is_parallel_given: bool,
+    /// Copy the weights into memory.
+    pub no_mmap: bool,
+    /// Lock the weights in memory.
+    pub mlock: bool,
+}
+
+/// How text is made.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// How long a reply may get.
+    pub limit: Limit,
+    /// The turn never ends.
+    pub ignore_eos: bool,
+    /// Texts that end a reply.
+    pub stop: Vec<String>,
+    /// Control tokens are shown.
+    pub show_control: bool,
+    /// Instructions before the first message.
+    pub system_prompt: Option<String>,
+}
+
+/// What the program is to do.
+#[derive(Debug)]
+pub enum Mode {
+    /// Answer one prompt.
+    OneShot(OneShot),
+    /// Chat in the terminal.
+    Chat,
+    /// Answer HTTP.
+    Serve(Serve),
+}
+
+/// One prompt.
+#[derive(Debug)]
+pub struct OneShot {
+    /// Its text or where that comes from.
+    pub prompt: PromptSource,
+    /// No chat template.
+    pub is_raw: bool,
+    /// Print the prompt first.
+    pub echo: bool,
+}
+
+/// A server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serve {
+    /// Name or address to listen on.
+    pub host: String,
+    /// `None` is the default port, or a free one near it.
+    pub port: Option<u16>,
+    /// Open a browser when ready.
+    pub open_browser: bool,
+    /// Print a banner.
+    pub banner: bool,
+    /// Keys of API clients.
+    pub api_keys: Vec<String>,
+    /// Origins that may call the APIs.
+    pub cors_origins: Vec<String>,
+}
+
+impl Settings {
+    /// Decides. `typed` is the command line, `defaults` what `.args` of this file says.
+    ///
+    /// # Errors
+    /// Values out of range, flags that mean nothing in the mode they are given with.
+    pub fn resolve(typed: RunArgs, defaults: RunArgs) -> Result<Settings, CliError> {
+        let (model, default_model) = (typed.model.clone(), defaults.model.clone());
+        let mut warnings = Vec::new();
+        let args = typed.clone().or(defaults.clone());
+        check_use(&typed, &args)
+            .map_err(|what| CliError::Usage { hint: "leave it out, or see `gemma2 --help`".into(), what })?;
+        if let Err(what) = check_use(&defaults, &args) {
+            warnings.push(format!("in this file's `.args`, {what}"));
+        }
+        let generation = generation(&args)?;
+        let compute = compute(&args, &mut warnings)?;
+        let mode = mode(&args)?;
+        Ok(Settings {
+            mode,
+            model,
+            default_model,
+            n_ctx: args.ctx_size.unwrap_or(DEFAULT_N_CTX),
+            compute,
+            generation,
+            show_stats: args.stats,
+            warnings,
+        })
+    }
+}
+
+fn is_one_shot(args: &RunArgs) -> bool {
+    args.prompt.is_some() || args.file.is_some()
+}
+
+fn is_server(args: &RunArgs) -> bool {
+    !is_one_shot(args) && !args.chat
+}
+
+/// A flag that is accepted does something: here are those that cannot, in the mode that `all` arguments select.
+fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
+    let needs_prompt = [(given.raw, "--raw"), (given.echo, "--echo")];
+    let needs_text = [
+        (given.special, "--special"),
+        (given.stats, "--stats"),
+        (given.ignore_eos, "--ignore-eos"),
+        (given.n_predict.is_some(), "-n"),
+        (given.system_prompt.is_some(), "-sys"),
+        (!given.reverse_prompt.is_empty(), "-r"),
+    ];
+    let needs_server = [
+        (given.parallel.is_some(), "-np"),
+        (given.host.is_some(), "--host"),
+        (given.port.is_some(), "--port"),
+        (!given.api_key.is_empty(), "--api-key"),
+        (!given.cors.is_empty(), "--cors"),
+    ];
+    let first = |flags: &[(bool, &'static str)]| flags.iter().find(|(is_given, _)| *is_given).map(|(_, flag)| *flag);
+    if given.escape && all.prompt.is_none() {
+        return Err("`-e` unescapes the text of `-p`, which is missing".into());
+    }
+    if !is_one_shot(all)
+        && let Some(flag) = first(&needs_prompt)
+    {
+        return Err(format!("`{flag}` needs a prompt (`-p` or `-f`)"));
+    }
+    if is_server(all)
+        && let Some(flag) = first(&needs_text)
+    {
+        return Err(format!(
+            "`{flag}` needs a prompt (`-p` or `-f`) or `--chat`; requests to a server bring their own"
+        ));
+    }
+    if !is_server(all)
+        && let Some(flag) = first(&needs_server)
+    {
+        return Err(format!("`{flag}` is for the server, and `-p`, `-f` and `--chat` start none"));
+    }
+    Ok(())
+}
+
+fn mode(args: &RunArgs) -> Result<Mode, CliError> {
+    if args.chat {
+        return Ok(Mode::Chat);
+    }
+    if let Some(prompt) = PromptSource::of(args)? {
+        return Ok(Mode::OneShot(OneShot { prompt, is_raw: args.raw, echo: args.echo }));
+    }
+    for key in &args.api_key {
+        if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {
+            return Err(CliError::usage("`--api-key` takes visible ASCII characters without spaces"));
+        }
+    }
+    Ok(Mode::Serve(Serve {
+        host: args.host.clone().unwrap_or_else(|| "127.0.0.1".into()),
+        port: args.port,
+        open_browser: !args.nobrowser && !args.server,
+        banner: !args.nologo,
+        api_keys: args.api_key.clone(),
+        cors_origins: args.cors.clone(),
+    }))
+}
+
+fn compute(args: &RunArgs, warnings: &mut Vec<String>) -> Result<ComputeSettings, CliError> {
+    if args.n_gpu_layers.is_some_and(|n| n > 0) && args.gpu != Some(Gpu::Disable) {
+        warnings.push("`-ngl`: this build has no GPU code; going on with the CPU".into());
+    }
+    let positive = |flag: &str, value: Option<usize>, default: usize| match value {
+        Some(0) => Err(CliError::usage(format!("`{flag}` is 0 and must be at least 1"))),
+        value => Ok(value.unwrap_or(default)),
+    };
+    let n_batch = positive("-b", args.batch_size, DEFAULT_N_BATCH)?;
+    let default_slots = if is_server(args) { DEFAULT_SERVER_SLOTS } else { 1 };
+    Ok(ComputeSettings {
+        kernels: kernels(args.isa.as_deref())?,
+        n_threads: positive("-t", args.threads, physical_cores())?,
+        n_ubatch: positive("-ub", args.ubatch_size, DEFAULT_N_UBATCH)?.min(n_batch),
+        n_parallel: positive("-np", args.parallel, default_slots)?,
+        is_parallel_given: args.parallel.is_some(),
+        no_mmap: args.no_mmap,
+        mlock: args.mlock,
+    })
+}
+
+fn kernels(name: Option<&str>) -> Result<&'static Kernels, CliError> {
+    let Some(name) = name else {
+        return Ok(Kernels::get());
+    };
+    let usable: Vec<String> = Kernels::available().map(|k| k.isa().to_string()).collect();
+    let hint = format!("this CPU has {}", usable.join(", "));
+    match Isa::parse(name).map(Kernels::new) {
+        Some(Some(kernels)) => Ok(kernels),
+        Some(None) => Err(CliError::Usage { what: format!("`--isa {name}` is not possible on this CPU"), hint }),
+        None => Err(CliError::Usage { what: format!("`--isa {name}` is unknown"), hint }),
+    }
+}
+
+fn generation(args: &RunArgs) -> Result<Generation, CliError> {
+    let default = Sampling::default();
+    let seed = match args.seed {
+        Some(Seed::Fixed(seed)) => Some(seed),
+        Some(Seed::Random) | None => None,
+    };
+    let sampling = Sampling {
+        temperature: in_range("--temp", args.temp, default.temperature, 0.0, f32::MAX)?,
+        top_k: args.top_k.unwrap_or(default.top_k),
+        top_p: in_range("--top-p", args.top_p, default.top_p, 0.0, 1.0)?,
+        min_p: in_range("--min-p", args.min_p, default.min_p, 0.0, 1.0)?,
+        typical_p: in_range("--typical", args.typical, default.typical_p, 0.0, 1.0)?,
+        repeat_penalty: in_range("--repeat-penalty", args.repeat_penalty, default.repeat_penalty, 0.0, f32::MAX)?,
+        repeat_last_n: args.repeat_last_n.unwrap_or(default.repeat_last_n),
+        presence_penalty: in_range("--presence-penalty", args.presence_penalty, 0.0, f32::MIN, f32::MAX)?,
+        frequency_penalty: in_range("--frequency-penalty", args.frequency_penalty, 0.0, f32::MIN, f32::MAX)?,
+        logit_bias: args.logit_bias.iter().map(|b| (b.token, b.bias)).collect(),
+        seed,
+    };
+    if sampling.repeat_last_n < -1 {
+        return Err(CliError::usage("`--repeat-last-n` is below -1"));
+    }
+    if sampling.repeat_penalty == 0.0 {
+        return Err(CliError::usage("`--repeat-penalty` is 0 and must be more"));
+    }
+    let (limit, until_full) = match args.n_predict.unwrap_or(-1) {
+        -2 => (Limit::EndOfTurn, true),
+        -1 => (Limit::EndOfTurn, false),
+        n => match usize::try_from(n) {
+            Ok(n) => (Limit::Tokens(n), false),
+            Err(_) => return Err(CliError::usage(format!("`-n {n}` is below -2"))),
+        },
+    };
+    if args.reverse_prompt.iter().any(String::is_empty) {
+        return Err(CliError::usage("`-r` is empty and would stop everything"));
+    }
+    Ok(Generation {
+        sampling,
+        limit,
+        ignore_eos: args.ignore_eos || until_full,
+        stop: args.reverse_prompt.clone(),
+        show_control: args.special,
+        system_prompt: args.system_prompt.clone(),
+    })
+}
+
+fn in_range(flag: &str, value: Option<f32>, default: f32, low: f32, high: f32) -> Result<f32, CliError> {
+    match value {
+        None => Ok(default),
+        Some(value) if (low..=high).contains(&value) => Ok(value),
+        Some(value) if high == f32::MAX && low > f32::MIN => {
+            Err(CliError::usage(format!("`{flag} {value}` is no number from {low}")))
+        }
+        Some(value) if high == f32::MAX => Err(CliError::usage(format!("`{flag} {value}` is no finite number"))),
+        Some(value) => Err(CliError::usage(format!("`{flag} {value}` is no number from {low} to {high}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::Args;
+    use super::*;
+
+    fn run_args(line: &[&str]) -> RunArgs {
+        let words: Vec<std::ffi::OsString> = line.iter().map(Into::into).collect();
+        Args::parse_from_words(&words, "0").unwrap().run
+    }
+
+    fn resolve(typed: &[&str], defaults: &[&str]) -> Result<Settings, CliError> {
+        Settings::resolve(run_args(typed), run_args(defaults))
+    }
+
+    fn serve(typed: &[&str]) -> Serve {
+        match resolve(typed, &[]).unwrap().mode {
+            Mode::Serve(serve) => serve,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn without_arguments_it_serves_with_gemma_s_defaults() {
+        let settings = resolve(&[], &[]).unwrap();
+        assert_eq!(settings.generation.sampling, Sampling::default());
+        assert_eq!((settings.n_ctx, settings.compute.n_parallel, settings.compute.n_ubatch), (512, 4, 512));
+        assert_eq!(settings.generation.limit, Limit::EndOfTurn);
+        let serve = serve(&[]);
+        assert_eq!((serve.host.as_str(), serve.port, serve.open_browser), ("127.0.0.1", None, true));
+    }
+
+    #[test]
+    fn browsers_are_opened_only_when_wanted() {
+        for flag in ["--server", "--nobrowser", "--no-browser"] {
+            assert!(!serve(&[flag]).open_browser, "{flag}");
+        }
+        assert_eq!(serve(&["--port", "0"]).port, Some(0));
+    }
+
+    #[test]
+    fn the_mode_follows_from_what_was_typed() {
+        assert!(matches!(resolve(&["--chat"], &["--server"]).unwrap().mode, Mode::Chat));
+        assert!(matches!(resolve(&["-p", "x"], &["--chat"]).unwrap().mode, Mode::OneShot(_)));
+        assert!(matches!(resolve(&["-n", "5"], &["-p", "x"]).unwrap().mode, Mode::OneShot(_)));
+        assert!(matches!(resolve(&["--server"], &["-p", "x"]).unwrap().mode, Mode::Serve(_)));
+    }
+
+    #[test]
+    fn lengths_are_tokens_or_conditions() {
+        let generation = |n: &str| resolve(&["-p", "x", "-n", n], &[]).unwrap().generation;
+        assert_eq!(generation("7").limit, Limit::Tokens(7));
+        assert!(!generation("-1").ignore_eos);
+        assert!(generation("-2").ignore_eos);
+        assert_eq!(generation("-2").limit, Limit::EndOfTurn);
+        assert_eq!(resolve(&["-p", "x", "-n", "-3"], &[]).unwrap_err().exit_status(), 2);
+    }
+
+    #[test]
+    fn values_out_of_range_are_usage_errors_that_name_the_flag() {
+        let cases: [&[&str]; 13] = [
+            &["--temp=-1"],
+            &["--temp", "nan"],
+            &["--temp", "inf"],
+            &["--top-p", "1.5"],
+            &["--min-p", "2"],
+            &["--typical=-0.1"],
+            &["--repeat-penalty", "0"],
+            &["--repeat-last-n", "-2"],
+            &["--presence-penalty", "inf"],
+            &["-t", "0"],
+            &["-b", "0"],
+            &["--isa", "z80"],
+            &["--api-key", "two words"],
+        ];
+        for case in cases {
+            let error = match Args::parse_from_words(&case.iter().map(Into::into).collect::<Vec<_>>(), "0") {
+                Ok(args) => Settings::resolve(args.run, RunArgs::default()).unwrap_err(),
+                Err(_) => continue,
+            };
+            assert_eq!(error.exit_status(), 2, "{case:?}");
+            let flag = case[0].split('=').next().unwrap();
+            assert!(error.to_string().contains(flag), "{case:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_flag_is_accepted_where_it_would_do_nothing() {
+        let cases: [&[&str]; 10] = [
+            &["-e"],
+            &["-e", "-f", "x"],
+            &["--raw"],
+            &["--echo", "--chat"],
+            &["--special"],
+            &["-n", "5", "--server"],
+            &["-sys", "x"],
+            &["-p", "x", "--port", "1"],
+            &["--chat", "--host", "x"],
+            &["-p", "x", "-np", "2"],
+        ];
+        for case in cases {
+            let error = resolve(case, &[]).unwrap_err();
+            assert_eq!(error.exit_status(), 2, "{case:?}");
+        }
+        // As a default inside a packed file it may be meant for another mode: said, not fatal.
+        let settings = resolve(&["--server"], &["-n", "5"]).unwrap();
+        assert_eq!(settings.warnings.len(), 1, "{:?}", settings.warnings);
+    }
+
+    #[test]
+    fn a_wish_for_a_gpu_is_answered_with_a_warning() {
+        assert_eq!(resolve(&["-ngl", "999"], &[]).unwrap().warnings.len(), 1);
+        assert!(resolve(&["-ngl", "0"], &[]).unwrap().warnings.is_empty());
+        assert!(resolve(&["-ngl", "9", "--gpu", "disable"], &[]).unwrap().warnings.is_empty());
+    }
+
+    #[test]
+    fn an_instruction_set_can_be_forced() {
+        let settings = resolve(&["--isa", "scalar"], &[]).unwrap();
+        assert_eq!(settings.compute.kernels.isa(), Isa::Scalar);
+    }
+}

@@ -1,0 +1,306 @@
+//! The command line, through the binary and the built-in demo model.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+
+use crate::util::{Folder, demo_model, finish, run, spawn};
+
+const GREEDY: [&str; 5] = ["-q", "--temp", "0", "-n", "8"];
+
+/// What the demo model says to a prompt, in few words.
+fn answer(folder: &Folder, args: &[&str]) -> String {
+    let run = folder.run(&[&GREEDY, args].concat()).expect(0);
+    assert_eq!(run.stderr, "");
+    run.stdout
+}
+
+#[test]
+fn a_prompt_is_answered_on_stdout_and_nothing_else_is_there() {
+    let folder = Folder::new();
+    let run = folder.run(&["-p", "Hi", "--temp", "0", "-n", "8"]).expect(0);
+    assert!(!run.stdout.is_empty() && !run.stdout.ends_with('\n'), "{:?}", run.stdout);
+    assert!(!run.stdout.contains("start_of_turn"), "{:?}", run.stdout);
+    assert!(run.stderr.contains("DEMO MODEL"), "{:?}", run.stderr);
+    assert_eq!(answer(&folder, &["-p", "Hi"]), run.stdout);
+    assert_eq!(answer(&folder, &["-p", "Hi", "--silent-prompt", "--nologo", "-ngl", "0"]), run.stdout);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text() {
+    let folder = Folder::new();
+    let text = |seed: &str, threads: &str| {
+        folder.run(&["-q", "-p", "Tell me a story", "-s", seed, "-n", "40", "-t", threads]).expect(0).stdout
+    };
+    assert_eq!(text("7", "1"), text("7", "1"));
+    assert_eq!(text("7", "1"), text("7", "2"));
+    let others: Vec<String> = (8..12).map(|seed| text(&seed.to_string(), "1")).collect();
+    assert!(others.iter().any(|other| *other != text("7", "1")));
+}
+
+#[test]
+fn a_rendered_prompt_goes_to_the_model_as_it_is() {
+    let folder = Folder::new();
+    let rendered = "<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n";
+    let wrapped = answer(&folder, &["-p", "Hi"]);
+    assert_eq!(answer(&folder, &["-p", rendered]), wrapped);
+    let escaped = r"<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n";
+    assert_eq!(answer(&folder, &["-e", "-p", escaped]), wrapped);
+    assert_ne!(answer(&folder, &["--raw", "-p", "Hi"]), wrapped);
+    let shown = folder.run(&["-q", "--temp", "0", "--special", "-p", rendered]).expect(0).stdout;
+    assert!(shown.ends_with("<end_of_turn>"), "{shown:?}");
+}
+
+#[test]
+fn the_prompt_is_printed_when_asked_for() {
+    let folder = Folder::new();
+    let raw = answer(&folder, &["--raw", "-p", "Once upon"]);
+    assert_eq!(answer(&folder, &["--raw", "--echo", "-p", "Once upon"]), format!("Once upon{raw}"));
+    let echoed = answer(&folder, &["--echo", "--special", "-p", "Hi"]);
+    assert!(echoed.starts_with("<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n"), "{echoed:?}");
+}
+
+#[test]
+fn prompts_come_from_files_and_stdin_too() {
+    let folder = Folder::new();
+    folder.write("prompt.txt", "Hi");
+    let expected = answer(&folder, &["-p", "Hi"]);
+    assert_eq!(answer(&folder, &["-f", "prompt.txt"]), expected);
+    let from_stdin = folder.run_with_stdin(&[&GREEDY[..], &["-f", "-"]].concat(), b"Hi").expect(0);
+    assert_eq!(from_stdin.stdout, expected);
+    let both = folder.run_with_stdin(&[&GREEDY[..], &["-p", "Say", "-f", "-"]].concat(), b"Hi").expect(0);
+    assert_eq!(both.stdout, answer(&folder, &["-p", "Say\n\nHi"]));
+    // Without `-f -` stdin is nobody's business.
+    assert_eq!(folder.run_with_stdin(&[&GREEDY[..], &["-p", "Hi"]].concat(), b"\xff").expect(0).stdout, expected);
+}
+
+#[test]
+fn prompts_that_are_no_text_are_told() {
+    let folder = Folder::new();
+    folder.write("bytes", b"ok\xff");
+    folder.run(&["-f", "bytes"]).expect(1).says(&["`bytes` is not UTF-8 text (byte 2)"]);
+    folder.run(&["-f", "missing"]).expect(1).says(&["`missing` cannot be read"]);
+    folder.run(&["-p", " "]).expect(2).says(&["the prompt is empty"]);
+    folder.run_with_stdin(&["-f", "-"], b"").expect(2).says(&["the prompt is empty"]);
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_names_both_sizes() {
+    let folder = Folder::new();
+    let prompt = "word ".repeat(600);
+    let run = folder.run(&["-p", &prompt]).expect(6).says(&["the context holds 512", "`-c 0`", "2048"]);
+    assert_eq!(run.stdout, "");
+    folder.run(&["-q", "-c", "0", "-n", "1", "-p", &prompt]).expect(0);
+    let longer = "word ".repeat(3000);
+    folder.run(&["-c", "0", "-p", &longer]).expect(6).says(&["the context holds 2048"]);
+}
+
+#[test]
+fn a_context_above_the_model_s_maximum_is_clamped_and_told() {
+    let run = Folder::new().run(&["-c", "99999", "-p", "Hi", "-n", "1"]).expect(0);
+    assert!(run.stderr.contains("`-c 99999` is more than the model's 2048"), "{}", run.stderr);
+}
+
+#[test]
+fn the_settings_of_sampling_change_the_text() {
+    let folder = Folder::new();
+    let text = answer(&folder, &["-p", "Hi"]);
+    let (start, _) = text.split_at(text.len() / 2);
+    let stopped = answer(&folder, &["-p", "Hi", "-r", &text[start.len()..]]);
+    assert_eq!(stopped, start);
+    assert_eq!(answer(&folder, &["-p", "Hi", "-n", "0"]), "");
+    let first = folder.run(&["tokenize", "--no-bos", &text]).expect(0);
+    let id = first.stdout.split_whitespace().next().expect("a token").to_owned();
+    assert_ne!(answer(&folder, &["-p", "Hi", "--logit-bias", &format!("{id}-inf")]), text);
+    assert_ne!(answer(&folder, &["-p", "Hi", "-sys", "Answer in French. Always."]), text);
+    assert!(
+        answer(&folder, &["-p", "Hi", "-n", "60", "--ignore-eos"]).len()
+            > answer(&folder, &["-p", "Hi", "-n", "60"]).len()
+    );
+}
+
+#[test]
+fn statistics_are_one_line_on_stderr() {
+    let run = Folder::new().run(&["-p", "Hi", "-n", "4", "--stats"]).expect(0);
+    let last = run.stderr.lines().last().unwrap_or_default();
+    assert!(last.starts_with("prefill ") && last.contains(" · decode 4 tok "), "{last:?}");
+}
+
+#[test]
+fn mistakes_on_the_command_line_are_explained() {
+    let folder = Folder::new();
+    folder.run(&["--tmp", "1"]).expect(2).says(&["--tmp", "did you mean `--temp`"]);
+    folder.run(&["packs"]).expect(2).says(&["packs"]);
+    folder.run(&["-tb", "4"]).expect(2).says(&["`-tb` is not in this version"]);
+    folder.run(&["--temp", "warm"]).expect(2).says(&["warm", "--temp"]);
+    folder.run(&["-p", "x", "--port", "1"]).expect(2).says(&["`--port` is for the server"]);
+    folder.run(&["--gpu", "nvidia"]).expect(2).says(&["nvidia", "auto, disable"]);
+    folder.run(&["--isa", "z80"]).expect(2).says(&["z80", "scalar"]);
+}
+
+#[test]
+fn a_wish_for_a_gpu_is_a_warning() {
+    let run = Folder::new().run(&["-p", "Hi", "-n", "1", "-ngl", "999"]).expect(0);
+    assert!(run.stderr.contains("warning: `-ngl`"), "{}", run.stderr);
+}
+
+#[test]
+fn help_and_version_are_results() {
+    let folder = Folder::new();
+    for flag in ["--help", "-h"] {
+        let run = folder.run(&[flag]).expect(0);
+        assert!(run.stdout.starts_with("gemma2: ") && run.stderr.is_empty());
+    }
+    assert!(folder.run(&["--help-all"]).expect(0).stdout.contains("--presence-penalty"));
+    assert!(folder.run(&["pack", "--help"]).expect(0).stdout.contains("--license"));
+    assert!(folder.run(&["--version"]).expect(0).stdout.starts_with(concat!("gemma2 ", env!("CARGO_PKG_VERSION"))));
+    assert!(folder.run(&["completions", "bash"]).expect(0).stdout.contains("--top-k"));
+}
+
+#[test]
+fn models_that_are_none_are_explained() {
+    let folder = Folder::new();
+    folder.write("gemma-2-2b-it-Q6_K.gguf", "GGUF");
+    folder.write("text.gguf", "This is no model, but it is long enough to look like a file.");
+    folder.run(&["-m", "gemma-2-2b-Q6_K.gguf", "-p", "x"]).expect(3).says(&["gemma-2-2b-it-Q6_K.gguf"]);
+    folder.run(&["-m", "gemma-2-2b-it-Q6_K.gguf", "-p", "x"]).expect(3).says(&["gemma-2-2b-it-Q6_K.gguf"]);
+    folder.run(&["-m", "text.gguf", "-p", "x"]).expect(3).says(&["text.gguf"]);
+    folder.run(&["-m", ".", "-p", "x"]).expect(3).says(&["gemma-2-2b-it-Q6_K.gguf"]);
+    let mut cut = std::fs::read(demo_model()).expect("the demo model");
+    cut.truncate(1_500_000);
+    folder.write("cut.gguf", cut);
+    folder.run(&["-m", "cut.gguf", "-p", "x"]).expect(3).says(&["cut.gguf"]);
+}
+
+#[test]
+fn weights_are_found_by_variable_and_beside_the_program() {
+    let folder = Folder::new();
+    let program = folder.install("gemma2-here");
+    let file_of = |run: crate::util::Run| {
+        let line = run.expect(0).stdout.lines().find(|line| line.starts_with("file ")).map(str::to_owned);
+        line.unwrap_or_default()
+    };
+    assert!(file_of(run(folder.command(&program).arg("info"))).ends_with("gemma2-demo-q8_0.gguf"));
+    std::fs::copy(demo_model(), folder.path("beside.gguf")).expect("a copy");
+    assert!(file_of(run(folder.command(&program).arg("info"))).ends_with("beside.gguf"));
+    let variable = folder.path("variable.gguf");
+    std::fs::copy(demo_model(), &variable).expect("a copy");
+    run(folder.command(&program).arg("info")).expect(3).says(&["beside.gguf", "variable.gguf", "gemma2 -m"]);
+    let found = run(folder.command(&program).arg("info").env("GEMMA2_MODEL", &variable));
+    assert!(file_of(found).ends_with("variable.gguf"));
+}
+
+#[test]
+fn weights_can_be_read_into_memory() {
+    let folder = Folder::new();
+    let text = answer(&folder, &["-p", "Hi"]);
+    assert_eq!(answer(&folder, &["-p", "Hi", "--no-mmap"]), text);
+    // Locking may be more than this user may; then it is said, and the text is the same.
+    let locked = folder.run(&["-p", "Hi", "--temp", "0", "-n", "8", "--mlock"]).expect(0);
+    assert_eq!(locked.stdout, text);
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let folder = Folder::new();
+    let mut child = spawn(folder.program().args(["-q", "-c", "0", "-n", "-2", "-p", "Hi"]));
+    let mut stdout = child.stdout.take().expect("stdout");
+    stdout.read_exact(&mut [0; 4]).expect("a little text");
+    drop(stdout);
+    let run = finish(child);
+    assert_eq!((run.status, run.stderr.as_str()), (Some(141), ""));
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_keeps_the_text_so_far() {
+    let folder = Folder::new();
+    let mut child = spawn(folder.program().args(["-q", "-c", "0", "-n", "-2", "-p", "Hi"]));
+    let mut stdout = child.stdout.take().expect("stdout");
+    stdout.read_exact(&mut [0; 4]).expect("a little text");
+    crate::util::signal(&child, "INT");
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).expect("whole characters");
+    let run = finish(child);
+    assert_eq!((run.status, run.stderr.as_str()), (Some(130), ""));
+}
+
+#[test]
+fn a_piped_chat_answers_line_by_line() {
+    let folder = Folder::new();
+    let chat = |lines: &str| folder.run_with_stdin(&["-q", "--chat", "--temp", "0", "-n", "8"], lines.as_bytes());
+    let one = answer(&folder, &["-p", "Hi"]);
+    assert_eq!(chat("Hi\n").expect(0).stdout, format!("{one}\n"));
+    assert_eq!(chat("Hi\n/clear\nHi\n/exit\nnever\n").expect(0).stdout, format!("{one}\n{one}\n"));
+    let unknown = chat("/nonsense\n").expect(0);
+    assert!(unknown.stdout.is_empty() && unknown.stderr.contains("/nonsense"), "{unknown:?}");
+}
+
+#[test]
+fn a_chat_that_outgrows_the_context_says_what_it_leaves_out() {
+    let folder = Folder::new();
+    let long = "word ".repeat(60);
+    let lines = format!("{long}\n{long}\n{long}\n");
+    let run = folder.run_with_stdin(&["--chat", "-c", "128", "-n", "4"], lines.as_bytes()).expect(0);
+    assert!(run.stderr.contains("left out"), "{}", run.stderr);
+    assert_eq!(run.stdout.lines().count(), 3, "{}", run.stdout);
+    let too_long = folder.run_with_stdin(&["--chat", "-c", "64", "-n", "4"], lines.as_bytes()).expect(0);
+    assert!(too_long.stderr.contains("the context holds 64") && too_long.stdout.is_empty(), "{too_long:?}");
+}
+
+/// A server on a free port, and its URL.
+#[cfg(unix)]
+fn serve(folder: &Folder, args: &[&str]) -> (std::process::Child, String) {
+    let mut child = spawn(folder.program().args(["--server", "--port", "0"]).args(args));
+    let mut url = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().expect("stdout"));
+    stdout.read_line(&mut url).expect("the URL");
+    child.stdout = Some(stdout.into_inner());
+    (child, url.trim().to_owned())
+}
+
+#[cfg(unix)]
+fn get(url: &str, path: &str, header: &str) -> String {
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let mut stream = TcpStream::connect(address).expect("the server");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n{header}Connection: close\r\n\r\n").expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+#[test]
+#[cfg(unix)]
+fn a_server_prints_its_url_answers_and_stops_when_told() {
+    let folder = Folder::new();
+    let (child, url) = serve(&folder, &["--api-key", "secret", "--temp", "0.25"]);
+    assert!(url.starts_with("http://127.0.0.1:") && url.ends_with('/'), "{url}");
+    let health = get(&url, "/health", "");
+    assert!(health.contains("200 OK") && health.contains("gemma2-demo-q8_0"), "{health}");
+    assert!(get(&url, "/v1/models", "").contains("401"));
+    assert!(get(&url, "/v1/models", "Authorization: Bearer secret\r\n").contains("gemma2-demo-q8_0"));
+    assert!(get(&url, "/props", "Authorization: Bearer secret\r\n").contains("0.25"));
+    crate::util::signal(&child, "TERM");
+    let run = finish(child).expect(0);
+    assert_eq!(run.stdout, "", "the URL is the only line");
+    assert!(run.stderr.contains("model    gemma2-demo") && run.stderr.ends_with("stopped\n"), "{}", run.stderr);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_port_that_is_taken_is_an_error() {
+    let folder = Folder::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("its number").port().to_string();
+    folder.run(&["--server", "--port", &port]).expect(4).says(&[&port, "is in use", "--port"]);
+    folder.run(&["--server", "--host", "192.0.2.1", "--port", "0"]).expect(4).says(&["192.0.2.1"]);
+}
+
+#[test]
+fn the_tokens_of_a_text_are_listed() {
+    let folder = Folder::new();
+    let parsed = folder.run(&["tokenize", "<end_of_turn>"]).expect(0).stdout;
+    let lines: Vec<&str> = parsed.lines().map(str::trim).collect();
+    assert_eq!(lines, ["2  \"<bos>\"", "107  \"<end_of_turn>\""]);
+    let literal = folder.run_with_stdin(&["tokenize", "--literal", "--no-bos"], b"<end_of_turn>").expect(0).stdout;
+    assert!(literal.lines().count() > 3, "{literal}");
+}
