@@ -62,25 +62,30 @@ struct Merger<'v> {
 
 /// A stretch of the text that is, or may become, one token. Empty once it has been merged into its left neighbor.
 struct Symbol {
-    start: usize,
-    end: usize,
+    start: u32,
+    end: u32,
     /// Indices of the neighbors that are not empty; `NO_SYMBOL` at the borders.
-    prev: usize,
-    next: usize,
+    prev: u32,
+    next: u32,
     id: Option<TokenId>,
 }
 
-const NO_SYMBOL: usize = usize::MAX;
+const NO_SYMBOL: u32 = u32::MAX;
 
 /// Two neighbors that may be merged: the lowest rank first, then the leftmost.
+///
+/// Small, and ordered by its first field nearly always: a long word keeps a million of these in a heap.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
-    rank: u32,
-    left: usize,
+    /// The rank in the upper half, the index of the left symbol in the lower half.
+    order: u64,
     /// Where the merged symbol would end; tells whether the candidate is still what it was when it was found.
-    end: usize,
+    end: u32,
     id: TokenId,
 }
+
+/// Words are cut into stretches of this size at most, so that positions fit 32 bits. No prompt is near it.
+const MAX_WORD_BYTES: usize = 1 << 30;
 
 impl<'v> Merger<'v> {
     fn new(vocab: &'v Vocab) -> Merger<'v> {
@@ -105,8 +110,9 @@ impl<'v> Merger<'v> {
         let mut after_unknown = false;
         let mut word_start = 0;
         for pos in 1..=bytes.len() {
-            let is_border =
-                pos == bytes.len() || (text.is_char_boundary(pos) && !self.vocab.may_join(bytes[pos - 1], bytes[pos]));
+            let is_border = pos == bytes.len()
+                || text.is_char_boundary(pos)
+                    && (!self.vocab.may_join(bytes[pos - 1], bytes[pos]) || pos - word_start >= MAX_WORD_BYTES);
             if is_border {
                 self.merge(&text[word_start..pos]);
                 self.emit(&bytes[word_start..pos], &mut after_unknown, ids);
@@ -121,59 +127,62 @@ impl<'v> Merger<'v> {
         self.queue.clear();
         for (start, character) in word.char_indices() {
             let end = start + character.len_utf8();
-            let index = self.symbols.len();
+            let index = self.symbols.len() as u32;
             self.symbols.push(Symbol {
-                start,
-                end,
+                start: start as u32,
+                end: end as u32,
                 prev: index.wrapping_sub(1), // `NO_SYMBOL` for the first one
                 next: if end < word.len() { index + 1 } else { NO_SYMBOL },
                 id: self.vocab.by_piece(&word.as_bytes()[start..end]),
             });
         }
-        for left in 0..self.symbols.len() {
+        for left in 0..self.symbols.len() as u32 {
             self.consider(word.as_bytes(), left);
         }
         while let Some(Reverse(candidate)) = self.queue.pop() {
-            let Candidate { left, end, id, .. } = candidate;
-            let right = self.symbols[left].next;
-            let is_alive = self.symbols[left].end > self.symbols[left].start;
-            if !is_alive || right == NO_SYMBOL || self.symbols[right].end != end {
+            let left_index = candidate.order as u32;
+            let left = &self.symbols[left_index as usize];
+            let right_index = left.next;
+            let is_alive = left.end > left.start && right_index != NO_SYMBOL;
+            if !is_alive || self.symbols[right_index as usize].end != candidate.end {
                 continue;
             }
-            let next = self.symbols[right].next;
-            self.symbols[right].end = self.symbols[right].start;
-            self.symbols[left].end = end;
-            self.symbols[left].id = Some(id);
-            self.symbols[left].next = next;
-            if next != NO_SYMBOL {
-                self.symbols[next].prev = left;
-                self.consider(word.as_bytes(), left);
+            let right = &mut self.symbols[right_index as usize];
+            right.end = right.start;
+            let next_index = right.next;
+            let left = &mut self.symbols[left_index as usize];
+            left.end = candidate.end;
+            left.id = Some(candidate.id);
+            left.next = next_index;
+            let prev_index = left.prev;
+            if next_index != NO_SYMBOL {
+                self.symbols[next_index as usize].prev = left_index;
+                self.consider(word.as_bytes(), left_index);
             }
-            let prev = self.symbols[left].prev;
-            if prev != NO_SYMBOL {
-                self.consider(word.as_bytes(), prev);
+            if prev_index != NO_SYMBOL {
+                self.consider(word.as_bytes(), prev_index);
             }
         }
     }
 
-    /// Queues the merge of symbol `left` with the one after it, if there is such a piece.
-    fn consider(&mut self, word: &[u8], left: usize) {
-        let symbol = &self.symbols[left];
-        if symbol.next == NO_SYMBOL {
+    /// Queues the merge of a symbol with the one after it, if there is such a piece.
+    fn consider(&mut self, word: &[u8], left_index: u32) {
+        let left = &self.symbols[left_index as usize];
+        if left.next == NO_SYMBOL {
             return;
         }
-        let end = self.symbols[symbol.next].end;
-        let joined = &word[symbol.start..end];
-        if let Some((rank, id)) = self.vocab.merge(joined, symbol.end - symbol.start) {
-            self.queue.push(Reverse(Candidate { rank, left, end, id }));
+        let end = self.symbols[left.next as usize].end;
+        let joined = &word[left.start as usize..end as usize];
+        if let Some((rank, id)) = self.vocab.merge(joined, (left.end - left.start) as usize) {
+            let order = u64::from(rank) << 32 | u64::from(left_index);
+            self.queue.push(Reverse(Candidate { order, end, id }));
         }
     }
 
     /// Appends the ids of the symbols; characters without a piece become bytes, or the unknown token.
     fn emit(&self, word: &[u8], after_unknown: &mut bool, ids: &mut Vec<TokenId>) {
         for symbol in self.symbols.iter().filter(|s| s.end > s.start) {
-            let bytes = &word[symbol.start..symbol.end];
-            let known_before = ids.len();
+            let bytes = &word[symbol.start as usize..symbol.end as usize];
             if let Some(id) = symbol.id {
                 ids.push(id);
             } else if !self.vocab.push_bytes(bytes, ids) {
@@ -182,7 +191,6 @@ impl<'v> Merger<'v> {
                 *after_unknown = true;
                 continue;
             }
-            debug_assert!(ids.len() > known_before);
             *after_unknown = false;
         }
     }

@@ -611,41 +611,47 @@ fn random_vocabularies_never_panic() {
     }
 }
 
-/// Prints what loading and encoding cost; run with `--release -- --ignored --nocapture`.
-#[test]
-#[ignore = "prints timings"]
-fn timings() {
-    let time = |what: &str, run: &mut dyn FnMut()| {
-        let mut best = f64::INFINITY;
-        for _ in 0..7 {
+/// Runs several times and prints the shortest, in milliseconds.
+fn time(what: &str, run: &mut dyn FnMut()) -> f64 {
+    let seconds = (0..9)
+        .map(|_| {
             let start = std::time::Instant::now();
             run();
-            best = best.min(start.elapsed().as_secs_f64());
-        }
-        eprintln!("{what}: {:.1} ms", best * 1e3);
-        best
-    };
-    let gguf = golden("gemma2-tokenizer/gemma2-vocab.gguf.gz");
+            start.elapsed().as_secs_f64()
+        })
+        .fold(f64::INFINITY, f64::min);
+    eprintln!("{what}: {:.1} ms", seconds * 1e3);
+    seconds
+}
+
+/// Prints what loading costs; run with `--release -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints timings"]
+fn time_of_loading() {
+    let gguf = Gguf::parse(Bytes::from(golden("gemma2-tokenizer/gemma2-vocab.gguf.gz"))).expect("GGUF");
+    let spm = SpmVocabulary::from_gguf("a.gguf", Arc::new(gguf)).expect("a vocabulary");
+    let spm = Vocabulary::Spm(spm);
     time("load GGUF", &mut || {
-        from_gguf(&gguf);
+        Tokenizer::from_vocabulary(&spm).unwrap();
     });
-    let mut tokenizers = vec![("GGUF", real_gguf())];
     if let Some(json) = real_json() {
         time("load tokenizer.json", &mut || {
             from_json(&json);
         });
-        tokenizers.push(("tokenizer.json", from_json(&json)));
     }
+}
+
+/// Prints what encoding costs; run with `--release -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints timings"]
+fn time_of_encoding() {
+    let mut tokenizers = vec![("GGUF", real_gguf())];
+    tokenizers.extend(real_json().map(|json| ("tokenizer.json", from_json(&json))));
     let cases = golden_json("expect/tokenizer.json");
-    let cases = cases["cases"].as_array().unwrap();
-    let kinds = ["english", "code", "languages"];
     for (name, tokenizer) in tokenizers {
-        for kind in kinds {
-            let text: String = cases
-                .iter()
-                .filter(|case| case["kind"] == kind)
-                .flat_map(|case| [case["text"].as_str().unwrap(), "\n"])
-                .collect();
+        for kind in ["english", "code", "languages"] {
+            let cases = cases["cases"].as_array().unwrap().iter().filter(|case| case["kind"] == kind);
+            let text: String = cases.flat_map(|case| [case["text"].as_str().unwrap(), "\n"]).collect();
             let text = text.repeat((1 << 20) / text.len());
             let seconds = time(&format!("{name}, 1 MiB of {kind}"), &mut || {
                 tokenizer.encode(&text, Special::Literal);
