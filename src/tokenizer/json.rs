@@ -73,6 +73,7 @@ pub(super) fn read(json: &[u8], ids: &SpecialIds) -> Result<Vocab, TokenizerErro
     let File { added_tokens, model, .. } = file;
 
     let mut parts = VocabParts::default();
+    let mut cut_texts = Vec::with_capacity(added_tokens.len());
     for (piece, id) in model.vocab.iter() {
         let stated = match parse_byte_piece(piece) {
             Some(_) if model.byte_fallback => TokenType::Byte,
@@ -81,13 +82,17 @@ pub(super) fn read(json: &[u8], ids: &SpecialIds) -> Result<Vocab, TokenizerErro
         let kind = parts.push(id as usize, piece, stated, ids)?;
         // A plain space in a piece meets nothing: texts have spaces for U+2581 only.
         parts.set_merged(id, kind == TokenType::Normal && !piece.contains(&b' '));
+        if kind == TokenType::Control
+            && let Ok(text) = std::str::from_utf8(piece)
+        {
+            cut_texts.push((text, id, true));
+        }
         if let Some(unknown) = &model.unk_token
             && unknown.as_bytes() == piece
         {
             parts.unknown = Some(id);
         }
     }
-    let mut cut_texts = Vec::with_capacity(added_tokens.len());
     for token in &added_tokens {
         let stated = match token.special {
             true => TokenType::Control,

@@ -18,7 +18,7 @@ mod vocab;
 pub(crate) mod tests;
 
 pub use decode::StreamDecoder;
-pub use vocab::{SentencePieceToken, SpecialIds};
+pub use vocab::{MAX_PIECE_BYTES, MAX_TOKENS, SentencePieceToken, SpecialIds};
 
 use crate::error::Hint;
 use crate::weights::{JsonVocabulary, Source, SpmVocabulary, TokenType, Vocabulary, WeightsError};
@@ -130,7 +130,7 @@ impl Tokenizer {
     /// is not a number counts as the lowest.
     ///
     /// # Errors
-    /// No tokens, more than [`vocab::MAX_TOKENS`] of them, a piece longer than [`vocab::MAX_PIECE_BYTES`], special ids
+    /// No tokens, more than [`MAX_TOKENS`] of them, a piece longer than [`MAX_PIECE_BYTES`], special ids
     /// out of range, no `<bos>`, or neither byte tokens nor an unknown token.
     pub fn from_sentencepiece<'a>(
         tokens: impl Iterator<Item = SentencePieceToken<'a>>,

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::vocab::{MAX_PIECE_BYTES, MAX_TOKENS};
 use super::*;
 use crate::bundle::Bytes;
 use crate::gguf::Gguf;
@@ -308,6 +307,92 @@ fn json_vocabularies_agree_with_the_tokenizers_crate() {
     }
 }
 
+/// Pieces over three letters and the space mark, each of two earlier ones.
+fn random_pieces(random: &mut Random) -> Vec<(String, usize, usize)> {
+    let mut pieces: Vec<(String, usize, usize)> = ["a", "b", "c", "▁"].map(|p| (p.to_owned(), 0, 0)).to_vec();
+    for _ in 0..random.below(16) {
+        let (left, right) = (random.below(pieces.len()), random.below(pieces.len()));
+        let joined = pieces[left].0.clone() + &pieces[right].0;
+        if pieces.iter().all(|(piece, ..)| *piece != joined) {
+            pieces.push((joined, left, right));
+        }
+    }
+    pieces
+}
+
+fn random_letters(random: &mut Random) -> String {
+    (0..random.below(30)).map(|_| ['a', 'b', 'c', ' '][random.below(4)]).collect()
+}
+
+#[test]
+fn random_merges_agree_with_the_tokenizers_crate() {
+    let mut random = Random(23);
+    for _ in 0..300 {
+        let pieces = random_pieces(&mut random);
+        let n_merges = pieces.len() + random.below(8);
+        let mut merges = Vec::new();
+        for _ in 4..n_merges {
+            // Any piece may come first, twice, or from other halves than those it was made of.
+            let (piece, left, right) = &pieces[random.below(pieces.len())];
+            let cut = random.below(piece.len());
+            match piece.is_char_boundary(cut).then(|| piece.split_at(cut)) {
+                Some((a, b)) if pieces.iter().any(|p| p.0 == a) && pieces.iter().any(|p| p.0 == b) => {
+                    merges.push(json!([a, b]));
+                }
+                _ if piece.chars().count() > 1 => merges.push(json!([pieces[*left].0, pieces[*right].0])),
+                _ => {}
+            }
+        }
+        let mut file = golden_json("tiny-tokenizer/tokenizer.json");
+        let mut vocab = json!({"<unk>": 0, "<bos>": 1, "<eos>": 2});
+        for (id, (piece, ..)) in pieces.iter().enumerate() {
+            vocab[piece] = (id + 3).into();
+        }
+        file["model"]["vocab"] = vocab;
+        file["model"]["merges"] = merges.into();
+        file["model"]["byte_fallback"] = false.into();
+        file["added_tokens"] = json!([]);
+        file["post_processor"] = Value::Null;
+        let json = serde_json::to_vec(&file).unwrap();
+        let tokenizer = from_json(&json);
+        let oracle: tokenizers::Tokenizer = serde_json::from_slice(&json).expect("the oracle reads it");
+        for _ in 0..20 {
+            let text = random_letters(&mut random);
+            let expected = oracle.encode(text.as_str(), false).unwrap();
+            assert_eq!(tokenizer.encode(&text, Special::Literal), expected.get_ids(), "{text:?} {}", file["model"]);
+        }
+    }
+}
+
+#[test]
+fn random_scores_agree_with_merging_the_best_pair_again_and_again() {
+    let mut random = Random(29);
+    for _ in 0..300 {
+        let pieces = random_pieces(&mut random);
+        let scored: Vec<(&str, f32)> =
+            pieces.iter().map(|(piece, ..)| (piece.as_str(), random.below(6) as f32 - 3.0)).collect();
+        let tokenizer = small(&scored);
+        for _ in 0..20 {
+            let text = random_letters(&mut random);
+            let mut symbols: Vec<String> = text.replace(' ', "▁").chars().map(String::from).collect();
+            loop {
+                let score = |i: usize| {
+                    let joined = symbols[i].clone() + &symbols[i + 1];
+                    scored.iter().find(|(piece, _)| *piece == joined).map(|(_, score)| *score)
+                };
+                let candidates = (1..symbols.len()).filter_map(|i| Some((score(i - 1)?, i - 1)));
+                let best = candidates.reduce(|best, next| if next.0 > best.0 { next } else { best });
+                let Some((_, at)) = best else { break };
+                let right = symbols.remove(at + 1);
+                symbols[at] += &right;
+            }
+            let id = |symbol: &String| scored.iter().position(|(piece, _)| piece == symbol).unwrap() as TokenId + 4;
+            let expected: Vec<TokenId> = symbols.iter().map(id).collect();
+            assert_eq!(tokenizer.encode(&text, Special::Literal), expected, "{text:?} {scored:?}");
+        }
+    }
+}
+
 #[test]
 fn both_forms_of_a_vocabulary_give_the_same_ids() {
     let mut pairs = vec![(tiny(), tiny_gguf())];
@@ -530,6 +615,16 @@ fn merges_may_be_strings_or_pairs_and_ids_may_have_holes() {
     assert_eq!(changed.encode(text, Special::Parse), tokenizer.encode(text, Special::Parse));
     assert_eq!(changed.n_vocab(), 601);
     assert_eq!((changed.piece(599), changed.piece(600)), (b"".as_slice(), b"zq".as_slice()));
+}
+
+#[test]
+fn turn_markers_are_control_tokens_also_where_the_file_forgets_to_say_so() {
+    let mut file = golden_json("tiny-tokenizer/tokenizer.json");
+    file["added_tokens"] = json!([]);
+    let tokenizer = from_json(&serde_json::to_vec(&file).unwrap());
+    assert_eq!(tokenizer.ends(), [1, 107]);
+    assert_eq!(tokenizer.encode("<bos><end_of_turn>", Special::Parse), [2, 107]);
+    assert!(!tokenizer.encode("<end_of_turn>", Special::Literal).contains(&107));
 }
 
 #[test]
