@@ -2,6 +2,7 @@
 
 mod bundle;
 mod cli;
+mod engine;
 mod golden;
 mod server;
 mod util;

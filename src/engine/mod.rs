@@ -14,7 +14,6 @@
 //! - A model that fails or panics fails the requests of that step; the engine goes on.
 
 pub mod chain;
-mod decode;
 mod metrics;
 pub mod rng;
 pub mod sampler;

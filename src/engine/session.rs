@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 use async_channel::Sender;
 
 use super::chain::NoToken;
-use super::decode::StreamDecoder;
 use super::sampler::{Sampler, log_probabilities};
 use super::stop::StopMatcher;
 use super::{Done, EngineError, Event, Limit, Pieces, Request, StopReason, Timings, Token};
-use crate::tokenizer::TokenId;
+use crate::tokenizer::{StreamDecoder, TokenId};
 
 /// A request, queued or running. Whatever becomes of it, its receiver gets one `Done` or `Failed`.
 pub(super) struct Session {
