@@ -132,7 +132,7 @@ export async function startFake({ port = 0 } = {}) {
     }
     const last = body.messages.at(-1);
     const asked = body.messages.findLast((/** @type {Message} */ message) => message.role === 'user')?.content ?? '';
-    if (asked === 'refuse') return fail(response, 500, { message: 'the engine met an error', type: 'server_error', hint: 'start gemma2 again with -v' });
+    if (asked === 'refuse' && script.scriptText === null) return fail(response, 500, { message: 'the engine met an error', type: 'server_error', hint: 'start gemma2 again with -v' });
     const whole = await replyTo(asked);
     const rest = last.role === 'assistant' && whole.startsWith(last.content) ? whole.slice(last.content.length) : whole;
     response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' });

@@ -1,1 +1,668 @@
-export const scripted = {};
+/** Journeys that need exact texts, exact timing or failures on demand: against the scripted engine only. */
+
+import { readFile } from 'node:fs/promises';
+
+import { open } from './common.mjs';
+import { startFake } from './fake-server.mjs';
+import { ask, check, equal, finished, ready, require, send, stored, texts } from './harness.mjs';
+import { PAYLOADS } from './payloads.mjs';
+
+/** @typedef {import('./common.mjs').Place & { fake: import('./fake-server.mjs').Fake }} Place */
+
+/** What a chat that is imported looks like. @param {{ role: string, content: string }[]} list @param {string} [title] */
+function chatFile(list, title = 'Imported') {
+  const messages = list.map((message, at) => ({
+    id: `i${String(at).padStart(5, '0')}`, conversation: 'imported', parent: at === 0 ? null : `i${String(at - 1).padStart(5, '0')}`, time: 1000 + at, status: 'complete', ...message,
+  }));
+  return JSON.stringify({ format: 'gemma2-chat', version: 1, chats: [{ conversation: { id: 'imported', title, created: 1, updated: Date.now(), choices: {}, settings: {} }, messages }] });
+}
+
+/** @param {any} page @param {string} text @param {string} [name] */
+async function importFile(page, text, name = 'chats.json') {
+  await page.setInputFiles('.list-foot input[type=file]', { name, mimeType: 'application/json', buffer: Buffer.from(text) });
+  await page.waitForSelector('.toast');
+}
+
+/** @type {Record<string, (place: Place) => Promise<void>>} */
+export const scripted = {
+  'while loading: the bar moves, and a message sent meanwhile is answered without a reload': async (place) => {
+    place.fake.script.loading = 0.1;
+    const { page, clean, close } = await open(place);
+    await page.waitForSelector('.banner progress');
+    const first = await page.getAttribute('.banner progress', 'value');
+    place.fake.script.loading = 0.6;
+    await page.waitForFunction((/** @type {string} */ value) => document.querySelector('.banner progress')?.getAttribute('value') !== value, first);
+    await send(page, 'say hello there');
+    await page.waitForSelector('.notice');
+    equal(await texts(page), ['say hello there'], 'the message is shown');
+    place.fake.script.loading = null;
+    await finished(page);
+    equal(await texts(page), ['say hello there', 'hello there'], 'the answer');
+    equal(await page.locator('.banner progress').count(), 0, 'the bar is gone');
+    clean(/status of 503/);
+    await close();
+  },
+
+  'stream: text grows in steps, the speed is shown, the final text is exact': async (place) => {
+    place.fake.script.tokenMs = 30;
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await send(page, 'count 30');
+    const seen = new Set();
+    while ((await page.locator('.send.stop').count()) > 0 || seen.size < 2) seen.add((await texts(page))[1]?.length ?? 0);
+    check(seen.size >= 5, `the text grew in ${seen.size} steps`);
+    await finished(page);
+    equal((await texts(page))[1], Array.from({ length: 30 }, (_, at) => at + 1).join(' '), 'the text');
+    check(/[\d.]+ tokens\/s/.test(await page.innerText('.tags .speed')), 'the speed');
+    clean();
+    await close();
+  },
+
+  'prefill: a long prompt shows how much of it is read': async (place) => {
+    place.fake.script.prefillMs = 1600;
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await send(page, 'say done');
+    await page.waitForFunction(() => /\d+ of \d+ tokens/.test(document.querySelector('.waiting')?.textContent ?? ''));
+    await page.waitForSelector('.waiting progress[value]');
+    await finished(page);
+    equal((await texts(page))[1], 'done', 'the answer');
+    clean();
+    await close();
+  },
+
+  'stop and continue: the partial text stays, and no new turn begins': async (place) => {
+    place.fake.script.tokenMs = 20;
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await send(page, 'count 100');
+    await page.waitForFunction(() => (document.querySelector('article.assistant .text')?.textContent?.length ?? 0) > 20);
+    const took = await page.evaluate(async () => {
+      const start = performance.now();
+      /** @type {HTMLButtonElement} */ (document.querySelector('.send.stop')).click();
+      while (document.querySelector('.send.stop')) await new Promise(requestAnimationFrame);
+      return performance.now() - start;
+    });
+    check(took < 200, `stopping took ${took} ms`);
+    await page.waitForSelector('.tag:has-text("stopped")');
+    while (place.fake.counts.running > 0) await new Promise((done) => setTimeout(done, 10));
+    equal(place.fake.counts.cancelled, 1, 'the server was told');
+    const partial = (await texts(page))[1];
+    check(partial.length > 20 && !partial.endsWith('100'), 'a partial text is kept');
+    await page.click('button:has-text("Continue")');
+    await finished(page);
+    equal(place.fake.requests.length, 2, 'two requests');
+    equal(place.fake.requests[1].messages.map((/** @type {any} */ message) => message.role), ['user', 'assistant'], 'no new turn');
+    equal((await texts(page))[1], Array.from({ length: 100 }, (_, at) => at + 1).join(' '), 'the whole text');
+    clean();
+    await close();
+  },
+
+  'alternatives: editing and regenerating keep every branch, also over a reload': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await ask(page, 'say one');
+    await ask(page, 'say deeper');
+    const first = page.locator('article.assistant').first();
+    await first.hover();
+    await first.locator('[aria-label="Regenerate"]').click();
+    await finished(page);
+    await page.locator('article.assistant [aria-label="Regenerate"]').click();
+    await page.waitForFunction(() => document.querySelector('.alternatives span')?.textContent === '3 / 3');
+    await finished(page);
+    equal(await page.locator('article').count(), 2, 'the new branches are short');
+    await page.click('[aria-label="Previous alternative"]');
+    await page.click('[aria-label="Previous alternative"]');
+    equal(await texts(page), ['say one', 'one', 'say deeper', 'deeper'], 'the first branch is whole');
+    const mine = page.locator('article.user').first();
+    await mine.hover();
+    await mine.locator('[aria-label="Edit"]').click();
+    await page.fill('.editor textarea', 'say changed');
+    await page.click('.editor button:has-text("Save and send")');
+    await finished(page);
+    equal(await texts(page), ['say changed', 'changed'], 'the edited message has its own branch');
+    await page.locator('article.user [aria-label="Previous alternative"]').click();
+    equal((await texts(page)).length, 4, 'and the old one is still there');
+    const before = await stored(page, 'messages');
+    await page.reload();
+    await page.waitForSelector('article');
+    equal((await texts(page)).length, 4, 'after a reload');
+    equal(await stored(page, 'messages'), before, 'the stored tree');
+    const reply = page.locator('article.assistant').first();
+    await reply.hover();
+    await reply.locator('[aria-label="Edit"]').click();
+    await page.fill('.editor textarea', 'rewritten');
+    await page.click('.editor button:has-text("Save only")');
+    equal((await texts(page)).slice(1), ['rewritten', 'say deeper', 'deeper'], 'an edit in place keeps what follows');
+    await page.waitForSelector('.tag:has-text("edited")');
+    clean();
+    await close();
+  },
+
+  'delete and undo: the count is announced, and undo restores every byte': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await ask(page, 'say one');
+    await ask(page, 'say two');
+    const before = await stored(page, 'messages');
+    const reply = page.locator('article.assistant').first();
+    await reply.hover();
+    await reply.locator('.menu > .icon-button').click();
+    await reply.locator('.menu-items button:has-text("Delete")').click();
+    check((await page.innerText('dialog')).includes('3 messages'), 'the question says how many');
+    await page.click('dialog button.danger');
+    await page.waitForFunction(() => document.querySelectorAll('article').length === 1);
+    equal((await stored(page, 'messages')).length, 1, 'they are gone from the store');
+    await page.click('.toast button:has-text("Undo")');
+    await page.waitForFunction(() => document.querySelectorAll('article').length === 4);
+    equal(await stored(page, 'messages'), before, 'the stored messages');
+    await page.locator('.entry .menu > .icon-button').click();
+    await page.click('.menu-items button:has-text("Delete")');
+    await page.waitForFunction(() => document.querySelectorAll('article').length === 0);
+    equal((await stored(page, 'conversations')).length, 0, 'the chat is gone');
+    await page.click('.toast button:has-text("Undo")');
+    await page.waitForSelector('.entry');
+    equal(await stored(page, 'messages'), before, 'and back');
+    clean();
+    await close();
+  },
+
+  'restart: a killed program is noticed, nothing is lost, and the page reconnects': async (place) => {
+    const own = await startFake();
+    own.script.tokenMs = 20;
+    const { page, clean, close } = await open({ ...place, url: own.url });
+    await ready(page);
+    await send(page, 'count 200');
+    await page.waitForFunction(() => (document.querySelector('article.assistant .text')?.textContent?.length ?? 0) > 20);
+    await page.fill('#message', 'a draft');
+    await own.stop();
+    await page.waitForSelector('.banner.warning', { timeout: 3000 });
+    check(await page.isDisabled('.send'), 'nothing can be sent');
+    equal(await page.inputValue('#message'), 'a draft', 'the draft is kept');
+    const partial = (await texts(page))[1];
+    check(partial.startsWith('1 2 3'), 'the partial reply is readable');
+    const back = await startFake({ port: Number(new URL(own.url).port) });
+    await page.waitForSelector('.banner.warning', { state: 'detached' });
+    equal(back.requests.length, 0, 'nothing is sent again');
+    await page.waitForSelector('.tag:has-text("stopped")');
+    await page.click('button:has-text("Continue")');
+    await finished(page);
+    check((await texts(page))[1].endsWith('199 200'), 'the rest of the text');
+    await back.stop();
+    clean(/ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED_ENCODING|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE/);
+    await close();
+  },
+
+  'errors: said in words, as an alert, and the message can be sent again': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await ask(page, 'refuse');
+    const alert = page.locator('[role=alert]');
+    check((await alert.innerText()).includes('the engine met an error'), 'what went wrong');
+    check((await alert.innerText()).includes('start gemma2 again with -v'), 'what to do');
+    place.fake.script.scriptText = 'now it works';
+    await alert.locator('button:has-text("Retry")').click();
+    await finished(page);
+    equal(await texts(page), ['refuse', 'now it works'], 'after the retry');
+    clean(/status of 500/);
+    await close();
+  },
+
+  'context full: three ways on, and old turns are left out only when asked': async (place) => {
+    place.fake.script.nCtx = 100;
+    const { page, context, clean, close } = await open(place);
+    await context.grantPermissions(['clipboard-read', 'clipboard-write']);
+    await ready(page);
+    await ask(page, 'say one two three four five six seven eight nine ten');
+    await ask(page, 'say eleven twelve thirteen fourteen fifteen sixteen');
+    await send(page, `say ${'word '.repeat(22)}`);
+    await page.waitForSelector('.failure');
+    await page.waitForSelector('.meter:is(.red, .full)');
+    await page.click('.failure .flag');
+    equal(await page.evaluate(() => navigator.clipboard.readText()), '-c 0', 'the flag is copied');
+    equal(await page.locator('.left-out').count(), 0, 'nothing is left out yet');
+    await page.click('.failure button.primary');
+    await page.waitForSelector('.left-out .tag:has-text("not sent")');
+    await finished(page);
+    equal(await page.locator('article').count(), 6, 'everything is still shown');
+    check((await page.locator('.left-out').count()) >= 2, 'old turns are marked');
+    check(place.fake.requests.at(-1).messages.length < 5, 'and not sent');
+    clean(/status of 400/);
+    await close();
+  },
+
+  'hostile text: no payload of a model, a file or a title runs, whole or cut at every character': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await page.click('#settings');
+    await page.click('label:has-text("Format my own messages")');
+    await page.keyboard.press('Escape');
+    const list = PAYLOADS.flatMap((payload, at) => [{ role: 'user', content: payload }, { role: 'assistant', content: payload, model: payload, failure: { message: payload }, edited: at % 2 === 0 }]);
+    await importFile(page, chatFile(list, PAYLOADS[3]), `${PAYLOADS[4]}.json`.replaceAll('/', ''));
+    await page.click('.entry-open');
+    await page.waitForSelector('article');
+    for (let at = 0; at < PAYLOADS.length * 2; at += 6) {
+      await page.locator('article').nth(at).scrollIntoViewIfNeeded();
+      await page.waitForTimeout(5);
+    }
+    await page.locator('article').last().scrollIntoViewIfNeeded();
+    await page.waitForFunction(() => document.querySelectorAll('article .text:not(.rich)').length === 0, undefined, { timeout: 10_000 });
+    const allowed = 'article,p,a,code,pre,figure,figcaption,span,button,div,em,strong,del,h1,h2,h3,h4,h5,h6,ul,ol,li,blockquote,hr,br,table,thead,tbody,tr,th,td,svg,path,math,math *';
+    const inspect = () =>
+      page.evaluate((/** @type {string} */ selector) => {
+        const bad = [];
+        for (const element of document.querySelectorAll('article.message *')) {
+          if (!element.matches(selector)) bad.push(element.outerHTML.slice(0, 120));
+          for (const { name, value } of element.attributes) {
+            if (/^on/i.test(name) || ['style', 'src', 'srcset', 'name', 'action'].includes(name)) bad.push(`${name}=${value}`);
+            if (/href/.test(name) && !/^(https?:\/\/|mailto:|#)/.test(value)) bad.push(`${name}=${value}`);
+          }
+        }
+        if ('pwned' in globalThis) bad.push('it ran');
+        return bad;
+      }, allowed);
+    equal(await inspect(), [], 'in imported messages');
+    const visible = await page.evaluate(() => document.querySelector('.thread')?.textContent ?? '');
+    check(visible.includes('<img src=x onerror=pwned=1>'), 'the text stays visible');
+    equal(await page.locator('.list :is(img, script, iframe)').count(), 0, 'in the title');
+    await page.click('.new-chat');
+    Object.assign(place.fake.script, { byCharacter: true, tokenMs: 0, scriptText: PAYLOADS.filter((payload) => !payload.includes('```')).join('\n\n'), nCtx: 100_000 });
+    await send(page, 'go');
+    while ((await page.locator('article.assistant .actions').count()) === 0) equal(await inspect(), [], 'while streaming');
+    equal(await inspect(), [], 'after streaming');
+    clean();
+    await close();
+  },
+
+  'markdown: a reply with everything looks the same after a reload': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    place.fake.script.tokenMs = 1;
+    await ask(page, 'file rich');
+    await page.waitForSelector('article math');
+    await page.waitForSelector('article .hljs-keyword');
+    const html = () => page.evaluate(() => document.querySelector('article.assistant .text')?.innerHTML.replace(/>\s+</g, '><').trim());
+    const streamed = await html();
+    await page.reload();
+    await page.waitForSelector('article math');
+    await page.waitForSelector('article .hljs-keyword');
+    equal(await html(), streamed, 'the markup');
+    const source = await readFile(new URL('replies/rich.md', import.meta.url), 'utf8');
+    equal((await stored(page, 'messages'))[1].content, source.replace(/\s+$/, source.match(/\s+$/)?.[0] ?? ''), 'the source');
+    clean();
+    await close();
+  },
+
+  'fast stream: the page keeps up, scrolling up stays put, a selection survives': async (place) => {
+    const body = await readFile(new URL('replies/rich.md', import.meta.url), 'utf8');
+    Object.assign(place.fake.script, { tokenMs: 1, nCtx: 100_000, scriptText: body.repeat(8) });
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await send(page, 'go');
+    await page.waitForSelector('article.assistant h2');
+    await page.waitForFunction(() => document.querySelectorAll('article.assistant h2').length >= 2);
+    await page.evaluate(() => {
+      const heading = /** @type {Element} */ (document.querySelector('article.assistant h2'));
+      document.getSelection()?.selectAllChildren(heading);
+    });
+    await page.mouse.move(700, 300);
+    await page.mouse.wheel(0, -5000);
+    await page.waitForTimeout(300);
+    const top = await page.evaluate(() => document.querySelector('.thread')?.scrollTop);
+    await page.waitForSelector('.latest');
+    await finished(page);
+    equal(await page.evaluate(() => document.querySelector('.thread')?.scrollTop), top, 'the place that was scrolled to');
+    equal(await page.evaluate(() => String(document.getSelection())), 'A sundial, briefly', 'the selection');
+    await page.click('.latest');
+    await page.waitForSelector('.latest', { state: 'detached' });
+    clean();
+    await close();
+  },
+
+  'export and import: a round trip is identical, a broken file changes nothing': async (place) => {
+    const { page, context, clean, close } = await open(place);
+    await ready(page);
+    await ask(page, 'say one');
+    await ask(page, 'say two');
+    const [download] = await Promise.all([page.waitForEvent('download'), page.click('[aria-label="Export all"]')]);
+    const file = await readFile(await download.path(), 'utf8');
+    const before = [await stored(page, 'conversations'), await stored(page, 'messages')];
+    await importFile(page, file);
+    check((await page.innerText('.toast')).includes('1 was there already'), 'duplicates are skipped');
+    for (const broken of ['{', '{"format":"other"}', file.slice(0, -10), file.replace('"version": 1', '"version": 9'), file.replace('"role": "user"', '"role": "root"')]) {
+      await page.click('.toast [aria-label="Close"]');
+      await importFile(page, broken, 'broken.json');
+      check((await page.innerText('.toast')).includes('was not imported'), `refused: ${broken.slice(0, 20)}`);
+    }
+    equal([await stored(page, 'conversations'), await stored(page, 'messages')], before, 'nothing changed');
+    await context.clearCookies();
+    await page.click('.toast [aria-label="Close"]');
+    await page.locator('.entry .menu > .icon-button').click();
+    await page.click('.menu-items button:has-text("Delete")');
+    await page.waitForFunction(() => document.querySelectorAll('.entry').length === 0);
+    await importFile(page, file);
+    await page.click('.entry-open');
+    await page.waitForSelector('article');
+    equal([await stored(page, 'conversations'), await stored(page, 'messages')], before, 'the round trip');
+    equal(await texts(page), ['say one', 'one', 'say two', 'two'], 'the messages');
+    clean();
+    await close();
+  },
+
+  'no storage: a banner says so, and chatting goes on': async (place) => {
+    const { page, clean, close } = await open(place, {
+      init: () => {
+        IDBFactory.prototype.open = () => {
+          throw new DOMException('no', 'SecurityError');
+        };
+      },
+    });
+    await ready(page);
+    await page.waitForSelector('.banner.warning');
+    await ask(page, 'say one');
+    await ask(page, 'say two');
+    equal(await texts(page), ['say one', 'one', 'say two', 'two'], 'the messages');
+    await page.click('.new-chat');
+    await page.click('.entry-open');
+    await page.waitForSelector('article');
+    equal(await texts(page), ['say one', 'one', 'say two', 'two'], 'coming back');
+    clean();
+    await close();
+  },
+
+  'two tabs: a rename shows in the other one': async (place) => {
+    const { page, context, clean, close } = await open(place);
+    await ready(page);
+    await ask(page, 'say one');
+    const other = await context.newPage();
+    await other.goto(place.url);
+    await other.waitForSelector('.entry');
+    await page.click('.title button');
+    await page.fill('.title-field', 'A better name');
+    await page.keyboard.press('Enter');
+    await other.waitForSelector('.entry:has-text("A better name")');
+    equal(await page.innerText('.title'), 'A better name', 'the title');
+    clean();
+    await close();
+  },
+
+  'search: text is found without regard to case and accents, and opened at its place': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await ask(page, 'say the Café is open');
+    await page.click('.new-chat');
+    await ask(page, 'say something else');
+    await page.keyboard.press('Control+k');
+    await page.waitForFunction(() => document.activeElement?.id === 'search');
+    await page.keyboard.type('cafe');
+    await page.waitForSelector('.hit mark');
+    equal(await page.locator('.hit').count(), 1, 'one chat');
+    equal((await page.innerText('.hit mark')), 'Café', 'the match');
+    await page.click('.hit');
+    await page.waitForSelector('article.user:has-text("Café")');
+    await page.fill('#search', 'nowhere to be found');
+    await page.waitForSelector('.list-empty');
+    clean();
+    await close();
+  },
+
+  'keyboard: send, stop, edit, regenerate, search, settings and delete without a mouse': async (place) => {
+    place.fake.script.tokenMs = 20;
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await page.keyboard.type('count 100');
+    await page.keyboard.press('Shift+Enter');
+    await page.keyboard.press('Backspace');
+    await page.keyboard.press('Enter');
+    await page.waitForFunction(() => (document.querySelector('article.assistant .text')?.textContent?.length ?? 0) > 10);
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('.tag:has-text("stopped")');
+    place.fake.script.tokenMs = 1;
+    await page.keyboard.press('ArrowUp');
+    await page.waitForSelector('.editor');
+    await page.keyboard.press('Control+a');
+    await page.keyboard.type('say edited');
+    await page.keyboard.press('Control+Enter');
+    await finished(page);
+    equal((await texts(page))[1], 'edited', 'the edited message is answered');
+    await page.keyboard.press('Control+Shift+Enter');
+    await page.waitForFunction(() => document.querySelector('article.assistant .alternatives span')?.textContent === '2 / 2');
+    await finished(page);
+    await page.keyboard.press('Alt+ArrowUp');
+    equal(await page.evaluate(() => document.activeElement?.className.includes('assistant')), true, 'the last message has the focus');
+    await page.keyboard.press('Control+/');
+    await page.waitForSelector('dialog .keys');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('dialog', { state: 'detached' });
+    equal(await page.evaluate(() => document.activeElement?.className.includes('assistant')), true, 'and has it again');
+    await page.keyboard.press('Control+b');
+    equal(await page.isVisible('.list'), false, 'the list is hidden');
+    await page.keyboard.press('Control+b');
+    await page.keyboard.press('Control+Shift+O');
+    equal(await page.locator('article').count(), 0, 'a new chat');
+    for (let step = 0; step < 30; step += 1) {
+      await page.keyboard.press('Tab');
+      const visible = await page.evaluate(() => {
+        const element = /** @type {HTMLElement} */ (document.activeElement);
+        if (element === document.body) return true;
+        const style = getComputedStyle(element);
+        const shown = parseFloat(style.outlineWidth) > 0 && style.outlineStyle !== 'none';
+        return shown || element.closest('.composer:focus-within') !== null || element.matches('.search input');
+      });
+      check(visible, `the focus is visible after ${step + 1} tabs`);
+    }
+    clean();
+    await close();
+  },
+
+  'accessibility: axe finds nothing, in both themes and sizes, also in dialogs': async (place) => {
+    const axe = await readFile(require.resolve('axe-core/axe.min.js'), 'utf8');
+    place.fake.script.demo = true;
+    place.fake.script.tokenMs = 1;
+    for (const colorScheme of ['light', 'dark']) {
+      for (const viewport of [{ width: 1280, height: 800 }, { width: 390, height: 844 }]) {
+        const { page, clean, close } = await open(place, { context: { viewport, colorScheme, reducedMotion: 'reduce' } });
+        await page.evaluate(axe);
+        const audit = async (/** @type {string} */ state) => {
+          const found = await page.evaluate(async () => {
+            const tags = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
+            const result = await /** @type {any} */ (globalThis).axe.run({ runOnly: { type: 'tag', values: tags } });
+            return result.violations.map((/** @type {any} */ one) => `${one.id}: ${one.help}: ${one.nodes.map((/** @type {any} */ node) => `${node.html.slice(0, 160)} ${node.any[0]?.message ?? ''}`).join(' | ')}`);
+          });
+          equal(found, [], `${state}, ${colorScheme}, ${viewport.width} px`);
+        };
+        await ready(page);
+        await audit('empty');
+        await ask(page, 'file rich');
+        await page.waitForSelector('article math');
+        await audit('chat');
+        await ask(page, 'refuse');
+        await audit('error');
+        for (const [opener, what] of [['#settings', 'settings'], ['.meter-button', 'prompt'], ['.chip', 'model']]) {
+          await page.click(opener);
+          await page.waitForSelector('dialog[open]');
+          await page.waitForTimeout(50);
+          await audit(what);
+          await page.keyboard.press('Escape');
+          await page.waitForSelector('dialog', { state: 'detached' });
+        }
+        if (viewport.width < 900) {
+          await page.click('#menu');
+          await audit('drawer');
+          await page.keyboard.press('Escape');
+        }
+        clean(/status of 500/);
+        await close();
+      }
+    }
+  },
+
+  'announcements: one reply is announced at its start and its end, and not in between': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await page.evaluate(() => {
+      const region = /** @type {Element} */ (document.querySelector('.visually-hidden[role=status]'));
+      /** @type {any} */ (globalThis).said = [];
+      new MutationObserver(() => /** @type {any} */ (globalThis).said.push(region.textContent)).observe(region, { childList: true, characterData: true, subtree: true });
+    });
+    await ask(page, 'count 40');
+    const said = await page.evaluate(() => /** @type {any} */ (globalThis).said);
+    equal(said[0], 'Gemma is replying', 'the start');
+    check(said.at(-1).endsWith('39 40') && said.length <= 3, `said ${JSON.stringify(said)}`);
+    equal(await page.getAttribute('article.assistant .text', 'aria-busy'), 'false', 'no longer busy');
+    clean();
+    await close();
+  },
+
+  'small screens: nothing scrolls sideways, everything can be reached': async (place) => {
+    place.fake.script.tokenMs = 1;
+    for (const viewport of [{ width: 390, height: 844 }, { width: 320, height: 568 }, { width: 640, height: 320 }]) {
+      const { page, clean, close } = await open(place, { context: { viewport, hasTouch: true, isMobile: true } });
+      await ready(page);
+      await ask(page, 'file rich');
+      await ask(page, `say ${'averyveryverylongwordwithoutanyspaceatall'.repeat(6)}`);
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth || /** @type {Element} */ (document.querySelector('.thread')).scrollWidth > /** @type {Element} */ (document.querySelector('.thread')).clientWidth);
+      equal(wide, false, `sideways scrolling at ${viewport.width} px`);
+      const box = await page.locator('.composer').boundingBox();
+      check(box.y + box.height <= viewport.height && box.x >= 0 && box.x + box.width <= viewport.width, 'the composer is inside the view');
+      const small = await page.evaluate(() =>
+        [...document.querySelectorAll('button')]
+          .map((button) => ({ name: button.getAttribute('aria-label') ?? button.textContent, box: button.getBoundingClientRect() }))
+          .filter(({ box: { width, height } }) => width > 0 && (width < 24 || height < 24))
+          .map(({ name }) => name),
+      );
+      equal(small, [], 'buttons that are too small to hit');
+      await page.tap('#menu');
+      await page.waitForSelector('.drawer-open .list .new-chat');
+      await page.waitForTimeout(250);
+      await page.tap('.drawer-open .new-chat');
+      await page.waitForFunction(() => document.querySelectorAll('article').length === 0);
+      clean();
+      await close();
+    }
+  },
+
+  'input: composing a character does not send, and right-to-left text aligns right': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await page.fill('#message', 'にほん');
+    await page.evaluate(() => {
+      const field = /** @type {Element} */ (document.getElementById('message'));
+      field.dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', isComposing: true, bubbles: true, cancelable: true }));
+      field.dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', keyCode: 229, bubbles: true, cancelable: true }));
+    });
+    equal(await page.locator('article').count(), 0, 'not sent');
+    await page.press('#message', 'Enter');
+    await finished(page);
+    equal(await page.locator('article').count(), 2, 'sent');
+    await ask(page, 'say مرحبا بالعالم');
+    equal(await page.evaluate(() => getComputedStyle(/** @type {Element} */ ([...document.querySelectorAll('article.assistant .text')].at(-1))).direction), 'rtl', 'Arabic');
+    clean();
+    await close();
+  },
+
+  'files: a text file is sent inside a safe fence, others are refused': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await page.setInputFiles('.composer input[type=file]', [
+      { name: 'notes <b>.md', mimeType: 'text/markdown', buffer: Buffer.from('````\ncode\n````\n') },
+      { name: 'picture.png', mimeType: 'image/png', buffer: Buffer.from([137, 80, 78, 71, 0, 255, 254]) },
+    ]);
+    await page.waitForSelector('.file:has-text("notes <b>.md")');
+    check((await page.innerText('.toast')).includes('picture.png'), 'the picture is refused');
+    equal(await page.locator('.composer .file').count(), 1, 'one file is attached');
+    await ask(page, 'what is this?');
+    equal(place.fake.requests[0].messages[0].content, 'notes <b>.md\n`````\n````\ncode\n````\n`````\n\nwhat is this?', 'what is sent');
+    equal((await texts(page))[0], 'what is this?', 'what is shown');
+    await page.waitForSelector('article.user details.file');
+    clean();
+    await close();
+  },
+
+  'settings: changed fields are marked, used, kept for the chat, and can be the default': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await page.click('#settings');
+    await page.fill('#setting-temperature', '0');
+    await page.waitForSelector('.note:has-text("temperature 0")');
+    await page.fill('#setting-seed', '42');
+    await page.fill('#setting-stop', 'END\nSTOP');
+    equal(await page.locator('.field.changed').count(), 3, 'changed fields');
+    await page.click('button:has-text("Make default")');
+    equal(await page.locator('.field.changed').count(), 0, 'they are the default now');
+    await page.keyboard.press('Escape');
+    await ask(page, 'say one');
+    const [sent] = place.fake.requests;
+    equal([sent.temperature, sent.seed, sent.stop, sent.top_p], [0, 42, ['END', 'STOP'], 0.95], 'the request');
+    await page.reload();
+    await page.waitForSelector('article');
+    await page.click('#settings');
+    equal(await page.inputValue('#setting-seed'), '42', 'after a reload');
+    await page.click('button:has-text("Reset all")');
+    equal(await page.inputValue('#setting-temperature'), '1', 'after the reset');
+    clean();
+    await close();
+  },
+
+  'themes: the choice is kept, the system is followed, and nothing flashes': async (place) => {
+    const { page, clean, close } = await open(place, { context: { colorScheme: 'dark' } });
+    const background = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    const dark = await background();
+    await page.emulateMedia({ colorScheme: 'light' });
+    const light = await background();
+    check(dark !== light, 'the system is followed');
+    await ready(page);
+    await page.click('[aria-label^="Theme"]');
+    await page.click('[aria-label^="Theme"]');
+    equal(await background(), dark, 'dark was chosen');
+    await page.addInitScript(() => {
+      requestAnimationFrame(() => {
+        /** @type {any} */ (globalThis).firstPaint = getComputedStyle(document.body ?? document.documentElement).backgroundColor;
+      });
+    });
+    await page.reload();
+    await ready(page);
+    equal(await page.evaluate(() => /** @type {any} */ (globalThis).firstPaint), dark, 'the first paint');
+    clean();
+    await close();
+  },
+
+  'no script: the page says what it needs and what works without': async (place) => {
+    const { page, close } = await open(place, { context: { javaScriptEnabled: false } });
+    const text = await page.innerText('body');
+    check(text.includes('JavaScript') && text.includes('gemma2 --chat'), 'the notice');
+    await close();
+  },
+
+  'first paint: the shell is there before the script, and what is typed early is kept': async (place) => {
+    const times = [];
+    for (let round = 0; round < 5; round += 1) {
+      const { page, clean, close } = await open(place);
+      await ready(page);
+      times.push(await page.evaluate(() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? NaN));
+      clean();
+      await close();
+    }
+    const median = times.sort((a, b) => a - b)[2];
+    console.log(`        first contentful paint: ${median.toFixed(0)} ms (median of 5)`);
+    check(median <= 500, `first paint took ${median} ms`);
+    const { page, context, clean, close } = await open(place, { path: 'THIRD-PARTY.txt' });
+    /** @type {() => void} */
+    let release = () => {};
+    const held = new Promise((done) => {
+      release = () => done(undefined);
+    });
+    await context.route('**/main-*.js', async (/** @type {any} */ route) => {
+      await held;
+      await route.continue();
+    });
+    await page.goto(place.url, { waitUntil: 'commit' });
+    await page.waitForSelector('#message');
+    await page.fill('#message', 'typed early');
+    release();
+    await ready(page);
+    equal(await page.inputValue('#message'), 'typed early', 'the early text');
+    clean();
+    await close();
+  },
+};

@@ -309,6 +309,14 @@ export class StreamRenderer {
     this.#show(clean.slice(this.frozen), highlight);
   }
 
+  /** Looks at everything again with the next text, because a tool has arrived. What stays equal is not touched. */
+  refresh() {
+    this.frozen = 0;
+    this.frozenNodes = 0;
+    this.colored.at = -Infinity;
+    this.missing.clear();
+  }
+
   /**
    * @param {string} text everything after the frozen blocks
    * @param {Color} color

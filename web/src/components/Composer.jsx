@@ -43,7 +43,8 @@ export function Composer() {
         void app.send();
       }
     }
-    if (event.key === 'ArrowUp' && app.state.draft === '') {
+    const plain = !event.altKey && !event.ctrlKey && !event.metaKey && !event.shiftKey;
+    if (event.key === 'ArrowUp' && plain && app.state.draft === '') {
       const mine = app.path.findLast((message) => message.role === 'user');
       if (mine && !busy(app.state.machine)) {
         event.preventDefault();
@@ -53,7 +54,7 @@ export function Composer() {
   };
 
   return (
-    <div class="dock">
+    <section class="dock" aria-label={t('composer.label')}>
       <Notice />
       <form
         class="composer"
@@ -108,7 +109,8 @@ export function Composer() {
             multiple
             hidden
             onChange={(event) => {
-              void attach(event.currentTarget.files ?? []);
+              // A copy: clearing the field empties its list.
+              void attach([...(event.currentTarget.files ?? [])]);
               event.currentTarget.value = '';
             }}
           />
@@ -120,7 +122,7 @@ export function Composer() {
       <p class="visually-hidden" id="composer-hint">
         {t(sendWith === 'enter' ? 'composer.hintEnter' : 'composer.hintCtrl')}
       </p>
-    </div>
+    </section>
   );
 }
 

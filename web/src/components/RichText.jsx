@@ -32,11 +32,16 @@ export function RichText({ id, text, live, near }) {
       if (dropped) return;
       if (stream.current) {
         // Nearly everything is shown already, and perhaps something of it is selected.
-        stream.current.finish(text);
-        const { missing } = stream.current;
+        const ending = stream.current;
         stream.current = null;
         formatted.current = text;
-        if (missing.size === 0) return;
+        ending.finish(text);
+        if (ending.missing.size === 0) return;
+        await loadTools(ending.missing);
+        if (dropped) return;
+        ending.refresh();
+        ending.finish(text);
+        return;
       }
       let result = fragment(text);
       if (result.missing.size > 0) {
@@ -75,12 +80,10 @@ export function RichText({ id, text, live, near }) {
         stream.current = new markdown.StreamRenderer(element);
         element.classList.add('rich');
       }
-      const { StreamRenderer } = markdown;
       stream.current.update(latest);
       if (stream.current.missing.size > 0) {
         void loadTools(stream.current.missing).then(() => {
-          if (stream.current) stream.current = new StreamRenderer(element);
-          notBefore = 0;
+          stream.current?.refresh();
           schedule();
         });
         stream.current.missing.clear();
