@@ -44,12 +44,7 @@ impl AttentionState {
 
     /// Turns a block's scores into weights, moves `max` and `sum` of query `h` on, and returns the factor for what was
     /// accumulated before. `None` if nothing has a finite score yet: then the block weighs nothing.
-    pub(super) fn weigh(
-        &mut self,
-        h: usize,
-        scores: &mut [f32; KEY_BLOCK],
-        exp: impl Fn(f32) -> f32,
-    ) -> Option<f32> {
+    pub(super) fn weigh(&mut self, h: usize, scores: &mut [f32; KEY_BLOCK], exp: impl Fn(f32) -> f32) -> Option<f32> {
         let max = scores.iter().fold(self.max[h], |max, s| max.max(*s));
         if max == f32::NEG_INFINITY {
             return None;

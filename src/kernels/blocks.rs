@@ -143,11 +143,7 @@ impl Format {
             Format::IQ4_NL => (128, 1, 0),
             Format::IQ4_XS => (128, 1, 0),
         };
-        Some(Coding {
-            zero_point,
-            scales,
-            mins,
-        })
+        Some(Coding { zero_point, scales, mins })
     }
 
     /// Bytes that hold a whole superblock of 256 values.
@@ -166,30 +162,18 @@ pub(super) const LANES: usize = 8;
 pub(super) const SUPERBLOCK: usize = BLOCK * LANES;
 
 /// The 16 values of IQ4_NL and IQ4_XS, plus 128 to make them unsigned.
-pub(super) const IQ4_TABLE: [u8; 16] = [
-    1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241,
-];
+pub(super) const IQ4_TABLE: [u8; 16] = [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
 
 /// The 8 scales and 8 mins, 6 bits each, that Q4_K and Q5_K keep in 12 bytes; byte j is block j's.
 pub(super) fn scales_and_mins_k4(packed: &[u8; 12]) -> (u64, u64) {
-    let word = |i: usize| {
-        u32::from_le_bytes([
-            packed[4 * i],
-            packed[4 * i + 1],
-            packed[4 * i + 2],
-            packed[4 * i + 3],
-        ])
-    };
+    let word = |i: usize| u32::from_le_bytes([packed[4 * i], packed[4 * i + 1], packed[4 * i + 2], packed[4 * i + 3]]);
     let (a, b, c) = (word(0), word(1), word(2));
     // Blocks 0 to 3 have their 6 bits together; 4 to 7 have 4 bits in c and the upper 2 above the first ones'.
     let scales_low = a & 0x3f3f_3f3f;
     let scales_high = (c & 0x0f0f_0f0f) | ((a >> 2) & 0x3030_3030);
     let mins_low = b & 0x3f3f_3f3f;
     let mins_high = ((c >> 4) & 0x0f0f_0f0f) | ((b >> 2) & 0x3030_3030);
-    (
-        u64::from(scales_low) | u64::from(scales_high) << 32,
-        u64::from(mins_low) | u64::from(mins_high) << 32,
-    )
+    (u64::from(scales_low) | u64::from(scales_high) << 32, u64::from(mins_low) | u64::from(mins_high) << 32)
 }
 
 /// The 16 scales of 6 bits, less 32, that Q3_K keeps in 12 bytes; byte h is half-block h's.

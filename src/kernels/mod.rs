@@ -4,16 +4,28 @@
 //! on the machine nor on how many columns, rows or queries are handled together. That makes a run reproducible, lets a
 //! batch of requests share a matrix product, and lets tests compare with `==`.
 
-#![expect(
-    unsafe_code,
-    reason = "instructions that the compiler does not know to be there"
-)]
+#![expect(unsafe_code, reason = "instructions that not every processor has, pointers into rows of bytes")]
+#![expect(clippy::needless_range_loop, reason = "an index often stands for the same lane of several arrays")]
 
+// The interface and the definition.
 mod attention;
 mod blocks;
 mod q8;
 mod scalar;
 mod tile;
+// The algorithms, over operations that an instruction set supplies.
+mod attend;
+mod elementwise;
+mod few;
+mod float;
+mod panel;
+mod simd;
+mod unpack;
+// The instruction sets.
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 #[cfg(test)]
 mod tests;
 
@@ -32,23 +44,30 @@ pub use tile::{TileMut, split_columns};
 pub enum Isa {
     /// Plain Rust: runs anywhere, slowly.
     Scalar,
+    /// x86-64 with AVX2, FMA and F16C: since 2013.
+    Avx2,
+    /// AVX2 with AVX-VNNI, dot products of bytes.
+    AvxVnni,
+    /// AVX-512 (F, BW, DQ, VL) with VNNI: since 2019.
+    Avx512,
 }
 
 impl Isa {
     /// All, from the narrowest to the widest.
-    pub const ALL: [Isa; 1] = [Isa::Scalar];
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512];
 
     /// The instruction set of that name (as [`Isa`] displays it), in any case.
     pub fn parse(name: &str) -> Option<Isa> {
-        Isa::ALL
-            .into_iter()
-            .find(|isa| isa.name().eq_ignore_ascii_case(name))
+        Isa::ALL.into_iter().find(|isa| isa.name().eq_ignore_ascii_case(name))
     }
 
     /// Its name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
+            Isa::Avx512 => "avx512",
         }
     }
 }
@@ -107,28 +126,16 @@ impl<'a> WeightRows<'a> {
             .row_bytes(k)
             .filter(|bytes| *bytes > 0)
             .unwrap_or_else(|| panic!("a row of {format:?} cannot have {k} values"));
-        assert!(
-            rows.start <= rows.end,
-            "rows {rows:?} end before they start"
-        );
+        assert!(rows.start <= rows.end, "rows {rows:?} end before they start");
         let span = rows
             .start
             .checked_mul(row_bytes)
             .zip(rows.end.checked_mul(row_bytes))
             .filter(|(_, end)| *end <= weights.len());
         let Some((start, end)) = span else {
-            panic!(
-                "rows {rows:?} of {row_bytes} bytes lie outside a matrix of {} bytes",
-                weights.len()
-            );
+            panic!("rows {rows:?} of {row_bytes} bytes lie outside a matrix of {} bytes", weights.len());
         };
-        WeightRows {
-            format,
-            bytes: &weights[start..end],
-            row_bytes,
-            n: rows.len(),
-            k,
-        }
+        WeightRows { format, bytes: &weights[start..end], row_bytes, n: rows.len(), k }
     }
 
     fn row(&self, r: usize) -> &'a [u8] {
@@ -139,23 +146,28 @@ impl<'a> WeightRows<'a> {
 impl Kernels {
     /// The kernels for `isa`, if this processor has it.
     pub fn new(isa: Isa) -> Option<&'static Kernels> {
-        static SCALAR: Kernels = Kernels {
-            isa: Isa::Scalar,
-            table: &scalar::TABLE,
-        };
+        macro_rules! kernels {
+            ($isa:ident, $table:expr) => {{
+                static KERNELS: Kernels = Kernels { isa: Isa::$isa, table: &$table };
+                Some(&KERNELS)
+            }};
+        }
         match isa {
-            Isa::Scalar => Some(&SCALAR),
+            Isa::Scalar => kernels!(Scalar, scalar::TABLE),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 if avx2::is_available() => kernels!(Avx2, avx2::TABLE),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni if avx2::vnni_is_available() => kernels!(AvxVnni, avx2::VNNI_TABLE),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if avx512::is_available() => kernels!(Avx512, avx512::TABLE),
+            _ => None,
         }
     }
 
     /// The widest kernels that this processor has.
     pub fn get() -> &'static Kernels {
         static WIDEST: std::sync::OnceLock<&'static Kernels> = std::sync::OnceLock::new();
-        WIDEST.get_or_init(|| {
-            Kernels::available()
-                .last()
-                .expect("the scalar kernels run anywhere")
-        })
+        WIDEST.get_or_init(|| Kernels::available().last().expect("the scalar kernels run anywhere"))
     }
 
     /// All kernels that this processor has, from the narrowest to the widest.
@@ -220,16 +232,8 @@ impl Kernels {
         out: &mut [f32],
     ) {
         let weights = WeightRows::new(format, weights, k, &rows);
-        assert!(
-            acts.len().is_multiple_of(k),
-            "{} activations are not rows of {k}",
-            acts.len()
-        );
-        assert_eq!(
-            out.len(),
-            acts.len() / k * weights.n,
-            "the output does not fit"
-        );
+        assert!(acts.len().is_multiple_of(k), "{} activations are not rows of {k}", acts.len());
+        assert_eq!(out.len(), acts.len() / k * weights.n, "the output does not fit");
         // SAFETY: `Kernels::new` has seen the instructions, lengths were checked above.
         unsafe { (self.table.matmul_f32)(&weights, acts, out) }
     }
@@ -239,10 +243,7 @@ impl Kernels {
     /// # Panics
     /// If the lengths differ.
     pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-        assert!(
-            x.len() == weight.len() && x.len() == out.len(),
-            "lengths differ"
-        );
+        assert!(x.len() == weight.len() && x.len() == out.len(), "lengths differ");
         // SAFETY: `Kernels::new` has seen the instructions, lengths were checked above.
         unsafe { (self.table.rms_norm)(x, weight, eps, out) }
     }
@@ -252,10 +253,7 @@ impl Kernels {
     /// # Panics
     /// If the lengths differ.
     pub fn gelu_tanh_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
-        assert!(
-            gate.len() == up.len() && gate.len() == out.len(),
-            "lengths differ"
-        );
+        assert!(gate.len() == up.len() && gate.len() == out.len(), "lengths differ");
         // SAFETY: `Kernels::new` has seen the instructions, lengths were checked above.
         unsafe { (self.table.gelu_tanh_mul)(gate, up, out) }
     }
@@ -271,10 +269,7 @@ impl Kernels {
     /// # Panics
     /// If `cos` and `sin` are not half as long as `x`.
     pub fn rope(&self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
-        assert!(
-            cos.len() == sin.len() && x.len() == 2 * cos.len(),
-            "lengths differ"
-        );
+        assert!(cos.len() == sin.len() && x.len() == 2 * cos.len(), "lengths differ");
         // SAFETY: `Kernels::new` has seen the instructions, lengths were checked above.
         unsafe { (self.table.rope)(x, cos, sin) }
     }
@@ -321,20 +316,12 @@ impl Kernels {
     /// # Panics
     /// If a length does not fit.
     pub fn attend(&self, state: &mut AttentionState, queries: &[f32], span: &Span<'_>) {
-        assert_eq!(
-            queries.len(),
-            state.acc.len(),
-            "the state is for other queries"
-        );
+        assert_eq!(queries.len(), state.acc.len(), "the state is for other queries");
         assert_eq!(span.keys.len(), span.values.len(), "keys and values differ");
         if queries.is_empty() {
             return;
         }
-        assert!(
-            span.keys.len().is_multiple_of(state.head_dim),
-            "keys are not rows of {}",
-            state.head_dim
-        );
+        assert!(span.keys.len().is_multiple_of(state.head_dim), "keys are not rows of {}", state.head_dim);
         // SAFETY: `Kernels::new` has seen the instructions, lengths were checked above.
         unsafe { (self.table.attend)(state, queries, span) }
     }

@@ -16,9 +16,10 @@ pub struct Q8Rows {
     padded_blocks: usize,
     q: Vec<i8>,
     scale: Vec<f32>,
-    sum_low: Vec<i32>,
-    sum_high: Vec<i32>,
-    scaled_sum: Vec<f32>,
+    minus_sum: Vec<i32>,
+    minus_low: Vec<i32>,
+    minus_high: Vec<i32>,
+    minus_scaled: Vec<f32>,
 }
 
 /// Below this 127 / absmax would not be finite.
@@ -36,20 +37,16 @@ impl Q8Rows {
     /// # Panics
     /// If `k` is 0 or not a multiple of 32.
     pub fn resize(&mut self, n: usize, k: usize) {
-        assert!(
-            k > 0 && k.is_multiple_of(BLOCK),
-            "rows of {k} values are not whole blocks of 32"
-        );
+        assert!(k > 0 && k.is_multiple_of(BLOCK), "rows of {k} values are not whole blocks of 32");
         let padded_blocks = (k / BLOCK).next_multiple_of(LANES);
-        let n_blocks = n
-            .checked_mul(padded_blocks)
-            .expect("the size of the activations overflows");
+        let n_blocks = n.checked_mul(padded_blocks).expect("the size of the activations overflows");
         (self.n, self.k, self.padded_blocks) = (n, k, padded_blocks);
         self.q.resize(n_blocks * BLOCK, 0);
         self.scale.resize(n_blocks, 0.0);
-        self.sum_low.resize(n_blocks, 0);
-        self.sum_high.resize(n_blocks, 0);
-        self.scaled_sum.resize(n_blocks, 0.0);
+        self.minus_sum.resize(n_blocks, 0);
+        self.minus_low.resize(n_blocks, 0);
+        self.minus_high.resize(n_blocks, 0);
+        self.minus_scaled.resize(n_blocks, 0.0);
     }
 
     /// Number of rows.
@@ -69,19 +66,14 @@ impl Q8Rows {
         self.q
             .chunks_exact_mut(blocks * BLOCK)
             .zip(self.scale.chunks_exact_mut(blocks))
-            .zip(self.sum_low.chunks_exact_mut(blocks))
-            .zip(self.sum_high.chunks_exact_mut(blocks))
-            .zip(self.scaled_sum.chunks_exact_mut(blocks))
-            .map(
-                move |((((q, scale), sum_low), sum_high), scaled_sum)| Q8RowMut {
-                    k,
-                    q,
-                    scale,
-                    sum_low,
-                    sum_high,
-                    scaled_sum,
-                },
-            )
+            .zip(self.minus_sum.chunks_exact_mut(blocks))
+            .zip(self.minus_low.chunks_exact_mut(blocks))
+            .zip(self.minus_high.chunks_exact_mut(blocks))
+            .zip(self.minus_scaled.chunks_exact_mut(blocks))
+            .map(move |parts| {
+                let (((((q, scale), minus_sum), minus_low), minus_high), minus_scaled) = parts;
+                Q8RowMut { k, q, scale, minus_sum, minus_low, minus_high, minus_scaled }
+            })
     }
 
     /// Row `c`.
@@ -90,9 +82,10 @@ impl Q8Rows {
         Q8Row {
             q: &self.q[blocks.start * BLOCK..blocks.end * BLOCK],
             scale: &self.scale[blocks.clone()],
-            sum_low: &self.sum_low[blocks.clone()],
-            sum_high: &self.sum_high[blocks.clone()],
-            scaled_sum: &self.scaled_sum[blocks],
+            minus_sum: &self.minus_sum[blocks.clone()],
+            minus_low: &self.minus_low[blocks.clone()],
+            minus_high: &self.minus_high[blocks.clone()],
+            minus_scaled: &self.minus_scaled[blocks],
         }
     }
 
@@ -108,18 +101,20 @@ pub struct Q8RowMut<'a> {
     pub(super) k: usize,
     pub(super) q: &'a mut [i8],
     pub(super) scale: &'a mut [f32],
-    pub(super) sum_low: &'a mut [i32],
-    pub(super) sum_high: &'a mut [i32],
-    pub(super) scaled_sum: &'a mut [f32],
+    pub(super) minus_sum: &'a mut [i32],
+    pub(super) minus_low: &'a mut [i32],
+    pub(super) minus_high: &'a mut [i32],
+    pub(super) minus_scaled: &'a mut [f32],
 }
 
 impl Q8RowMut<'_> {
     /// Writes block `b`'s scale and sums, given the sums of the first and the last 16 of its integers.
     pub(super) fn set_scale_and_sums(&mut self, b: usize, scale: f32, low: i32, high: i32) {
         self.scale[b] = scale;
-        self.sum_low[b] = low;
-        self.sum_high[b] = high;
-        self.scaled_sum[b] = scale * (low + high) as f32;
+        self.minus_sum[b] = -(low + high);
+        self.minus_low[b] = -low;
+        self.minus_high[b] = -high;
+        self.minus_scaled[b] = scale * -(low + high) as f32;
     }
 
     /// Zeroes the blocks beyond the row's values.
@@ -127,9 +122,10 @@ impl Q8RowMut<'_> {
         let blocks = self.k / BLOCK;
         self.q[blocks * BLOCK..].fill(0);
         self.scale[blocks..].fill(0.0);
-        self.sum_low[blocks..].fill(0);
-        self.sum_high[blocks..].fill(0);
-        self.scaled_sum[blocks..].fill(0.0);
+        self.minus_sum[blocks..].fill(0);
+        self.minus_low[blocks..].fill(0);
+        self.minus_high[blocks..].fill(0);
+        self.minus_scaled[blocks..].fill(0.0);
     }
 }
 
@@ -140,10 +136,12 @@ pub(super) struct Q8Row<'a> {
     pub q: &'a [i8],
     /// `[blocks]`
     pub scale: &'a [f32],
-    /// `[blocks]`: the sum of the first 16 of a block's `q`.
-    pub sum_low: &'a [i32],
-    /// `[blocks]`: the sum of the last 16.
-    pub sum_high: &'a [i32],
-    /// `[blocks]`: `scale * (sum_low + sum_high)`.
-    pub scaled_sum: &'a [f32],
+    /// `[blocks]`: the negative sum of a block's `q`. Sums are kept negative so that zero points and mins are added.
+    pub minus_sum: &'a [i32],
+    /// `[blocks]`: the same of the first 16.
+    pub minus_low: &'a [i32],
+    /// `[blocks]`: the same of the last 16.
+    pub minus_high: &'a [i32],
+    /// `[blocks]`: `scale * minus_sum`.
+    pub minus_scaled: &'a [f32],
 }

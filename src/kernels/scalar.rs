@@ -9,9 +9,7 @@
 use half::{bf16, f16};
 
 use super::attention::{AttentionState, KEY_BLOCK, Span};
-use super::blocks::{
-    BLOCK, Format, IQ4_TABLE, LANES, SUPERBLOCK, scales_and_mins_k4, scales_iq4_xs, scales_q3,
-};
+use super::blocks::{BLOCK, Format, IQ4_TABLE, LANES, SUPERBLOCK, scales_and_mins_k4, scales_iq4_xs, scales_q3};
 use super::q8::{Q8Row, Q8RowMut, Q8Rows, SMALLEST_ABSMAX};
 use super::{Table, WeightRows};
 
@@ -34,7 +32,8 @@ pub(super) static TABLE: Table = Table {
 /// Running sums of a float dot product.
 pub(super) const SUMS: usize = 16;
 
-/// Folds the running sums in halves: `sums[i] + sums[i + n / 2]`, and again until one is left.
+/// Folds the running sums in halves: `sums[i] + sums[i + n / 2]`, and again until one is left. The last addition makes
+/// a negative zero positive, so that it does not matter whether a row was padded with zeros.
 pub(super) fn fold<const N: usize>(mut sums: [f32; N]) -> f32 {
     let mut n = N;
     while n > 1 {
@@ -43,7 +42,7 @@ pub(super) fn fold<const N: usize>(mut sums: [f32; N]) -> f32 {
             sums[i] += sums[i + n];
         }
     }
-    sums[0]
+    sums[0] + 0.0
 }
 
 // ---- quantized products ----
@@ -60,11 +59,7 @@ pub(super) struct Superblock {
 
 impl Superblock {
     pub fn zero() -> Self {
-        Superblock {
-            q: [0; SUPERBLOCK],
-            scale: [[0.0; LANES]; 2],
-            min: [[0.0; LANES]; 2],
-        }
+        Superblock { q: [0; SUPERBLOCK], scale: [[0.0; LANES]; 2], min: [[0.0; LANES]; 2] }
     }
 }
 
@@ -73,18 +68,10 @@ fn quantize_row(x: &[f32], mut row: Q8RowMut<'_>) {
     for (b, x) in x.chunks_exact(BLOCK).enumerate() {
         let q = &mut row.q[b * BLOCK..][..BLOCK];
         // As integers the magnitudes of floats have the same order, with infinity and NaN on top.
-        let absmax = x
-            .iter()
-            .map(|x| x.abs().to_bits())
-            .max()
-            .map_or(0.0, f32::from_bits);
+        let absmax = x.iter().map(|x| x.abs().to_bits()).max().map_or(0.0, f32::from_bits);
         if !(SMALLEST_ABSMAX..f32::INFINITY).contains(&absmax) {
             q.fill(0);
-            let scale = if absmax < SMALLEST_ABSMAX {
-                0.0
-            } else {
-                f32::NAN
-            };
+            let scale = if absmax < SMALLEST_ABSMAX { 0.0 } else { f32::NAN };
             row.set_scale_and_sums(b, scale, 0, 0);
             continue;
         }
@@ -120,8 +107,8 @@ fn matmul_q8(weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut [f32]) {
 /// t       = isum[0] * scale[0]                                          one scale in a block
 /// t       = fma(isum[1], scale[1], isum[0] * scale[0])                  two
 /// sum[b % 8] = fma(t, scale_a, sum[b % 8])
-/// sum[b % 8] = fma(-min[0], scaled_sum_a, sum[b % 8])                   formats with one min in a block
-/// sum[b % 8] = fma(-min[h], scale_a * sum_a[h], sum[b % 8]), h = 0, 1   two
+/// sum[b % 8] = fma(min[0], scale_a * -sum_a, sum[b % 8])                formats with one min in a block
+/// sum[b % 8] = fma(min[h], scale_a * -sum_a[h], sum[b % 8]), h = 0, 1   two
 /// dot = fold(sum)
 /// ```
 ///
@@ -137,10 +124,7 @@ fn dot_q8(format: Format, weights: &[Superblock], acts: Q8Row<'_>) -> f32 {
             let isum = |half: std::ops::Range<usize>| -> f32 {
                 let q_w = &w.q[j * BLOCK..][half.clone()];
                 let q_a = &acts.q[b * BLOCK..][half];
-                let products = q_w
-                    .iter()
-                    .zip(q_a)
-                    .map(|(&w, &a)| (i32::from(w) - coding.zero_point) * i32::from(a));
+                let products = q_w.iter().zip(q_a).map(|(&w, &a)| (i32::from(w) - coding.zero_point) * i32::from(a));
                 products.sum::<i32>() as f32
             };
             let t = if coding.scales == 1 {
@@ -151,12 +135,12 @@ fn dot_q8(format: Format, weights: &[Superblock], acts: Q8Row<'_>) -> f32 {
             *total = t.mul_add(acts.scale[b], *total);
             match coding.mins {
                 0 => {}
-                1 => *total = (-w.min[0][j]).mul_add(acts.scaled_sum[b], *total),
+                1 => *total = w.min[0][j].mul_add(acts.minus_scaled[b], *total),
                 _ => {
-                    let low = acts.scale[b] * acts.sum_low[b] as f32;
-                    let high = acts.scale[b] * acts.sum_high[b] as f32;
-                    *total = (-w.min[0][j]).mul_add(low, *total);
-                    *total = (-w.min[1][j]).mul_add(high, *total);
+                    let low = acts.scale[b] * acts.minus_low[b] as f32;
+                    let high = acts.scale[b] * acts.minus_high[b] as f32;
+                    *total = w.min[0][j].mul_add(low, *total);
+                    *total = w.min[1][j].mul_add(high, *total);
                 }
             }
         }
@@ -354,7 +338,7 @@ pub(super) fn dequantize_row(format: Format, row: &[u8], out: &mut [f32]) {
 }
 
 /// `out[c][r] = dot(decoded weights[r], acts[c])`, see [`dot_f32`]. `acts` is `[n_cols, k]`.
-fn matmul_f32(weights: &WeightRows<'_>, acts: &[f32], out: &mut [f32]) {
+pub(super) fn matmul_f32(weights: &WeightRows<'_>, acts: &[f32], out: &mut [f32]) {
     let k = weights.k;
     let mut decoded = vec![0.0; k];
     for r in 0..weights.n {
@@ -377,7 +361,7 @@ pub(super) fn dot_f32(x: &[f32], y: &[f32]) -> f32 {
 // ---- element by element ----
 
 /// `out = x * (1 / sqrt(mean(x^2) + eps)) * weight`
-fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let inverse = inverse_rms(dot_f32(x, x), x.len(), eps);
     for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
         *out = x * inverse * weight;
@@ -390,7 +374,7 @@ pub(super) fn inverse_rms(sum_of_squares: f32, n: usize, eps: f32) -> f32 {
 
 /// `out = gelu(gate) * up`. With the tanh approximation, `gelu(x) = x * (1 + tanh(u)) / 2` where
 /// `u = sqrt(2 / pi) * (x + 0.044715 x^3)`, which is `x / (1 + exp(-2u))`: exact also where `1 + tanh` would cancel.
-fn gelu_tanh_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+pub(super) fn gelu_tanh_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((out, &x), up) in out.iter_mut().zip(gate).zip(up) {
         let cubic = (x * x).mul_add(GELU_CUBIC, 1.0);
         *out = x / (1.0 + exp(x * GELU_LINEAR * cubic)) * up;
@@ -402,7 +386,7 @@ pub(super) const GELU_LINEAR: f32 = -1.595_769_2;
 pub(super) const GELU_CUBIC: f32 = 0.044_715;
 
 /// `x = cap * tanh(x / cap)`
-fn softcap(x: &mut [f32], cap: f32) {
+pub(super) fn softcap(x: &mut [f32], cap: f32) {
     for x in x {
         *x = soft_capped(*x, cap);
     }
@@ -413,7 +397,7 @@ pub(super) fn soft_capped(x: f32, cap: f32) -> f32 {
 }
 
 /// Turns pair `j`, `j + d / 2` of one head's values by the angle whose cosine and sine are given for each `j`.
-fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+pub(super) fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]) {
     let (low, high) = x.split_at_mut(cos.len());
     for (((a, b), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
         let (x, y) = (*a, *b);
@@ -427,17 +411,15 @@ fn add(x: &mut [f32], y: &[f32]) {
 }
 
 /// `x = fma(y, factor, x)`
-fn add_scaled(x: &mut [f32], y: &[f32], factor: f32) {
-    x.iter_mut()
-        .zip(y)
-        .for_each(|(x, y)| *x = y.mul_add(factor, *x));
+pub(super) fn add_scaled(x: &mut [f32], y: &[f32], factor: f32) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x = y.mul_add(factor, *x));
 }
 
 fn scale(x: &mut [f32], factor: f32) {
     x.iter_mut().for_each(|x| *x *= factor);
 }
 
-fn f32_to_f16(x: &[f32], out: &mut [f16]) {
+pub(super) fn f32_to_f16(x: &[f32], out: &mut [f16]) {
     for (out, x) in out.iter_mut().zip(x) {
         *out = f16::from_f32(*x);
     }
@@ -454,7 +436,7 @@ fn f32_to_f16(x: &[f32], out: &mut [f16]) {
 /// l    = fma(l, c, fold over 16 of p[i] + p[i + 16])
 /// acc  = acc * c, then acc = fma(p[i], v[i], acc) for ascending i
 /// ```
-fn attend(state: &mut AttentionState, queries: &[f32], span: &Span<'_>) {
+pub(super) fn attend(state: &mut AttentionState, queries: &[f32], span: &Span<'_>) {
     let d = state.head_dim;
     let n_keys = span.keys.len() / d;
     let mut decoded = vec![0.0; d];
@@ -487,7 +469,7 @@ fn attend(state: &mut AttentionState, queries: &[f32], span: &Span<'_>) {
 }
 
 /// `out = acc * (1 / l)`
-fn attend_finish(state: &AttentionState, out: &mut [f32]) {
+pub(super) fn attend_finish(state: &AttentionState, out: &mut [f32]) {
     for (h, out) in out.chunks_exact_mut(state.head_dim).enumerate() {
         let inverse = 1.0 / state.sum[h];
         let acc = &state.acc[h * state.head_dim..];
@@ -531,14 +513,8 @@ pub(super) const ROUNDER: f32 = 12_582_912.0;
 pub(super) const EXP_BIAS: u32 = 127u32.wrapping_sub(ROUNDER.to_bits());
 pub(super) const LN_2_HIGH: f32 = 0.693_359_4;
 pub(super) const LN_2_LOW: f32 = -2.121_944_4e-4;
-pub(super) const EXP_POLYNOMIAL: [f32; 6] = [
-    1.987_569_1e-4,
-    1.398_199_9e-3,
-    8.333_452e-3,
-    4.166_579_6e-2,
-    1.666_666_6e-1,
-    0.5,
-];
+pub(super) const EXP_POLYNOMIAL: [f32; 6] =
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5];
 
 /// `tanh(x)` within about 2 ulp: `x + x^3 p(x^2)` below 0.625 (coefficients of Cephes' `tanhf`), else
 /// `1 - 2 / (exp(2|x|) + 1)` with the sign of `x`.
@@ -556,10 +532,5 @@ pub(super) fn tanh(x: f32) -> f32 {
 }
 
 pub(super) const TANH_SMALL: f32 = 0.625;
-pub(super) const TANH_POLYNOMIAL: [f32; 5] = [
-    -5.704_988_7e-3,
-    2.063_908_8e-2,
-    -5.373_971_5e-2,
-    1.333_144_2e-1,
-    -3.333_328e-1,
-];
+pub(super) const TANH_POLYNOMIAL: [f32; 5] =
+    [-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_5e-2, 1.333_144_2e-1, -3.333_328e-1];

@@ -48,15 +48,9 @@ fn f16_offsets(format: Format) -> &'static [usize] {
 fn random_weights(random: &mut Random, format: Format, k: usize, n: usize, scale: f32) -> Vec<u8> {
     let bytes = format.row_bytes(k).unwrap() * n;
     match format {
-        Format::F32 => (0..n * k)
-            .flat_map(|_| (random.unit() * scale).to_le_bytes())
-            .collect(),
-        Format::F16 => (0..n * k)
-            .flat_map(|_| f16::from_f32(random.unit() * scale).to_le_bytes())
-            .collect(),
-        Format::BF16 => (0..n * k)
-            .flat_map(|_| half::bf16::from_f32(random.unit() * scale).to_le_bytes())
-            .collect(),
+        Format::F32 => (0..n * k).flat_map(|_| (random.unit() * scale).to_le_bytes()).collect(),
+        Format::F16 => (0..n * k).flat_map(|_| f16::from_f32(random.unit() * scale).to_le_bytes()).collect(),
+        Format::BF16 => (0..n * k).flat_map(|_| half::bf16::from_f32(random.unit() * scale).to_le_bytes()).collect(),
         _ => {
             let mut weights: Vec<u8> = (0..bytes).map(|_| random.bits() as u8).collect();
             for block in weights.chunks_exact_mut(format.block_bytes()) {
@@ -99,9 +93,7 @@ fn quantized_formats() -> impl Iterator<Item = Format> {
 
 /// Row lengths worth a test, of those that the format allows.
 fn row_lengths(format: Format) -> impl Iterator<Item = usize> {
-    [32, 64, 96, 256, 288, 512, 768, 2304]
-        .into_iter()
-        .filter(move |k| format.row_bytes(*k).is_some())
+    [32, 64, 96, 256, 288, 512, 768, 2304].into_iter().filter(move |k| format.row_bytes(*k).is_some())
 }
 
 #[test]
@@ -111,10 +103,8 @@ fn rows_decode_to_the_bits_that_ggml_decodes_them_to() {
     let mut take = |n: usize| fixture.split_off(..n).unwrap();
     for format in quantized_formats() {
         let row = take(format.row_bytes(512).unwrap());
-        let expected: Vec<f32> = take(512 * 4)
-            .chunks_exact(4)
-            .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
-            .collect();
+        let expected: Vec<f32> =
+            take(512 * 4).chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
         let mut decoded = vec![0.0; 512];
         dequantize_row(format, row, &mut decoded);
         assert_same(&decoded, &expected, &format!("{format:?}"));
@@ -146,10 +136,7 @@ fn quantized_products_are_close_to_the_decoded_weights_in_f64() {
                         magnitude += (f64::from(*w) * a).abs();
                     }
                     let error = (f64::from(out[c * 3 + r]) - dot).abs();
-                    assert!(
-                        error <= 2e-6 * magnitude,
-                        "{format:?}, k {k}: off by {error:e} of {magnitude:e}"
-                    );
+                    assert!(error <= 2e-6 * magnitude, "{format:?}, k {k}: off by {error:e} of {magnitude:e}");
                 }
             }
         }
@@ -226,10 +213,7 @@ fn gelu_is_accurate_also_where_it_is_nearly_zero() {
         let expected = gelu(f64::from(x));
         // The roundings of exp's argument are multiplied by its size, up to 48 here.
         let tolerance = 1e-5 * expected.abs() + 1e-30;
-        assert!(
-            (f64::from(out[0]) - expected).abs() <= tolerance,
-            "gelu({x})"
-        );
+        assert!((f64::from(out[0]) - expected).abs() <= tolerance, "gelu({x})");
     }
 }
 
@@ -243,22 +227,14 @@ fn attention_equals_a_plain_softmax() {
         let values = f16s(random.floats(n_keys * d, 2.0));
         let mut state = AttentionState::new();
         state.reset(2, d);
-        let span = Span {
-            keys: &keys,
-            values: &values,
-            first_position: 7,
-            scale: 0.25,
-            softcap,
-        };
+        let span = Span { keys: &keys, values: &values, first_position: 7, scale: 0.25, softcap };
         scalar().attend(&mut state, &queries, &span);
         let mut out = vec![0.0; 2 * d];
         scalar().attend_finish(&state, &mut out);
         for h in 0..2 {
             let scores: Vec<f64> = (0..n_keys)
                 .map(|i| {
-                    let dot: f64 = (0..d)
-                        .map(|j| f64::from(queries[h * d + j]) * keys[i * d + j].to_f64())
-                        .sum();
+                    let dot: f64 = (0..d).map(|j| f64::from(queries[h * d + j]) * keys[i * d + j].to_f64()).sum();
                     match softcap {
                         Some(cap) => f64::from(cap) * (dot * 0.25 / f64::from(cap)).tanh(),
                         None => dot * 0.25,
@@ -269,17 +245,247 @@ fn attention_equals_a_plain_softmax() {
             let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
             let total: f64 = weights.iter().sum();
             for j in 0..d {
-                let expected: f64 = weights
-                    .iter()
-                    .enumerate()
-                    .map(|(i, w)| w * values[i * d + j].to_f64())
-                    .sum::<f64>()
-                    / total;
+                let expected: f64 =
+                    weights.iter().enumerate().map(|(i, w)| w * values[i * d + j].to_f64()).sum::<f64>() / total;
                 let error = (f64::from(out[h * d + j]) - expected).abs();
                 assert!(error < 2e-5, "{n_keys} keys: off by {error:e}");
             }
         }
     }
+}
+
+/// What `kernels` makes of a product; quantized activations if the format is quantized and `f32_acts` is not set.
+fn products(
+    kernels: &Kernels,
+    format: Format,
+    weights: &[u8],
+    rows: Range<usize>,
+    x: &[f32],
+    k: usize,
+    f32_acts: bool,
+) -> Vec<f32> {
+    let mut out = vec![f32::NAN; x.len() / k * rows.len()];
+    if format.is_quantized() && !f32_acts {
+        let acts = quantized(kernels, x, k);
+        kernels.matmul_q8(format, weights, k, rows, &acts, &mut out);
+    } else {
+        kernels.matmul_f32(format, weights, k, rows, x, &mut out);
+    }
+    out
+}
+
+/// All kernels but the scalar ones.
+fn simd() -> impl Iterator<Item = &'static Kernels> {
+    Kernels::available().filter(|kernels| kernels.isa() != Isa::Scalar)
+}
+
+#[test]
+fn products_have_the_same_bits_on_every_instruction_set() {
+    let mut random = Random::new(3);
+    for format in Format::ALL {
+        for (i, k) in row_lengths(format).enumerate() {
+            let n_rows = [1, 2, 7, 16, 33, 40][(i + format.block_bytes()) % 6];
+            // An odd offset: nothing may rely on alignment.
+            let mut weights = vec![0];
+            weights.extend(random_weights(&mut random, format, k, n_rows, 0.01));
+            let weights = &weights[1..];
+            for n_cols in [1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33] {
+                let x = random.floats(n_cols * k, 3.0);
+                for f32_acts in [false, true] {
+                    let expected = products(scalar(), format, weights, 0..n_rows, &x, k, f32_acts);
+                    for kernels in simd() {
+                        let got = products(kernels, format, weights, 0..n_rows, &x, k, f32_acts);
+                        let what = format!("{kernels:?}, {format:?}, k {k}, {n_rows} x {n_cols}");
+                        assert_same(&got, &expected, &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn extreme_integers_and_scales_have_the_same_bits_on_every_instruction_set() {
+    let mut random = Random::new(4);
+    for format in quantized_formats() {
+        let (k, n_rows) = (512, 5);
+        for fill in [0x00, 0xff, 0x80, 0x7f, 0x55] {
+            for scale in [1.0, 65504.0, 6e-8, f32::INFINITY, f32::NAN, 0.0] {
+                let mut weights = vec![fill; format.row_bytes(k).unwrap() * n_rows];
+                for block in weights.chunks_exact_mut(format.block_bytes()) {
+                    for &at in f16_offsets(format) {
+                        block[at..at + 2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
+                    }
+                }
+                for n_cols in [1, 2, 5] {
+                    // All activations at +-127; huge, tiny and zero blocks among them.
+                    let x: Vec<f32> = (0..n_cols * k)
+                        .map(|i| {
+                            let size = [1.0, 1e30, 1e-29, 1e-31, 0.0][i / 32 % 5];
+                            let sign = [1.0, -1.0][(random.bits() & fill as u32 & 1) as usize];
+                            size * sign
+                        })
+                        .collect();
+                    let expected = products(scalar(), format, &weights, 0..n_rows, &x, k, false);
+                    for kernels in simd() {
+                        let got = products(kernels, format, &weights, 0..n_rows, &x, k, false);
+                        let what = format!("{kernels:?}, {format:?}, {fill:#x}, scale {scale}");
+                        assert_same(&got, &expected, &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_that_are_not_finite_make_their_column_not_a_number() {
+    let mut random = Random::new(8);
+    for kernels in Kernels::available() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let k = 256;
+            let weights = random_weights(&mut random, Format::Q8_0, k, 3, 0.01);
+            let mut x = random.floats(4 * k, 3.0);
+            x[2 * k + 77] = bad;
+            let out = products(kernels, Format::Q8_0, &weights, 0..3, &x, k, false);
+            for (i, out) in out.iter().enumerate() {
+                assert_eq!(out.is_nan(), i / 3 == 2, "{kernels:?}, {bad}");
+            }
+        }
+    }
+}
+
+#[test]
+fn quantized_activations_have_the_same_bits_on_every_instruction_set() {
+    let mut random = Random::new(9);
+    for k in [32, 288, 2304] {
+        let mut x = random.floats(k, 5.0);
+        x[0] = 5.0;
+        let expected = quantized(scalar(), &x, k);
+        for kernels in simd() {
+            let got = quantized(kernels, &x, k);
+            assert_eq!(format!("{got:?}"), format!("{expected:?}"), "{kernels:?}");
+        }
+    }
+}
+
+/// Runs `f` with every table and compares what it returns with the scalar one's.
+fn check_same(what: &str, f: impl Fn(&Kernels) -> Vec<f32>) {
+    let expected = f(scalar());
+    for kernels in simd() {
+        assert_same(&f(kernels), &expected, &format!("{kernels:?}, {what}"));
+    }
+}
+
+#[test]
+fn elementwise_kernels_have_the_same_bits_on_every_instruction_set() {
+    let mut random = Random::new(10);
+    for n in [1, 7, 8, 16, 31, 64, 100, 256, 2304] {
+        for scale in [0.5, 20.0, 1e4] {
+            let mut x = random.floats(n, scale);
+            x[n / 2] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0][random.below(5)];
+            let y = random.floats(n, 2.0);
+            let what = format!("{n} values within {scale}");
+            check_same(&what, |kernels| {
+                let mut out = vec![0.0; n];
+                kernels.rms_norm(&x, &y, 1e-6, &mut out);
+                out
+            });
+            check_same(&what, |kernels| {
+                let mut out = vec![0.0; n];
+                kernels.gelu_tanh_mul(&x, &y, &mut out);
+                out
+            });
+            check_same(&what, |kernels| {
+                let mut out = x.clone();
+                kernels.softcap(&mut out, 30.0);
+                out
+            });
+            check_same(&what, |kernels| {
+                let mut out = [x.clone(), y.clone()].concat();
+                kernels.rope(&mut out, &y, &x);
+                out
+            });
+            check_same(&what, |kernels| {
+                let mut out = x.clone();
+                kernels.add(&mut out, &y);
+                kernels.add_scaled(&mut out, &y, 0.3);
+                kernels.scale(&mut out, 1.7);
+                out
+            });
+            check_same(&what, |kernels| {
+                let mut out = vec![f16::ZERO; n];
+                kernels.f32_to_f16(&x, &mut out);
+                out.into_iter().map(f16::to_f32).collect()
+            });
+        }
+    }
+}
+
+#[test]
+fn argmax_is_the_first_of_the_largest() {
+    let argmax = |x: &[f32]| scalar().argmax(x);
+    assert_eq!(argmax(&[1.0, 3.0, 2.0, 3.0]), 1);
+    assert_eq!(argmax(&[f32::NAN, -1.0]), 1);
+    assert_eq!(argmax(&[]), 0);
+}
+
+#[test]
+fn attention_has_the_same_bits_however_queries_and_keys_come() {
+    let mut random = Random::new(11);
+    for (d, n_queries, n_keys, softcap) in [
+        (16, 1, 1, None),
+        (32, 2, 3, Some(50.0)),
+        (64, 5, 33, None),
+        (128, 4, 70, Some(50.0)),
+        (256, 3, 200, Some(50.0)),
+        (24, 3, 40, None),
+    ] {
+        let f16s = |x: Vec<f32>| -> Vec<f16> { x.into_iter().map(f16::from_f32).collect() };
+        let queries = random.floats(n_queries * d, 3.0);
+        let keys = f16s(random.floats(n_keys * d, 3.0));
+        let values = f16s(random.floats(n_keys * d, 3.0));
+        let first_position = random.below(100);
+        let run = |kernels: &Kernels, queries: &[f32], cuts: &[usize]| {
+            let mut state = AttentionState::new();
+            state.reset(queries.len() / d, d);
+            let mut start = 0;
+            for &end in cuts.iter().chain([&n_keys]) {
+                let span = Span {
+                    keys: &keys[start * d..end * d],
+                    values: &values[start * d..end * d],
+                    first_position: first_position + start,
+                    scale: 0.1,
+                    softcap,
+                };
+                kernels.attend(&mut state, queries, &span);
+                start = end;
+            }
+            let mut out = vec![0.0; queries.len()];
+            kernels.attend_finish(&state, &mut out);
+            out
+        };
+        let expected = run(scalar(), &queries, &[]);
+        let to_next_block = KEY_BLOCK - first_position % KEY_BLOCK;
+        let cuts: Vec<usize> = (to_next_block..n_keys).step_by(KEY_BLOCK).collect();
+        for kernels in Kernels::available() {
+            let what = format!("{kernels:?}, {n_queries} queries of {d}, {n_keys} keys");
+            assert_same(&run(kernels, &queries, &[]), &expected, &what);
+            assert_same(&run(kernels, &queries, &cuts), &expected, &what);
+            for (query, expected) in queries.chunks_exact(d).zip(expected.chunks_exact(d)) {
+                assert_same(&run(kernels, query, &[]), expected, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn instruction_sets_are_found_by_the_name_they_show() {
+    for isa in Isa::ALL {
+        assert_eq!(Isa::parse(&isa.to_string().to_uppercase()), Some(isa));
+    }
+    assert_eq!(Isa::parse("sse9"), None);
+    assert_eq!(Kernels::get().isa(), Kernels::available().last().unwrap().isa());
 }
 
 #[test]
@@ -290,16 +496,7 @@ fn products_depend_neither_on_the_other_columns_nor_on_the_cut_of_the_rows() {
         let weights = random_weights(&mut random, format, k, n_rows, 0.01);
         let x = random.floats(n_cols * k, 3.0);
         for kernels in Kernels::available() {
-            let products = |x: &[f32], rows: Range<usize>| {
-                let mut out = vec![0.0; x.len() / k * rows.len()];
-                if format.is_quantized() {
-                    let acts = quantized(kernels, x, k);
-                    kernels.matmul_q8(format, &weights, k, rows, &acts, &mut out);
-                } else {
-                    kernels.matmul_f32(format, &weights, k, rows, x, &mut out);
-                }
-                out
-            };
+            let products = |x: &[f32], rows| products(kernels, format, &weights, rows, x, k, false);
             let all = products(&x, 0..n_rows);
             for _ in 0..5 {
                 let (a, b) = (random.below(n_rows + 1), random.below(n_rows + 1));

@@ -1,0 +1,234 @@
+//! Attention: see `scalar::attend` for what it computes.
+
+use super::attention::{AttentionState, KEY_BLOCK, Span};
+use super::elementwise::{exp, soft_capped};
+use super::scalar::{self, SUMS};
+use super::simd::{Kernel, Simd};
+
+/// Queries that share the loads of a key.
+const QUERIES: usize = 2;
+
+/// Keys whose dot products run side by side, so that a chain of additions is not waited for.
+const KEYS: usize = 4;
+
+/// Vectors of 16 values that are accumulated side by side.
+const VALUES: usize = 2;
+
+pub(super) struct Attend<'a> {
+    pub state: &'a mut AttentionState,
+    pub queries: &'a [f32],
+    pub span: &'a Span<'a>,
+}
+
+impl Kernel for Attend<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let d = self.state.head_dim;
+        if !d.is_multiple_of(SUMS) {
+            return scalar::attend(self.state, self.queries, self.span);
+        }
+        let (n_queries, n_keys) = (self.state.n_queries(), self.span.keys.len() / d);
+        let mut start = 0;
+        while start < n_keys {
+            let end = self.span.block_end(start, n_keys);
+            let keys = start..end;
+            let mut h = 0;
+            while h + QUERIES <= n_queries {
+                s.vectorize(Block::<QUERIES> {
+                    state: self.state,
+                    queries: self.queries,
+                    span: self.span,
+                    keys: keys.clone(),
+                    h,
+                });
+                h += QUERIES;
+            }
+            while h < n_queries {
+                s.vectorize(Block::<1> {
+                    state: self.state,
+                    queries: self.queries,
+                    span: self.span,
+                    keys: keys.clone(),
+                    h,
+                });
+                h += 1;
+            }
+            start = end;
+        }
+    }
+}
+
+/// Queries `h..h + N` and one block of keys.
+struct Block<'a, const N: usize> {
+    state: &'a mut AttentionState,
+    queries: &'a [f32],
+    span: &'a Span<'a>,
+    keys: std::ops::Range<usize>,
+    h: usize,
+}
+
+impl<const N: usize> Kernel for Block<'_, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let d = self.state.head_dim;
+        let n = self.keys.len();
+        assert!(n <= KEY_BLOCK && d.is_multiple_of(SUMS));
+        let queries = &self.queries[self.h * d..][..N * d];
+        let keys = &self.span.keys[self.keys.start * d..self.keys.end * d];
+        let values = &self.span.values[self.keys.start * d..self.keys.end * d];
+
+        let mut scores = [[f32::NEG_INFINITY; KEY_BLOCK]; N];
+        let mut i = 0;
+        while i < n {
+            // The last ones may be computed twice: they are the same.
+            let first = if n >= KEYS { i.min(n - KEYS) } else { i };
+            if n >= KEYS {
+                dots::<S, N, KEYS>(s, queries, &keys[first * d..], d, first, &mut scores);
+                i = first + KEYS;
+            } else {
+                dots::<S, N, 1>(s, queries, &keys[first * d..], d, first, &mut scores);
+                i = first + 1;
+            }
+        }
+
+        let mut weights = [false; N];
+        for (q, scores) in scores.iter_mut().enumerate() {
+            finish_scores(s, &mut scores[..], n, self.span.scale, self.span.softcap);
+            let h = self.h + q;
+            let max = scores.iter().fold(self.state.max[h], |max, x| max.max(*x));
+            if max == f32::NEG_INFINITY {
+                continue;
+            }
+            weights[q] = true;
+            let mut sums = [s.splat(0.0); 2];
+            for v in 0..KEY_BLOCK / S::LANES {
+                // SAFETY: 32 scores are so many vectors.
+                unsafe {
+                    let at = scores.as_mut_ptr().add(v * S::LANES);
+                    let p = exp(s, s.sub(s.load_f(at), s.splat(max)));
+                    s.store_f(at, p);
+                    let sum = v % S::VECTORS;
+                    sums[sum] = if v < S::VECTORS { p } else { s.add(sums[sum], p) };
+                }
+            }
+            let correction = scalar::exp(self.state.max[h] - max);
+            self.state.sum[h] = self.state.sum[h].mul_add(correction, s.fold_16(sums));
+            self.state.max[h] = max;
+            for acc in self.state.acc[h * d..][..d].chunks_exact_mut(S::LANES) {
+                // SAFETY: a chunk is a vector.
+                unsafe {
+                    let corrected = s.mul(s.load_f(acc.as_ptr()), s.splat(correction));
+                    s.store_f(acc.as_mut_ptr(), corrected);
+                }
+            }
+        }
+
+        let acc = &mut self.state.acc[self.h * d..][..N * d];
+        let mut from = 0;
+        while from + VALUES * SUMS <= d {
+            accumulate::<S, N, VALUES>(s, acc, values, &scores, weights, d, from);
+            from += VALUES * SUMS;
+        }
+        while from < d {
+            accumulate::<S, N, 1>(s, acc, values, &scores, weights, d, from);
+            from += SUMS;
+        }
+    }
+}
+
+/// The dot products of `N` queries with `K` keys, to `scores[query][first..first + K]`.
+#[inline(always)]
+fn dots<S: Simd, const N: usize, const K: usize>(
+    s: S,
+    queries: &[f32],
+    keys: &[half::f16],
+    d: usize,
+    first: usize,
+    scores: &mut [[f32; KEY_BLOCK]; N],
+) {
+    assert!(queries.len() >= N * d && keys.len() >= K * d && d.is_multiple_of(SUMS));
+    let mut sums = [[[s.splat(0.0); 2]; K]; N];
+    for at in (0..d).step_by(SUMS) {
+        for v in 0..S::VECTORS {
+            let at = at + v * S::LANES;
+            let mut x = [s.splat(0.0); N];
+            for q in 0..N {
+                // SAFETY: within the queries, as asserted.
+                x[q] = unsafe { s.load_f(queries.as_ptr().add(q * d + at)) };
+            }
+            for k in 0..K {
+                // SAFETY: within the keys, as asserted.
+                let key = unsafe { s.load_f16(keys.as_ptr().add(k * d + at)) };
+                for q in 0..N {
+                    sums[q][k][v] = s.fma(x[q], key, sums[q][k][v]);
+                }
+            }
+        }
+    }
+    for q in 0..N {
+        for k in 0..K {
+            scores[q][first + k] = s.fold_16(sums[q][k]);
+        }
+    }
+}
+
+/// Scales and caps the first `n` scores; the rest stay minus infinity.
+#[inline(always)]
+fn finish_scores<S: Simd>(s: S, scores: &mut [f32], n: usize, scale: f32, softcap: Option<f32>) {
+    for scores in scores.chunks_exact_mut(S::LANES) {
+        // SAFETY: a chunk is a vector.
+        unsafe {
+            let mut x = s.mul(s.load_f(scores.as_ptr()), s.splat(scale));
+            if let Some(cap) = softcap {
+                x = soft_capped(s, x, s.splat(cap));
+            }
+            s.store_f(scores.as_mut_ptr(), x);
+        }
+    }
+    scores[n..].fill(f32::NEG_INFINITY);
+}
+
+/// `acc[q][from..from + V * 16] += scores[q][i] * values[i]` for all keys, where query q has weights.
+#[inline(always)]
+fn accumulate<S: Simd, const N: usize, const V: usize>(
+    s: S,
+    acc: &mut [f32],
+    values: &[half::f16],
+    scores: &[[f32; KEY_BLOCK]; N],
+    weights: [bool; N],
+    d: usize,
+    from: usize,
+) {
+    assert!(acc.len() >= N * d && from + V * SUMS <= d);
+    let mut sums = [[[s.splat(0.0); 2]; V]; N];
+    for q in 0..N {
+        for x in 0..V * S::VECTORS {
+            // SAFETY: within the accumulators, as asserted.
+            let sum = unsafe { s.load_f(acc.as_ptr().add(q * d + from + x * S::LANES)) };
+            sums[q][x / S::VECTORS][x % S::VECTORS] = sum;
+        }
+    }
+    for (i, values) in values.chunks_exact(d).enumerate().take(KEY_BLOCK) {
+        for x in 0..V * S::VECTORS {
+            // SAFETY: within the chunk, as asserted.
+            let value = unsafe { s.load_f16(values.as_ptr().add(from + x * S::LANES)) };
+            for q in 0..N {
+                let sum = &mut sums[q][x / S::VECTORS][x % S::VECTORS];
+                *sum = s.fma(s.splat(scores[q][i]), value, *sum);
+            }
+        }
+    }
+    for q in 0..N {
+        for x in 0..V * S::VECTORS {
+            if weights[q] {
+                let sum = sums[q][x / S::VECTORS][x % S::VECTORS];
+                // SAFETY: within the accumulators, as asserted.
+                unsafe { s.store_f(acc.as_mut_ptr().add(q * d + from + x * S::LANES), sum) };
+            }
+        }
+    }
+}
