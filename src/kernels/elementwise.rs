@@ -22,7 +22,6 @@ impl Kernel for QuantizeRow<'_> {
     fn run<S: Simd>(mut self, s: S) {
         let magnitude = s.splat_i(i32::MAX);
         for (b, x) in self.x.chunks_exact(BLOCK).enumerate() {
-            let q = &mut self.row.q[b * BLOCK..][..BLOCK];
             let mut absmax = s.splat_i(0);
             for x in x.chunks_exact(S::LANES) {
                 // SAFETY: a chunk is a vector.
@@ -31,12 +30,11 @@ impl Kernel for QuantizeRow<'_> {
             }
             let absmax = f32::from_bits(s.largest(absmax) as u32);
             if !(SMALLEST_ABSMAX..f32::INFINITY).contains(&absmax) {
-                q.fill(0);
-                let scale = if absmax < SMALLEST_ABSMAX { 0.0 } else { f32::NAN };
-                self.row.set_scale_and_sums(b, scale, 0, 0);
+                self.row.set_without_values(b, absmax);
                 continue;
             }
             let inverse = s.splat(127.0 / absmax);
+            let mut q = [0; BLOCK];
             let mut sums = [s.splat_i(0); 2];
             let chunks = x.chunks_exact(S::LANES).zip(q.chunks_exact_mut(S::LANES));
             for (i, (x, q)) in chunks.enumerate() {
@@ -48,8 +46,7 @@ impl Kernel for QuantizeRow<'_> {
                     sums[half] = s.add_i(sums[half], rounded);
                 }
             }
-            let (low, high) = (s.total(sums[0]), s.total(sums[1]));
-            self.row.set_scale_and_sums(b, absmax / 127.0, low, high);
+            self.row.set(b, &q, absmax / 127.0, s.total(sums[0]), s.total(sums[1]));
         }
         self.row.clear_padding();
     }

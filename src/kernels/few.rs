@@ -4,12 +4,9 @@
 use super::WeightRows;
 use super::blocks::{BLOCK, Format, LANES, SUPERBLOCK};
 use super::panel;
-use super::q8::{Q8Row, Q8Rows};
+use super::q8::{FEW, Q8Row, Q8Rows};
 use super::simd::{Kernel, Rows, Simd};
 use super::unpack::{self, Bytes, Stream, Unpack, dot, zero_shift};
-
-/// Up to so many columns the weights are not worth a panel.
-const FEW: usize = 2;
 
 /// `out[c][r] = dot(weights[r], acts[c])` as `scalar.rs` defines it.
 pub(super) fn matmul_q8<S: Simd>(s: S, weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut [f32]) {
@@ -57,7 +54,7 @@ impl<U: Unpack, const COLUMNS: usize> Kernel for Few<'_, U, COLUMNS> {
     fn run<S: Simd>(self, s: S) {
         let (weights, n) = (self.weights, self.weights.n);
         let bytes = U::FORMAT.superblock_bytes();
-        let columns: [Q8Row<'_>; COLUMNS] = std::array::from_fn(|c| self.acts.row(c));
+        let columns: [&Q8Row; COLUMNS] = std::array::from_fn(|c| self.acts.row(c));
         for r in (0..n).step_by(S::ROWS) {
             // With an odd number of rows the last one is done twice.
             let rows = [weights.row(r), weights.row((r + S::ROWS - 1).min(n - 1))];
@@ -93,7 +90,7 @@ impl<U: Unpack, const COLUMNS: usize> Kernel for Few<'_, U, COLUMNS> {
 fn add_superblock<S: Simd, U: Unpack, const COLUMNS: usize>(
     s: S,
     blocks: Rows<&[u8]>,
-    columns: &[Q8Row<'_>; COLUMNS],
+    columns: &[&Q8Row; COLUMNS],
     b: usize,
     sums: &mut [S::F; COLUMNS],
 ) {
@@ -101,7 +98,7 @@ fn add_superblock<S: Simd, U: Unpack, const COLUMNS: usize>(
     let mut stream = RowStream { s, blocks, unpacked: [s.splat_i(0); LANES] };
     U::unpack(&mut stream);
     for c in 0..COLUMNS {
-        let acts = &columns[c];
+        let acts = columns[c];
         let q = &acts.q[b * SUPERBLOCK..][..SUPERBLOCK];
         let scale = &acts.scale[b * LANES..][..LANES];
         let minus_sum = &acts.minus_sum[b * LANES..][..LANES];

@@ -1,18 +1,19 @@
 //! Products of quantized weights with many columns.
 //!
-//! A *panel* is two vectors' worth of rows (32 with 16 lanes), cut into chunks of some superblocks. A chunk is unpacked
+//! A *panel* is some vectors' worth of rows (64 with 16 lanes), cut into chunks of some superblocks. A chunk is unpacked
 //! once, seen as columns: a lane is a row, a vector holds 4 consecutive bytes of each row. Then all columns of
-//! activations pass by in register tiles, 4 of their bytes being repeated in all lanes. In pseudo code:
+//! activations pass by, interleaved in groups of four. In pseudo code:
 //!
 //! ```text
 //! for each panel:
 //!     for each chunk of superblocks:
 //!         unpack
-//!         for j in 0..8:                              the running sum that block j of each superblock goes to
-//!             for each tile of columns:
-//!                 load the tile's sums j
-//!                 for each superblock of the chunk:   sums += products of block j
-//!                 store them
+//!         for j in 0..8:                                  the running sum that block j of each superblock goes to
+//!             for each group of columns:
+//!                 for each pair of vectors of the panel:  a register tile
+//!                     load the tile's sums j
+//!                     for each superblock of the chunk:   sums += products of block j
+//!                     store them
 //!     fold the 8 sums of each row and column
 //! ```
 //!
@@ -23,19 +24,22 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 
 use super::WeightRows;
-use super::blocks::{BLOCK, LANES};
-use super::q8::{Q8Row, Q8Rows};
+use super::blocks::LANES;
+use super::q8::{GROUP, GroupBlock, Q8Rows};
 use super::simd::{Kernel, Simd};
 use super::unpack::{Bytes, Stream, Unpack, zero_shift};
 
 /// Bytes of the longest superblock, Q8_0's.
 pub(super) const MAX_SUPERBLOCK_BYTES: usize = 8 * 34;
 
-/// Vectors of rows in a panel.
+/// Vectors of rows in a register tile.
 const VECTORS: usize = 2;
 
-/// Superblocks unpacked at a time: block j of all of them should fit the first-level cache, 1.3 KB each with 16 lanes.
-const CHUNK: usize = 12;
+/// Register tiles in a panel. More rows mean fewer passes over the activations.
+const PAIRS: usize = 2;
+
+/// Superblocks unpacked at a time: block j of all of them should fit the first-level cache, at most 2.8 KB each.
+const CHUNK: usize = 9;
 
 /// Vectors in a block of the panel: 8 of bytes, the scales, the mins, for each vector of rows.
 const fn record_vectors<U: Unpack>() -> usize {
@@ -44,31 +48,31 @@ const fn record_vectors<U: Unpack>() -> usize {
 
 /// `out[c][r] = dot(weights[r], acts[c])`, as `scalar.rs` defines it.
 pub(super) fn matmul<S: Simd, U: Unpack>(s: S, weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut [f32]) {
-    let panel_rows = VECTORS * S::LANES;
-    let n_columns = acts.n();
+    let pair_rows = VECTORS * S::LANES;
+    let n_columns = acts.n().next_multiple_of(GROUP);
     let superblocks = acts.padded_blocks() / LANES;
     let n_chunks = superblocks.div_ceil(CHUNK);
     let chunk = superblocks.div_ceil(n_chunks);
-    with_scratch(chunk * LANES * record_vectors::<U>() * S::LANES, LANES * n_columns * panel_rows, |panel, sums| {
-        for first_row in (0..weights.n).step_by(panel_rows) {
+    let panel_len = chunk * LANES * record_vectors::<U>() * S::LANES;
+    let sums_len = LANES * n_columns * pair_rows;
+    with_scratch(PAIRS * panel_len, PAIRS * sums_len, |panels, sums| {
+        for first_row in (0..weights.n).step_by(PAIRS * pair_rows) {
+            let n_pairs = PAIRS.min((weights.n - first_row).div_ceil(pair_rows));
+            let panels = &mut panels[..n_pairs * panel_len];
+            let sums = &mut sums[..n_pairs * sums_len];
             sums.fill(0.0);
             for start in (0..superblocks).step_by(chunk) {
                 let n = chunk.min(superblocks - start);
-                s.vectorize(PackPanel::<U> { format: PhantomData, weights, first_row, start, n, panel });
-                for j in 0..LANES {
-                    let block = Block::<U> {
-                        format: PhantomData,
-                        panel: &panel[j * n * record_vectors::<U>() * S::LANES..],
-                        acts,
-                        start,
-                        n,
-                        j,
-                        sums: &mut sums[j * n_columns * panel_rows..][..n_columns * panel_rows],
-                    };
-                    s.vectorize(block);
+                for (p, panel) in panels.chunks_exact_mut(panel_len).enumerate() {
+                    let first_row = first_row + p * pair_rows;
+                    s.vectorize(PackPanel::<U> { format: PhantomData, weights, first_row, start, n, panel });
                 }
+                s.vectorize(Chunk::<U> { format: PhantomData, panels, panel_len, acts, start, n, sums, sums_len });
             }
-            s.vectorize(FoldPanel { sums, n_columns, first_row, n_rows: weights.n, out });
+            for (p, sums) in sums.chunks_exact_mut(sums_len).enumerate() {
+                let first_row = first_row + p * pair_rows;
+                s.vectorize(FoldPanel { sums, n_columns, first_row, n_rows: weights.n, out });
+            }
         }
     });
 }
@@ -258,147 +262,104 @@ impl<S: Simd> Stream<S, 8> for ColumnStream<'_, S> {
     }
 }
 
-/// Adds the products of blocks j of a chunk to running sums j, for all columns.
-struct Block<'a, U> {
+/// Adds the products of a chunk to the running sums, for all columns.
+struct Chunk<'a, U> {
     format: PhantomData<U>,
-    /// The records `[n]` of block j.
-    panel: &'a [f32],
+    /// Of each pair of vectors `panel_len` numbers: the records `[j][n]`.
+    panels: &'a [f32],
+    panel_len: usize,
     acts: &'a Q8Rows,
     /// The chunk's first superblock.
     start: usize,
     /// Superblocks in it.
     n: usize,
-    j: usize,
-    /// `[columns][VECTORS][LANES]`
+    /// Of each pair of vectors `sums_len` numbers: `[j][columns][VECTORS][LANES]`.
     sums: &'a mut [f32],
+    sums_len: usize,
 }
 
-impl<U: Unpack> Kernel for Block<'_, U> {
+impl<U: Unpack> Kernel for Chunk<'_, U> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
-        let n_columns = self.acts.n();
-        assert!(self.panel.len() >= self.n * record_vectors::<U>() * S::LANES);
-        assert!(self.sums.len() >= n_columns * VECTORS * S::LANES);
-        assert!((self.start + self.n) * LANES <= self.acts.padded_blocks());
-        let mut c = 0;
-        while c + S::TILE_COLUMNS <= n_columns {
-            match S::TILE_COLUMNS {
-                6 => tile::<S, U, 6>(s, &mut self, c),
-                5 => tile::<S, U, 5>(s, &mut self, c),
-                4 => tile::<S, U, 4>(s, &mut self, c),
-                3 => tile::<S, U, 3>(s, &mut self, c),
-                _ => tile::<S, U, 2>(s, &mut self, c),
+    fn run<S: Simd>(self, s: S) {
+        let n_groups = self.acts.n().div_ceil(GROUP);
+        let blocks_len = self.n * record_vectors::<U>() * S::LANES;
+        let group_len = GROUP * VECTORS * S::LANES;
+        for j in 0..LANES {
+            for g in 0..n_groups {
+                let acts = &self.acts.group(j, g)[self.start..][..self.n];
+                let panels = self.panels.chunks_exact(self.panel_len);
+                for (panel, sums) in panels.zip(self.sums.chunks_exact_mut(self.sums_len)) {
+                    let blocks = &panel[j * blocks_len..][..blocks_len];
+                    let sums = &mut sums[(j * n_groups + g) * group_len..][..group_len];
+                    match S::TILE_COLUMNS {
+                        2 => {
+                            tile::<S, U, 2>(s, blocks, acts, 0, sums);
+                            tile::<S, U, 2>(s, blocks, acts, 2, sums);
+                        }
+                        _ => tile::<S, U, 4>(s, blocks, acts, 0, sums),
+                    }
+                }
             }
-            c += S::TILE_COLUMNS;
-        }
-        match n_columns - c {
-            0 => {}
-            1 => tile::<S, U, 1>(s, &mut self, c),
-            2 => tile::<S, U, 2>(s, &mut self, c),
-            3 => tile::<S, U, 3>(s, &mut self, c),
-            4 => tile::<S, U, 4>(s, &mut self, c),
-            _ => tile::<S, U, 5>(s, &mut self, c),
         }
     }
 }
 
-/// Columns `first..first + COLUMNS` of a [`Block`], whose lengths have been asserted.
+/// Columns `first..first + COLUMNS` of a group: adds the products of the records of weights with the blocks of
+/// activations to the group's sums, `[4][VECTORS][LANES]`.
 #[inline(always)]
-fn tile<S: Simd, U: Unpack, const COLUMNS: usize>(s: S, block: &mut Block<'_, U>, first: usize) {
+fn tile<S: Simd, U: Unpack, const COLUMNS: usize>(
+    s: S,
+    weights: &[f32],
+    acts: &[GroupBlock],
+    first: usize,
+    sums: &mut [f32],
+) {
     let record = record_vectors::<U>() * S::LANES;
-    let columns: [Q8Row<'_>; COLUMNS] = std::array::from_fn(|c| block.acts.row(first + c));
+    assert!(weights.len() == acts.len() * record && sums.len() == GROUP * VECTORS * S::LANES);
+    assert!(first + COLUMNS <= GROUP);
+    let sums_at = sums[first * VECTORS * S::LANES..].as_mut_ptr();
     let mut sums = [[s.splat(0.0); VECTORS]; COLUMNS];
-    // SAFETY: of all columns' sums these are some.
-    let sums_at = unsafe { block.sums.as_mut_ptr().add(first * VECTORS * S::LANES) };
     for c in 0..COLUMNS {
         for v in 0..VECTORS {
-            // SAFETY: as above.
+            // SAFETY: within the group's sums, as asserted.
             sums[c][v] = unsafe { s.load_f(sums_at.add((c * VECTORS + v) * S::LANES)) };
         }
     }
-    for i in 0..block.n {
-        // SAFETY: the panel has `n` records.
-        let weights = unsafe { block.panel.as_ptr().add(i * record) };
-        let b = (block.start + i) * LANES + block.j;
-        let mut totals = [[s.splat(0.0); VECTORS]; COLUMNS];
-        let per_scale = 8 / U::SCALES;
-        for half in 0..U::SCALES {
-            let mut dots = [[s.splat_i(0); VECTORS]; COLUMNS];
-            if let Some(shift) = zero_shift::<S, U>() {
-                for c in 0..COLUMNS {
-                    let minus = match (U::SCALES, half) {
-                        (1, _) => columns[c].minus_sum,
-                        (_, 0) => columns[c].minus_low,
-                        _ => columns[c].minus_high,
-                    };
-                    // SAFETY: block b is one of the row's, as asserted.
-                    let minus = unsafe { *minus.get_unchecked(b) };
-                    dots[c] = [s.shift_left(s.splat_i(minus), shift); VECTORS];
-                }
+    for (i, acts) in acts.iter().enumerate() {
+        // SAFETY: there are as many records as blocks of activations, as asserted.
+        let weights = unsafe { weights.as_ptr().add(i * record) };
+        // SAFETY: the record is there.
+        let mut totals = unsafe { dots::<S, U, COLUMNS>(s, weights, acts, first, 0) };
+        for v in 0..VECTORS {
+            // SAFETY: a place in the record.
+            let scale = unsafe { s.load_f(weights.add((8 * VECTORS + v) * S::LANES)) };
+            for c in 0..COLUMNS {
+                totals[c][v] = s.mul(totals[c][v], scale);
             }
-            let group = S::group(U::MAX_Q).clamp(1, per_scale);
-            for from in (0..per_scale).step_by(group) {
-                let mut partial = dots;
-                for partial in &mut partial {
-                    for x in partial {
-                        *x = s.start(*x);
-                    }
-                }
-                for four in from..per_scale.min(from + group) {
-                    let four = half * per_scale + four;
-                    let mut w = [s.splat_i(0); VECTORS];
-                    for v in 0..VECTORS {
-                        // SAFETY: a place in the record.
-                        w[v] = unsafe { s.load_i(weights.add((four * VECTORS + v) * S::LANES).cast()) };
-                    }
-                    for c in 0..COLUMNS {
-                        // SAFETY: 4 bytes of block b, which is one of the row's.
-                        let a = unsafe { s.splat_4(columns[c].q.as_ptr().add(b * BLOCK + 4 * four)) };
-                        for v in 0..VECTORS {
-                            if U::IS_WIDE {
-                                dots[c][v] = s.dot_wide(dots[c][v], w[v], a);
-                            } else {
-                                partial[c][v] = s.step(partial[c][v], w[v], a);
-                            }
-                        }
-                    }
-                }
-                if !U::IS_WIDE {
-                    for c in 0..COLUMNS {
-                        for v in 0..VECTORS {
-                            dots[c][v] = s.finish(dots[c][v], partial[c][v]);
-                        }
-                    }
-                }
-            }
+        }
+        if U::SCALES == 2 {
+            // SAFETY: the record is there.
+            let high = unsafe { dots::<S, U, COLUMNS>(s, weights, acts, first, 1) };
             for v in 0..VECTORS {
                 // SAFETY: a place in the record.
-                let scale = unsafe { s.load_f(weights.add(((8 + half) * VECTORS + v) * S::LANES)) };
+                let scale = unsafe { s.load_f(weights.add((9 * VECTORS + v) * S::LANES)) };
                 for c in 0..COLUMNS {
-                    let dot = s.to_f(dots[c][v]);
-                    totals[c][v] = match half {
-                        0 => s.mul(dot, scale),
-                        _ => s.fma(dot, scale, totals[c][v]),
-                    };
+                    totals[c][v] = s.fma(high[c][v], scale, totals[c][v]);
                 }
             }
         }
         for c in 0..COLUMNS {
-            // SAFETY: block b is one of the row's, as asserted.
-            let act_scale = unsafe { *columns[c].scale.get_unchecked(b) };
+            let act_scale = acts.scale[first + c];
             for v in 0..VECTORS {
                 sums[c][v] = s.fma(totals[c][v], s.splat(act_scale), sums[c][v]);
             }
             for half in 0..U::MINS {
-                // SAFETY: as above.
-                let minus = unsafe {
-                    match (U::MINS, half) {
-                        (1, _) => *columns[c].minus_scaled.get_unchecked(b),
-                        (_, 0) => act_scale * *columns[c].minus_low.get_unchecked(b) as f32,
-                        _ => act_scale * *columns[c].minus_high.get_unchecked(b) as f32,
-                    }
+                let minus = match (U::MINS, half) {
+                    (1, _) => acts.minus_scaled[first + c],
+                    (_, 0) => act_scale * acts.minus_low[first + c] as f32,
+                    _ => act_scale * acts.minus_high[first + c] as f32,
                 };
                 for v in 0..VECTORS {
                     let at = (8 + U::SCALES + half) * VECTORS + v;
@@ -417,13 +378,92 @@ fn tile<S: Simd, U: Unpack, const COLUMNS: usize>(s: S, block: &mut Block<'_, U>
     }
 }
 
+/// The integer sums of half a block with one scale, or of all of it if it has one scale only.
+///
+/// # Safety
+/// `weights` points to a record.
+#[inline(always)]
+unsafe fn dots<S: Simd, U: Unpack, const COLUMNS: usize>(
+    s: S,
+    weights: *const f32,
+    acts: &GroupBlock,
+    first: usize,
+    half: usize,
+) -> [[S::F; VECTORS]; COLUMNS] {
+    let mut correction = [s.splat_i(0); COLUMNS];
+    if let Some(shift) = zero_shift::<S, U>() {
+        let minus = match (U::SCALES, half) {
+            (1, _) => &acts.minus_sum,
+            (_, 0) => &acts.minus_low,
+            _ => &acts.minus_high,
+        };
+        for c in 0..COLUMNS {
+            correction[c] = s.shift_left(s.splat_i(minus[first + c]), shift);
+        }
+    }
+    // Where registers are short, the correction comes last.
+    let is_last = S::PAIRS_SATURATE;
+    let mut dots = [[s.splat_i(0); VECTORS]; COLUMNS];
+    if !is_last {
+        for c in 0..COLUMNS {
+            dots[c] = [correction[c]; VECTORS];
+        }
+    }
+    let steps = 8 / U::SCALES;
+    let group = S::group(U::MAX_Q).clamp(1, steps);
+    for from in (0..steps).step_by(group) {
+        let mut partial = dots;
+        for c in 0..COLUMNS {
+            for v in 0..VECTORS {
+                partial[c][v] = s.start(dots[c][v]);
+            }
+        }
+        for four in from..steps.min(from + group) {
+            let four = half * steps + four;
+            let mut w = [s.splat_i(0); VECTORS];
+            for v in 0..VECTORS {
+                // SAFETY: a place in the record.
+                w[v] = unsafe { s.load_i(weights.add((four * VECTORS + v) * S::LANES).cast()) };
+            }
+            for c in 0..COLUMNS {
+                let a = s.splat_i(i32::from_ne_bytes(acts.q[four][first + c].map(|q| q as u8)));
+                for v in 0..VECTORS {
+                    if U::IS_WIDE {
+                        dots[c][v] = s.dot_wide(dots[c][v], w[v], a);
+                    } else {
+                        partial[c][v] = s.step(partial[c][v], w[v], a);
+                    }
+                }
+            }
+        }
+        if !U::IS_WIDE {
+            for c in 0..COLUMNS {
+                for v in 0..VECTORS {
+                    dots[c][v] = s.finish(dots[c][v], partial[c][v]);
+                }
+            }
+        }
+    }
+    let mut floats = [[s.splat(0.0); VECTORS]; COLUMNS];
+    for c in 0..COLUMNS {
+        for v in 0..VECTORS {
+            if is_last && zero_shift::<S, U>().is_some() {
+                dots[c][v] = s.add_i(dots[c][v], correction[c]);
+            }
+            floats[c][v] = s.to_f(dots[c][v]);
+        }
+    }
+    floats
+}
+
 /// Folds the running sums `[N][columns][VECTORS][LANES]` of a panel and writes the rows that exist.
 pub(super) struct FoldPanel<'a> {
     pub sums: &'a mut [f32],
+    /// Columns that there are sums of; `out` may have fewer.
     pub n_columns: usize,
     pub first_row: usize,
     pub n_rows: usize,
-    /// `[n_columns, n_rows]`
+    /// `[columns, n_rows]`
     pub out: &'a mut [f32],
 }
 
@@ -448,7 +488,7 @@ impl Kernel for FoldPanel<'_> {
             }
             halves /= 2;
         }
-        for c in 0..self.n_columns {
+        for c in 0..self.out.len() / self.n_rows {
             let sums = &self.sums[c * panel_rows..][..rows];
             let out = &mut self.out[c * self.n_rows + self.first_row..][..rows];
             for (out, sum) in out.iter_mut().zip(sums) {

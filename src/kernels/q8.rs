@@ -1,5 +1,7 @@
 //! Activations as 8-bit integers: the one input format of all products with quantized weights.
 
+use std::marker::PhantomData;
+
 use super::blocks::{BLOCK, LANES};
 
 /// Rows of activations, quantized in blocks of 32 values.
@@ -8,22 +10,59 @@ use super::blocks::{BLOCK, LANES};
 /// with zero points and mins need. Rows are padded with zero blocks to whole superblocks of 256 values.
 ///
 /// A block with a NaN or an infinity has a NaN scale and zero `q`: everything computed from it is NaN. A block whose
-/// values all are below [`SMALLEST_ABSMAX`] counts as zero.
+/// values all are below `1e-30` counts as zero.
+///
+/// Up to [`FEW`] rows lie one after the other; more are interleaved in groups of four, in the order in which a product
+/// with many columns reads them.
 #[derive(Clone, Debug, Default)]
 pub struct Q8Rows {
     n: usize,
     k: usize,
     padded_blocks: usize,
-    q: Vec<i8>,
-    scale: Vec<f32>,
-    minus_sum: Vec<i32>,
-    minus_low: Vec<i32>,
-    minus_high: Vec<i32>,
-    minus_scaled: Vec<f32>,
+    /// `[n]`, of few rows.
+    rows: Vec<Q8Row>,
+    /// `[8][groups][superblocks]`, of many rows: block `8 s + j` of the rows `4 g..4 g + 4` is `[j][g][s]`.
+    groups: Vec<GroupBlock>,
 }
 
-/// Below this 127 / absmax would not be finite.
+/// Up to so many rows are *few*.
+pub(super) const FEW: usize = 2;
+
+/// Rows that are interleaved.
+pub(super) const GROUP: usize = 4;
+
+/// A smaller absmax counts as 0: 127 / absmax would not be finite.
 pub(super) const SMALLEST_ABSMAX: f32 = 1e-30;
+
+/// A row by itself; all parts include the padding.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Q8Row {
+    /// `[blocks * 32]`
+    pub q: Vec<i8>,
+    /// `[blocks]`
+    pub scale: Vec<f32>,
+    /// `[blocks]`: the negative sum of a block's `q`. Sums are kept negative so that zero points and mins are added.
+    pub minus_sum: Vec<i32>,
+    /// `[blocks]`: the same of the first 16.
+    pub minus_low: Vec<i32>,
+    /// `[blocks]`: the same of the last 16.
+    pub minus_high: Vec<i32>,
+    /// `[blocks]`: `scale * minus_sum`.
+    pub minus_scaled: Vec<f32>,
+}
+
+/// One block of four rows; the parts as in [`Q8Row`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(16))]
+pub(super) struct GroupBlock {
+    /// `[4 values][row][value]`
+    pub q: [[[i8; 4]; GROUP]; 8],
+    pub scale: [f32; GROUP],
+    pub minus_sum: [i32; GROUP],
+    pub minus_low: [i32; GROUP],
+    pub minus_high: [i32; GROUP],
+    pub minus_scaled: [f32; GROUP],
+}
 
 impl Q8Rows {
     /// No rows.
@@ -38,15 +77,30 @@ impl Q8Rows {
     /// If `k` is 0 or not a multiple of 32.
     pub fn resize(&mut self, n: usize, k: usize) {
         assert!(k > 0 && k.is_multiple_of(BLOCK), "rows of {k} values are not whole blocks of 32");
-        let padded_blocks = (k / BLOCK).next_multiple_of(LANES);
-        let n_blocks = n.checked_mul(padded_blocks).expect("the size of the activations overflows");
-        (self.n, self.k, self.padded_blocks) = (n, k, padded_blocks);
-        self.q.resize(n_blocks * BLOCK, 0);
-        self.scale.resize(n_blocks, 0.0);
-        self.minus_sum.resize(n_blocks, 0);
-        self.minus_low.resize(n_blocks, 0);
-        self.minus_high.resize(n_blocks, 0);
-        self.minus_scaled.resize(n_blocks, 0.0);
+        let blocks = (k / BLOCK).next_multiple_of(LANES);
+        (self.n, self.k, self.padded_blocks) = (n, k, blocks);
+        if n <= FEW {
+            self.rows.resize_with(n, Q8Row::default);
+            for row in &mut self.rows {
+                row.q.resize(blocks * BLOCK, 0);
+                row.scale.resize(blocks, 0.0);
+                row.minus_sum.resize(blocks, 0);
+                row.minus_low.resize(blocks, 0);
+                row.minus_high.resize(blocks, 0);
+                row.minus_scaled.resize(blocks, 0.0);
+            }
+            return;
+        }
+        let n_groups = n.div_ceil(GROUP);
+        let len = n_groups.checked_mul(blocks).expect("the size of the activations overflows");
+        self.groups.resize(len, GroupBlock::default());
+        if !n.is_multiple_of(GROUP) {
+            // The last group has rows that nobody will fill.
+            for j in 0..LANES {
+                let last = (j + 1) * len / LANES;
+                self.groups[last - blocks / LANES..last].fill(GroupBlock::default());
+            }
+        }
     }
 
     /// Number of rows.
@@ -61,32 +115,60 @@ impl Q8Rows {
 
     /// The rows, to be filled in any order and by any thread.
     pub fn rows_mut(&mut self) -> impl ExactSizeIterator<Item = Q8RowMut<'_>> + Send {
-        let (k, blocks) = (self.k, self.padded_blocks.max(1));
-        // Before the first `resize` all parts are empty and so is the iterator.
-        self.q
-            .chunks_exact_mut(blocks * BLOCK)
-            .zip(self.scale.chunks_exact_mut(blocks))
-            .zip(self.minus_sum.chunks_exact_mut(blocks))
-            .zip(self.minus_low.chunks_exact_mut(blocks))
-            .zip(self.minus_high.chunks_exact_mut(blocks))
-            .zip(self.minus_scaled.chunks_exact_mut(blocks))
-            .map(move |parts| {
-                let (((((q, scale), minus_sum), minus_low), minus_high), minus_scaled) = parts;
-                Q8RowMut { k, q, scale, minus_sum, minus_low, minus_high, minus_scaled }
-            })
+        let (n, k, padded_blocks) = (self.n, self.k, self.padded_blocks);
+        let rows = Shared(self.rows.as_mut_ptr());
+        let groups = Shared(self.groups.as_mut_ptr());
+        let superblocks = padded_blocks / LANES;
+        let n_groups = n.div_ceil(GROUP);
+        (0..n).map(move |c| {
+            // The whole values, so that the closure is `Send` as they are.
+            let (rows, groups) = (&rows, &groups);
+            let place = if n <= FEW {
+                // SAFETY: there are `n` rows, and each is handed out once.
+                Place::Row(unsafe { &mut *rows.0.add(c) })
+            } else {
+                Place::Group {
+                    // SAFETY: there are `8 * n_groups * superblocks` blocks.
+                    first: unsafe { groups.0.add(c / GROUP * superblocks) },
+                    j_stride: n_groups * superblocks,
+                    column: c % GROUP,
+                    borrow: PhantomData,
+                }
+            };
+            Q8RowMut { k, padded_blocks, place }
+        })
     }
 
-    /// Row `c`.
-    pub(super) fn row(&self, c: usize) -> Q8Row<'_> {
-        let blocks = c * self.padded_blocks..(c + 1) * self.padded_blocks;
-        Q8Row {
-            q: &self.q[blocks.start * BLOCK..blocks.end * BLOCK],
-            scale: &self.scale[blocks.clone()],
-            minus_sum: &self.minus_sum[blocks.clone()],
-            minus_low: &self.minus_low[blocks.clone()],
-            minus_high: &self.minus_high[blocks.clone()],
-            minus_scaled: &self.minus_scaled[blocks],
+    /// Row `c` of few.
+    pub(super) fn row(&self, c: usize) -> &Q8Row {
+        &self.rows[..self.n.min(FEW)][c]
+    }
+
+    /// A copy of row `c`, however it lies.
+    pub(super) fn copy_of_row(&self, c: usize) -> Q8Row {
+        if self.n <= FEW {
+            return self.row(c).clone();
         }
+        let mut row = Q8Row::default();
+        let superblocks = self.padded_blocks / LANES;
+        for b in 0..self.padded_blocks {
+            let block = &self.group(b % LANES, c / GROUP)[..superblocks][b / LANES];
+            let c = c % GROUP;
+            row.q.extend(block.q.iter().flat_map(|four| four[c]));
+            row.scale.push(block.scale[c]);
+            row.minus_sum.push(block.minus_sum[c]);
+            row.minus_low.push(block.minus_low[c]);
+            row.minus_high.push(block.minus_high[c]);
+            row.minus_scaled.push(block.minus_scaled[c]);
+        }
+        row
+    }
+
+    /// Blocks j of all superblocks of group `g`, of many rows.
+    pub(super) fn group(&self, j: usize, g: usize) -> &[GroupBlock] {
+        let superblocks = self.padded_blocks / LANES;
+        let n_groups = self.n.div_ceil(GROUP);
+        &self.groups[(j * n_groups + g) * superblocks..][..superblocks]
     }
 
     /// Blocks in a row, padding included: a multiple of 8.
@@ -95,53 +177,76 @@ impl Q8Rows {
     }
 }
 
+/// A pointer that may go to another thread.
+struct Shared<T>(*mut T);
+
+// SAFETY: it stands for the exclusive borrow of `Q8Rows`, whose parts are handed out once each.
+unsafe impl<T: Send> Send for Shared<T> {}
+
 /// One row to be filled by [`super::Kernels::quantize_row`].
-#[derive(Debug)]
 pub struct Q8RowMut<'a> {
     pub(super) k: usize,
-    pub(super) q: &'a mut [i8],
-    pub(super) scale: &'a mut [f32],
-    pub(super) minus_sum: &'a mut [i32],
-    pub(super) minus_low: &'a mut [i32],
-    pub(super) minus_high: &'a mut [i32],
-    pub(super) minus_scaled: &'a mut [f32],
+    padded_blocks: usize,
+    place: Place<'a>,
 }
 
+enum Place<'a> {
+    Row(&'a mut Q8Row),
+    /// Block `8 s + j` is `first + j * j_stride + s`.
+    Group {
+        first: *mut GroupBlock,
+        j_stride: usize,
+        column: usize,
+        borrow: PhantomData<&'a mut GroupBlock>,
+    },
+}
+
+// SAFETY: `Q8Rows::rows_mut` gives each row out once, and a row writes its own column of the blocks only.
+unsafe impl Send for Q8RowMut<'_> {}
+
 impl Q8RowMut<'_> {
-    /// Writes block `b`'s scale and sums, given the sums of the first and the last 16 of its integers.
-    pub(super) fn set_scale_and_sums(&mut self, b: usize, scale: f32, low: i32, high: i32) {
-        self.scale[b] = scale;
-        self.minus_sum[b] = -(low + high);
-        self.minus_low[b] = -low;
-        self.minus_high[b] = -high;
-        self.minus_scaled[b] = scale * -(low + high) as f32;
+    /// Writes block `b`, given the sums of the first and the last 16 of `q`.
+    #[inline(always)]
+    pub(super) fn set(&mut self, b: usize, q: &[i8; BLOCK], scale: f32, low: i32, high: i32) {
+        let minus_scaled = scale * -(low + high) as f32;
+        match &mut self.place {
+            Place::Row(row) => {
+                row.q[b * BLOCK..][..BLOCK].copy_from_slice(q);
+                row.scale[b] = scale;
+                row.minus_sum[b] = -(low + high);
+                row.minus_low[b] = -low;
+                row.minus_high[b] = -high;
+                row.minus_scaled[b] = minus_scaled;
+            }
+            Place::Group { first, j_stride, column, .. } => {
+                assert!(b < self.padded_blocks);
+                // SAFETY: the row has `padded_blocks` blocks. Only raw pointers are made of the block, since other
+                // threads may write its other columns.
+                unsafe {
+                    let block = first.add(b % LANES * *j_stride + b / LANES);
+                    for (i, q) in q.as_chunks().0.iter().enumerate() {
+                        (&raw mut (*block).q[i][*column]).write(*q);
+                    }
+                    (&raw mut (*block).scale[*column]).write(scale);
+                    (&raw mut (*block).minus_sum[*column]).write(-(low + high));
+                    (&raw mut (*block).minus_low[*column]).write(-low);
+                    (&raw mut (*block).minus_high[*column]).write(-high);
+                    (&raw mut (*block).minus_scaled[*column]).write(minus_scaled);
+                }
+            }
+        }
+    }
+
+    /// Writes block `b` for values whose largest magnitude is 0, or no finite number.
+    pub(super) fn set_without_values(&mut self, b: usize, absmax: f32) {
+        let scale = if absmax < SMALLEST_ABSMAX { 0.0 } else { f32::NAN };
+        self.set(b, &[0; BLOCK], scale, 0, 0);
     }
 
     /// Zeroes the blocks beyond the row's values.
     pub(super) fn clear_padding(&mut self) {
-        let blocks = self.k / BLOCK;
-        self.q[blocks * BLOCK..].fill(0);
-        self.scale[blocks..].fill(0.0);
-        self.minus_sum[blocks..].fill(0);
-        self.minus_low[blocks..].fill(0);
-        self.minus_high[blocks..].fill(0);
-        self.minus_scaled[blocks..].fill(0.0);
+        for b in self.k / BLOCK..self.padded_blocks {
+            self.set(b, &[0; BLOCK], 0.0, 0, 0);
+        }
     }
-}
-
-/// One filled row; all parts include the padding.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Q8Row<'a> {
-    /// `[blocks * 32]`
-    pub q: &'a [i8],
-    /// `[blocks]`
-    pub scale: &'a [f32],
-    /// `[blocks]`: the negative sum of a block's `q`. Sums are kept negative so that zero points and mins are added.
-    pub minus_sum: &'a [i32],
-    /// `[blocks]`: the same of the first 16.
-    pub minus_low: &'a [i32],
-    /// `[blocks]`: the same of the last 16.
-    pub minus_high: &'a [i32],
-    /// `[blocks]`: `scale * minus_sum`.
-    pub minus_scaled: &'a [f32],
 }

@@ -66,22 +66,16 @@ impl Superblock {
 /// For each block of 32: `scale = absmax / 127`, `q = round(x * (127 / absmax))` with ties to even.
 fn quantize_row(x: &[f32], mut row: Q8RowMut<'_>) {
     for (b, x) in x.chunks_exact(BLOCK).enumerate() {
-        let q = &mut row.q[b * BLOCK..][..BLOCK];
         // As integers the magnitudes of floats have the same order, with infinity and NaN on top.
         let absmax = x.iter().map(|x| x.abs().to_bits()).max().map_or(0.0, f32::from_bits);
         if !(SMALLEST_ABSMAX..f32::INFINITY).contains(&absmax) {
-            q.fill(0);
-            let scale = if absmax < SMALLEST_ABSMAX { 0.0 } else { f32::NAN };
-            row.set_scale_and_sums(b, scale, 0, 0);
+            row.set_without_values(b, absmax);
             continue;
         }
         let inverse = 127.0 / absmax;
-        for (q, x) in q.iter_mut().zip(x) {
-            *q = (x * inverse).round_ties_even() as i8;
-        }
+        let q: [i8; BLOCK] = std::array::from_fn(|i| (x[i] * inverse).round_ties_even() as i8);
         let sum = |q: &[i8]| q.iter().map(|&q| i32::from(q)).sum();
-        let (low, high) = (sum(&q[..16]), sum(&q[16..]));
-        row.set_scale_and_sums(b, absmax / 127.0, low, high);
+        row.set(b, &q, absmax / 127.0, sum(&q[..16]), sum(&q[16..]));
     }
     row.clear_padding();
 }
@@ -90,12 +84,13 @@ fn quantize_row(x: &[f32], mut row: Q8RowMut<'_>) {
 fn matmul_q8(weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut [f32]) {
     let superblocks = acts.padded_blocks() / LANES;
     let mut unpacked = vec![Superblock::zero(); superblocks];
+    let columns: Vec<Q8Row> = (0..acts.n()).map(|c| acts.copy_of_row(c)).collect();
     for r in 0..weights.n {
         for (s, unpacked) in unpacked.iter_mut().enumerate() {
             unpack_superblock(weights.format, weights.row(r), s, unpacked);
         }
-        for c in 0..acts.n() {
-            out[c * weights.n + r] = dot_q8(weights.format, &unpacked, acts.row(c));
+        for (c, acts) in columns.iter().enumerate() {
+            out[c * weights.n + r] = dot_q8(weights.format, &unpacked, acts);
         }
     }
 }
@@ -113,7 +108,7 @@ fn matmul_q8(weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut [f32]) {
 /// ```
 ///
 /// The integer sums are below 16 * 255 * 127 * 2 < 2^20 in magnitude, so f32 holds them exactly.
-fn dot_q8(format: Format, weights: &[Superblock], acts: Q8Row<'_>) -> f32 {
+fn dot_q8(format: Format, weights: &[Superblock], acts: &Q8Row) -> f32 {
     let Some(coding) = format.coding() else {
         return f32::NAN;
     };

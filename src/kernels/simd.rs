@@ -32,7 +32,7 @@ pub(super) trait Simd: Copy {
     const WIDE_IS_SIGNED: bool;
     /// Whether integers of more than 7 bits, or products of several groups of four, need care: see [`Simd::step`].
     const PAIRS_SATURATE: bool;
-    /// Columns in a register tile of a product, with weights of two vectors of rows.
+    /// Columns in a register tile of a quantized product, beside two vectors of rows: 2 or 4.
     const TILE_COLUMNS: usize;
 
     /// Integers of 32 or 8 bits.

@@ -126,7 +126,7 @@ fn quantized_products_are_close_to_the_decoded_weights_in_f64() {
             for (r, row) in weights.chunks_exact(weights.len() / 3).enumerate() {
                 dequantize_row(format, row, &mut decoded);
                 for c in 0..2 {
-                    let acts = acts.row(c);
+                    let acts = acts.copy_of_row(c);
                     let (mut dot, mut magnitude) = (0.0f64, 0.0f64);
                     for (i, w) in decoded.iter().enumerate() {
                         let a = f64::from(acts.scale[i / 32]) * f64::from(acts.q[i]);
@@ -364,7 +364,7 @@ fn quantized_activations_have_the_same_bits_on_every_instruction_set() {
         let expected = quantized(scalar(), &x, k);
         for kernels in simd() {
             let got = quantized(kernels, &x, k);
-            assert_eq!(format!("{got:?}"), format!("{expected:?}"), "{kernels:?}");
+            assert_eq!(got.row(0), expected.row(0), "{kernels:?}");
         }
     }
 }
