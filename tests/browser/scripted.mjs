@@ -319,6 +319,66 @@ export const scripted = {
     await close();
   },
 
+  'five thousand messages: opening, scrolling, typing, replying and searching stay fast': async (place) => {
+    Object.assign(place.fake.script, { nCtx: 10_000_000, tokenMs: 4 });
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    const body = '## Title\n\nSome **bold** text, a list:\n\n- one\n- two\n\n```js\nconst a = 1;\n```\n\nand an end.';
+    const list = Array.from({ length: 5000 }, (_, at) => ({ role: at % 2 ? 'assistant' : 'user', content: at === 2500 ? 'the needle in the middle' : at % 2 ? `${at} ${body}` : `question ${at}` }));
+    await importFile(page, chatFile(list));
+    const opening = await page.evaluate(async () => {
+      const start = performance.now();
+      /** @type {HTMLElement} */ (document.querySelector('.entry-open')).click();
+      while (document.querySelectorAll('article').length < 5000) await new Promise(requestAnimationFrame);
+      await new Promise(requestAnimationFrame);
+      return performance.now() - start;
+    });
+    await page.waitForTimeout(500);
+    const nodes = await page.evaluate(() => document.querySelectorAll('.thread *').length);
+    const heap = await page.evaluate(() => /** @type {any} */ (performance).memory.usedJSHeapSize / 1e6);
+    const typing = await page.evaluate(async () => {
+      const field = /** @type {HTMLTextAreaElement} */ (document.getElementById('message'));
+      const times = [];
+      for (let at = 0; at < 20; at += 1) {
+        field.value += 'x';
+        const start = performance.now();
+        field.dispatchEvent(new Event('input', { bubbles: true }));
+        await new Promise(requestAnimationFrame);
+        times.push(performance.now() - start);
+      }
+      return times.sort((a, b) => a - b)[18];
+    });
+    const scrolling = await page.evaluate(async () => {
+      const scroller = /** @type {HTMLElement} */ (document.querySelector('.thread'));
+      let longest = 0;
+      new PerformanceObserver((entries) => {
+        for (const entry of entries.getEntries()) longest = Math.max(longest, entry.duration);
+      }).observe({ type: 'longtask' });
+      for (let at = 0; at < 60; at += 1) {
+        scroller.scrollTop -= 900;
+        await new Promise((done) => setTimeout(done, 30));
+      }
+      return longest;
+    });
+    await page.fill('#message', '');
+    await ask(page, 'count 60');
+    check(await page.evaluate(() => [...document.querySelectorAll('article .text')].at(-1)?.textContent?.trim().endsWith('60')), 'the reply at the end');
+    const searching = await page.evaluate(async () => {
+      const field = /** @type {HTMLInputElement} */ (document.getElementById('search'));
+      const start = performance.now();
+      field.value = 'needle';
+      field.dispatchEvent(new Event('input', { bubbles: true }));
+      while (!document.querySelector('.hit mark')) await new Promise(requestAnimationFrame);
+      return performance.now() - start;
+    });
+    check(await page.evaluate(() => /** @type {any} */ (globalThis).find('the needle in the middle', false, false, true)), 'the browser finds text in the middle');
+    console.log(`        opening ${opening.toFixed(0)} ms, ${nodes} nodes, heap ${heap.toFixed(0)} MB, typing p95 ${typing.toFixed(0)} ms, longest task while scrolling ${scrolling.toFixed(0)} ms, search ${searching.toFixed(0)} ms`);
+    check(nodes <= 15_000, `${nodes} nodes`);
+    check(heap <= 150, `heap ${heap} MB`);
+    clean();
+    await close();
+  },
+
   'export and import: a round trip is identical, a broken file changes nothing': async (place) => {
     const { page, context, clean, close } = await open(place);
     await ready(page);

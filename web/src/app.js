@@ -557,9 +557,9 @@ export class App {
     this.running?.abort();
     const { live } = this.state;
     if (!live) return;
+    if (this.writing) this.#update({ ...this.writing, content: live.text, status: 'stopped' }, live.conversation);
     this.#set({ live: null });
     this.#event({ type: 'stop' });
-    if (this.writing) this.#update({ ...this.writing, content: live.text, status: 'stopped' }, live.conversation);
     this.running = this.writing = null;
     void this.counter.now();
   }
@@ -649,9 +649,10 @@ export class App {
   /** @param {Message} reply @param {machine.Event} event */
   #finish(reply, event) {
     this.running = this.writing = null;
+    // The message first: nothing may ever see a reply that is neither being written nor has its text.
+    this.#update(reply, reply.conversation);
     this.#set({ live: null });
     this.#event(event);
-    this.#update(reply, reply.conversation);
     void this.counter.now();
   }
 

@@ -1,12 +1,17 @@
 /** One observer for all messages: which of them are close enough to the view to be shown in full. */
 
+/** Messages that are shown in full in one frame; more would be felt while scrolling. */
+const EACH_FRAME = 2;
+
 /** @type {IntersectionObserver | null} */
 let observer = null;
 /** @type {WeakMap<Element, () => void>} */
 const waiting = new WeakMap();
+/** @type {Set<Element>} come near, in their order */
+const queue = new Set();
 
 /**
- * Calls `act` once, when `element` comes within a screen or so of the view.
+ * Calls `act` once, when `element` has come within a screen or so of the view.
  * @param {Element} element
  * @param {() => void} act
  * @returns {() => void} stops waiting
@@ -14,11 +19,10 @@ const waiting = new WeakMap();
 export function whenNear(element, act) {
   observer ??= new IntersectionObserver(
     (entries) => {
-      for (const entry of entries) {
-        if (!entry.isIntersecting) continue;
-        observer?.unobserve(entry.target);
-        waiting.get(entry.target)?.();
-        waiting.delete(entry.target);
+      for (const { isIntersecting, target } of entries) {
+        // What was scrolled past before its turn came can wait for the next time.
+        if (!isIntersecting) queue.delete(target);
+        else if (queue.add(target).size === 1) requestAnimationFrame(work);
       }
     },
     { root: document.querySelector('.thread'), rootMargin: '800px 0px' },
@@ -28,5 +32,16 @@ export function whenNear(element, act) {
   return () => {
     observer?.unobserve(element);
     waiting.delete(element);
+    queue.delete(element);
   };
+}
+
+function work() {
+  for (const element of [...queue].slice(0, EACH_FRAME)) {
+    queue.delete(element);
+    observer?.unobserve(element);
+    waiting.get(element)?.();
+    waiting.delete(element);
+  }
+  if (queue.size > 0) requestAnimationFrame(work);
 }

@@ -3,6 +3,7 @@ import { useEffect, useLayoutEffect, useRef } from 'preact/hooks';
 import { copy } from '../clipboard.js';
 import { useApp, useAppState, useUi, useUiState } from '../context.js';
 import { readTextFiles } from '../files.js';
+import { grow } from '../grow.js';
 import { formatNumber, t } from '../i18n.js';
 import { canGrow, fraction, level } from '../meter.js';
 import { busy, composerAction } from '../state.js';
@@ -18,11 +19,7 @@ export function Composer() {
   const picker = useRef(/** @type {HTMLInputElement | null} */ (null));
 
   useLayoutEffect(() => {
-    const area = field.current;
-    if (!area) return;
-    // Grows with its text; the limit is the style sheet's.
-    area.style.height = 'auto';
-    area.style.height = `${area.scrollHeight + 2}px`;
+    grow(field.current);
   }, [draft]);
 
   /** @param {Iterable<File>} list */

@@ -2,6 +2,7 @@ import { useEffect, useRef, useState } from 'preact/hooks';
 
 import { copy } from '../clipboard.js';
 import { useApp, useAppState, useUi, useUiState } from '../context.js';
+import { grow } from '../grow.js';
 import { formatNumber, t } from '../i18n.js';
 import { whenNear } from '../near.js';
 import { busy, canSend } from '../state.js';
@@ -283,10 +284,7 @@ function Editor({ message }) {
     area.setSelectionRange(area.value.length, area.value.length);
   }, []);
   useEffect(() => {
-    const area = field.current;
-    if (!area) return;
-    area.style.height = 'auto';
-    area.style.height = `${area.scrollHeight + 2}px`;
+    grow(field.current);
   }, [text]);
   const done = () => {
     ui.set({ editing: null });

@@ -15,12 +15,32 @@ export function RichText({ id, text, live, near }) {
   const place = useRef(/** @type {HTMLDivElement | null} */ (null));
   const stream = useRef(/** @type {import('../markdown.js').StreamRenderer | null} */ (null));
   const formatted = useRef(/** @type {string | null} */ (null));
+  /** False as soon as the reply has ended, also for a frame that was asked for before. */
+  const growing = useRef(live);
 
   useLayoutEffect(() => {
     const element = place.current;
-    if (!element || stream.current || formatted.current === text) return;
-    if (formatted.current === null) element.textContent = text;
-  }, [text]);
+    growing.current = live;
+    if (!element) return undefined;
+    if (!stream.current) {
+      if (formatted.current === null) element.textContent = text;
+      return undefined;
+    }
+    if (live) return undefined;
+    // The end of a reply: nearly everything is shown already, and perhaps something of it is selected.
+    const ending = stream.current;
+    stream.current = null;
+    formatted.current = text;
+    ending.finish(text);
+    if (ending.missing.size > 0) {
+      void loadTools(ending.missing).then(() => {
+        if (formatted.current !== text || stream.current) return;
+        ending.refresh();
+        ending.finish(text);
+      });
+    }
+    return undefined;
+  }, [live, text]);
 
   // A finished text, formatted when it comes near.
   useEffect(() => {
@@ -30,19 +50,6 @@ export function RichText({ id, text, live, near }) {
     const show = async () => {
       const { fragment } = await loadMarkdown();
       if (dropped) return;
-      if (stream.current) {
-        // Nearly everything is shown already, and perhaps something of it is selected.
-        const ending = stream.current;
-        stream.current = null;
-        formatted.current = text;
-        ending.finish(text);
-        if (ending.missing.size === 0) return;
-        await loadTools(ending.missing);
-        if (dropped) return;
-        ending.refresh();
-        ending.finish(text);
-        return;
-      }
       let result = fragment(text);
       if (result.missing.size > 0) {
         await loadTools(result.missing);
@@ -70,7 +77,7 @@ export function RichText({ id, text, live, near }) {
     let markdown = null;
     const paint = () => {
       frame = 0;
-      if (!markdown) return;
+      if (!markdown || !growing.current) return;
       const start = performance.now();
       if (start < notBefore) {
         frame = requestAnimationFrame(paint);

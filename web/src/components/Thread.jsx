@@ -12,7 +12,6 @@ const EAGER = 6;
 
 /** The visible branch of the open chat. */
 export function Thread() {
-  const app = useApp();
   const tree = useAppState((state) => state.tree);
   const choices = useAppState((state) => state.conversation.choices);
   const sendFrom = useAppState((state) => state.conversation.sendFrom);
@@ -25,6 +24,23 @@ export function Thread() {
   const messages = useMemo(() => path(tree, choices), [tree, choices]);
   const siblings = useMemo(() => index(tree), [tree]);
   const firstSent = Math.max(0, messages.findIndex((message) => message.id === sendFrom));
+
+  // Scrolling to and from the end renders this component again, and must not render thousands of messages again.
+  const articles = useMemo(
+    () =>
+      messages.map((message, at) => (
+        <Message
+          key={message.id}
+          message={message}
+          number={at + 1}
+          last={at === messages.length - 1}
+          eager={at >= messages.length - EAGER}
+          sent={at >= firstSent}
+          siblings={siblings.get(message.parent ?? ROOT) ?? []}
+        />
+      )),
+    [messages, siblings, firstSent],
+  );
 
   useEffect(() => {
     if (!scroller.current || !content.current) return undefined;
@@ -40,21 +56,7 @@ export function Thread() {
     <>
       <main class="thread" ref={scroller} tabIndex={-1}>
         <div class="thread-content" ref={content}>
-          {messages.length === 0 ? (
-            <Empty />
-          ) : (
-            messages.map((message, at) => (
-              <Message
-                key={message.id}
-                message={message}
-                number={at + 1}
-                last={at === messages.length - 1}
-                eager={at >= messages.length - EAGER}
-                sent={at >= firstSent}
-                siblings={siblings.get(message.parent ?? ROOT) ?? []}
-              />
-            ))
-          )}
+          {messages.length === 0 ? <Empty /> : articles}
         </div>
       </main>
       <div class="latest-place">
@@ -67,32 +69,34 @@ export function Thread() {
       </div>
     </>
   );
+}
 
-  function Empty() {
-    const props = useAppState((state) => state.props);
-    const examples = /** @type {const} */ (['empty.example1', 'empty.example2', 'empty.example3']);
-    return (
-      <div class="empty">
-        <Gem />
-        <p class="empty-title">{t('empty.title')}</p>
-        <p class="empty-model">{props ? t('empty.model', { model: props.name }) : t('empty.loading')}</p>
-        <ul class="examples" aria-label={t('empty.examples')}>
-          {examples.map((key) => (
-            <li key={key}>
-              <button
-                type="button"
-                onClick={() => {
-                  app.setDraft(t(key));
-                  document.getElementById('message')?.focus();
-                }}
-              >
-                {t(key)}
-              </button>
-            </li>
-          ))}
-        </ul>
-        <p class="empty-private">{t('empty.private')}</p>
-      </div>
-    );
-  }
+/** A chat without messages: whom one talks to, and how one could begin. */
+function Empty() {
+  const app = useApp();
+  const props = useAppState((state) => state.props);
+  const examples = /** @type {const} */ (['empty.example1', 'empty.example2', 'empty.example3']);
+  return (
+    <div class="empty">
+      <Gem />
+      <p class="empty-title">{t('empty.title')}</p>
+      <p class="empty-model">{props ? t('empty.model', { model: props.name }) : t('empty.loading')}</p>
+      <ul class="examples" aria-label={t('empty.examples')}>
+        {examples.map((key) => (
+          <li key={key}>
+            <button
+              type="button"
+              onClick={() => {
+                app.setDraft(t(key));
+                document.getElementById('message')?.focus();
+              }}
+            >
+              {t(key)}
+            </button>
+          </li>
+        ))}
+      </ul>
+      <p class="empty-private">{t('empty.private')}</p>
+    </div>
+  );
 }
