@@ -103,7 +103,7 @@ export async function startFake({ port = 0 } = {}) {
     if (path === '/props') return json(response, props());
     if (path === '/slots') return json(response, [{ id: 0, is_processing: counts.running > 0 }]);
     const body = request.method === 'POST' ? JSON.parse(await read(request)) : {};
-    if (path === '/tokenize') return json(response, { tokens: tokens([{ text: body.content, control: body.parse_special !== false }]).map((token) => token.id) });
+    if (path === '/tokenize') return json(response, { tokens: tokens([{ text: body.content, control: body.parse_special !== false }]).slice(1).map((token) => token.id) });
     if (path === '/apply-template') {
       const list = tokens(render(body.messages, body.templates));
       const prompt = render(body.messages, body.templates).map((segment) => segment.text).join('');

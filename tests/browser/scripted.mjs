@@ -409,6 +409,51 @@ export const scripted = {
     await close();
   },
 
+  'export for people: Markdown and a page without scripts, of the visible branch': async (place) => {
+    place.fake.script.demo = true;
+    const { page, context, clean, close } = await open(place);
+    await ready(page);
+    await ask(page, 'file rich');
+    const save = async (/** @type {string} */ label) => {
+      await page.locator('.entry .menu > .icon-button').click();
+      const [download] = await Promise.all([page.waitForEvent('download'), page.click(`.menu-items button:has-text("${label}")`)]);
+      return { name: download.suggestedFilename(), path: await download.path() };
+    };
+    const markdown = await save('Export as Markdown');
+    equal(markdown.name, 'file-rich.md', 'the name');
+    const text = await readFile(markdown.path, 'utf8');
+    check(text.startsWith('---\ntitle: "file rich"\n') && text.includes('## Gemma (demo)') && text.includes('| February | +14 min | latest |'), text.slice(0, 300));
+    const saved = await save('Export as a web page');
+    const html = await readFile(saved.path, 'utf8');
+    check(html.includes('<math') && html.includes('<table>') && !html.includes('<script') && !html.includes('<button') && !html.includes('src='), 'the page');
+    const shown = await context.newPage();
+    await shown.setContent(html);
+    check((await shown.innerText('body')).includes('A dial is right four times a year'), 'the page can be read');
+    clean();
+    await close();
+  },
+
+  'a long paste: offered as a file, with its size in tokens': async (place) => {
+    place.fake.script.nCtx = 300;
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    const long = 'lorem ipsum '.repeat(300);
+    await page.evaluate((/** @type {string} */ text) => {
+      const field = /** @type {HTMLTextAreaElement} */ (document.getElementById('message'));
+      const clipboardData = new DataTransfer();
+      clipboardData.setData('text/plain', text);
+      field.dispatchEvent(new ClipboardEvent('paste', { clipboardData, bubbles: true, cancelable: true }));
+      field.value = `before ${text}`;
+      field.dispatchEvent(new Event('input', { bubbles: true }));
+    }, long);
+    await page.click('.toast button:has-text("Attach as a file")');
+    equal(await page.inputValue('#message'), 'before ', 'the text is in the file now');
+    await page.waitForSelector('.composer .file:has-text("601 tokens")');
+    await page.waitForSelector('.notice.warn');
+    clean();
+    await close();
+  },
+
   'no storage: a banner says so, and chatting goes on': async (place) => {
     const { page, clean, close } = await open(place, {
       init: () => {

@@ -57,6 +57,8 @@ export class Api {
   constructor(base = '', fetcher = (...args) => fetch(...args)) {
     this.base = base;
     this.fetch = fetcher;
+    /** A reply that is silent for longer is taken for lost. */
+    this.quietMs = 5000;
     /** Sent when the server asks for one. */
     this.key = '';
   }
@@ -135,7 +137,7 @@ export class Api {
     const end = { type: 'end', reason: 'end_of_turn', seed: null, promptTokens: null, replyTokens: null, timings: {} };
     let finished = false;
     try {
-      for await (const data of events(response.body)) {
+      for await (const data of events(response.body, this.quietMs)) {
         if (data === null) continue;
         if (data === '[DONE]') break;
         const chunk = JSON.parse(data);

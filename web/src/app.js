@@ -23,11 +23,13 @@ import * as trees from './tree.js';
  * @property {string} text all of it so far
  * @property {number | null} speed tokens per second
  *
+ * @typedef {trees.Attachment & { tokens?: number }} Waiting a file with its size in tokens, once it is counted
+ *
  * @typedef {object} Toast
  * @property {number} id
  * @property {string} key of its text in the language file
  * @property {Record<string, string | number>} values
- * @property {(() => void) | null} undo
+ * @property {{ key: string, act: () => void } | null} action
  *
  * @typedef {object} Preferences of this browser, not of a chat
  * @property {'enter' | 'ctrl'} sendWith
@@ -46,7 +48,7 @@ import * as trees from './tree.js';
  * @property {Partial<Settings>} defaults what this browser changes for every chat
  * @property {Preferences} preferences
  * @property {string} draft
- * @property {trees.Attachment[]} files waiting to be sent
+ * @property {Waiting[]} files waiting to be sent
  * @property {import('./meter.js').Meter} meter
  * @property {Toast | null} toast
  * @property {boolean} unsaved something could not be stored
@@ -237,7 +239,7 @@ export class App {
     this.#set({ defaults });
     this.#setConversation({ settings: {} });
     void this.store.saveSetting('defaults', defaults);
-    this.#toast('settings.madeDefault');
+    this.notify('settings.madeDefault');
   }
 
   /** Back to what the program was started with. */
@@ -333,7 +335,8 @@ export class App {
       this.#settle();
     }
     await this.store.save({ removeConversations: [id], removeMessages: messages.map((message) => message.id) });
-    this.#toast('toast.chatDeleted', { title: conversation.title }, () => void this.#adopt(conversation, messages));
+    const act = () => void this.#adopt(conversation, messages);
+    this.notify('toast.chatDeleted', { title: conversation.title }, { key: 'toast.undo', act });
   }
 
   /**
@@ -349,9 +352,17 @@ export class App {
 
   /** @param {{ conversation: Conversation, messages: Message[] }[]} chats from a file, checked already */
   async importChats(chats) {
+    // A message of a file must never replace one that is stored: where ids meet, the chat gets fresh ones.
+    const taken = new Set((await this.store.allMessages()).map((message) => message.id));
+    const safe = chats.map((chat) => {
+      const meets = chat.messages.some((message) => taken.has(message.id));
+      const { conversation, messages } = meets ? copyOf(chat.conversation, chat.messages) : chat;
+      for (const message of messages) taken.add(message.id);
+      return { conversation, messages };
+    });
     await this.store.save({
-      conversations: chats.map((chat) => chat.conversation),
-      messages: chats.flatMap((chat) => chat.messages),
+      conversations: safe.map((chat) => chat.conversation),
+      messages: safe.flatMap((chat) => chat.messages),
     });
     this.#set({ conversations: sorted(await this.store.conversations()) });
   }
@@ -386,10 +397,18 @@ export class App {
     if (this.#listed(conversation.id)) void this.store.saveDraft(conversation.id, draft);
   }
 
-  /** @param {trees.Attachment[]} files */
+  /** @param {Waiting[]} files */
   setFiles(files) {
     this.#set({ files });
     this.counter.soon();
+    for (const file of files) if (file.tokens === undefined) void this.#measure(file);
+  }
+
+  /** @param {Waiting} file */
+  async #measure(file) {
+    const tokens = await this.api.countTokens(file.text).catch(() => undefined);
+    if (tokens === undefined || !this.state.files.includes(file)) return;
+    this.#set({ files: this.state.files.map((other) => (other === file ? { ...file, tokens } : other)) });
   }
 
   /** Sends the draft, or keeps it for the moment the model is loaded. */
@@ -400,7 +419,7 @@ export class App {
     if ((content === '' && files.length === 0) || (action !== 'send' && action !== 'queue')) return;
     const last = this.path.at(-1);
     const message = this.#message('user', content, last?.id ?? null);
-    if (files.length > 0) message.files = files;
+    if (files.length > 0) message.files = files.map(({ name, text }) => ({ name, text }));
     this.#add(message);
     this.#set({ draft: '', files: [] });
     void this.store.saveDraft(message.conversation, '');
@@ -499,13 +518,14 @@ export class App {
     this.#settle();
     this.counter.soon();
     await this.store.save({ removeMessages: removed.map((message) => message.id), conversations: this.#storedConversation() });
-    this.#toast('toast.messagesDeleted', { count: removed.length }, () => {
+    const act = () => {
       void this.store.save({ messages: removed });
       if (this.state.conversation.id !== conversation.id) return;
       this.#set({ tree: trees.put(this.state.tree, ...removed) });
       this.#setConversation({ choices: conversation.choices });
       this.counter.soon();
-    });
+    };
+    this.notify('toast.messagesDeleted', { count: removed.length }, { key: 'toast.undo', act });
   }
 
   /** The messages down to `id` as a chat of their own. @param {string} id */
@@ -532,7 +552,7 @@ export class App {
     const asked = last?.role === 'assistant' && last.content === '' ? path.slice(0, -1) : path;
     const from = await firstThatFits(asked, async (rest) => this.#tokens(rest), Math.floor(meter.total * 0.75));
     if (from === null) {
-      this.#toast('full.lastTooLong');
+      this.notify('full.lastTooLong');
       return;
     }
     this.#setConversation({ sendFrom: from });
@@ -776,19 +796,13 @@ export class App {
   /**
    * @param {string} key
    * @param {Record<string, string | number>} [values]
-   * @param {(() => void) | null} [undo]
+   * @param {Toast['action']} [action]
    */
-  #toast(key, values = {}, undo = null) {
+  notify(key, values = {}, action = null) {
     this.toasts += 1;
-    const toast = { id: this.toasts, key, values, undo };
-    this.#set({ toast });
+    this.#set({ toast: { id: this.toasts, key, values, action } });
     clearTimeout(this.toastTimer);
-    this.toastTimer = setTimeout(() => this.dismissToast(), undo ? UNDO_MS : 4000);
-  }
-
-  /** @param {string} key @param {Record<string, string | number>} [values] */
-  notify(key, values) {
-    this.#toast(key, values);
+    this.toastTimer = setTimeout(() => this.dismissToast(), action ? UNDO_MS : 4000);
   }
 
   dismissToast() {
@@ -796,9 +810,11 @@ export class App {
     this.#set({ toast: null });
   }
 
-  undo() {
-    this.state.toast?.undo?.();
+  /** What the note at the bottom offers. */
+  actOnToast() {
+    const action = this.state.toast?.action;
     this.dismissToast();
+    action?.act();
   }
 }
 

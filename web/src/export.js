@@ -1,6 +1,6 @@
 /** Chats as JSON: the whole tree, so that an export loses nothing and an import gives it back. */
 
-import { clean } from './settings.js';
+import { clean, withFiles } from './settings.js';
 import { fromRecords } from './tree.js';
 
 /**
@@ -28,6 +28,68 @@ export function toJson(conversations, messages) {
   }));
   return `${JSON.stringify({ format: FORMAT, version: VERSION, chats }, null, 1)}\n`;
 }
+
+/**
+ * The visible branch as Markdown.
+ * @param {Conversation} conversation
+ * @param {Message[]} path
+ * @param {{ user: string, assistant: string, demo: string, date: string }} words
+ */
+export function toMarkdown(conversation, path, words) {
+  const last = path.findLast((message) => message.role === 'assistant');
+  const head = [
+    '---',
+    `title: ${JSON.stringify(conversation.title)}`,
+    `date: ${words.date}`,
+    ...(last?.model ? [`model: ${JSON.stringify(last.model)}`] : []),
+    ...Object.entries(last?.params ?? {}).map(([name, value]) => `${name}: ${JSON.stringify(value)}`),
+    '---',
+  ];
+  const turns = path.map((message) => `## ${speaker(message, words)}\n\n${withFiles(message.content, message.files).trim()}`);
+  return `${[head.join('\n'), ...turns].join('\n\n')}\n`;
+}
+
+/**
+ * The visible branch as a page of its own, without scripts and without anything to load.
+ * @param {Conversation} conversation
+ * @param {{ who: string, html: string }[]} turns safe markup already
+ * @param {{ language: string }} words
+ */
+export function toPage(conversation, turns, { language }) {
+  const title = escape(conversation.title);
+  const body = turns.map(({ who, html }) => `<section>\n<h2>${escape(who)}</h2>\n<div dir="auto">\n${html}\n</div>\n</section>`);
+  return `<!doctype html>
+<html lang="${language}">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="color-scheme" content="light dark">
+<title>${title}</title>
+<style>
+body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.6 system-ui, sans-serif; overflow-wrap: anywhere }
+section { margin-block: 2rem } h2 { font-size: .875rem; opacity: .7 } .plain { white-space: pre-wrap }
+pre { overflow: auto; padding: .8rem 1rem; border: 1px solid #8885; border-radius: 8px } code { font-family: ui-monospace, monospace; font-size: .9em }
+table { border-collapse: collapse } td, th { padding: .3rem .7rem; border-bottom: 1px solid #8885; text-align: start } blockquote { margin: 0; padding-left: 1rem; border-left: 3px solid #8885 }
+</style>
+</head>
+<body>
+<h1>${title}</h1>
+${body.join('\n')}
+</body>
+</html>
+`;
+}
+
+/**
+ * @param {Message} message
+ * @param {{ user: string, assistant: string, demo: string }} words
+ */
+export const speaker = (message, words) =>
+  message.role === 'user' ? words.user : words.assistant + (message.demo ? ` (${words.demo})` : '');
+
+/** @param {string} text */
+export const escape = (text) => text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;');
 
 /**
  * Checks a file completely before anything of it is used.
@@ -83,6 +145,7 @@ function readChat(candidate) {
     if (!read) return null;
     messages.push(read);
   }
+  if (new Set(messages.map((message) => message.id)).size < messages.length) return null;
   return { conversation, messages: [...fromRecords(messages).values()] };
 }
 

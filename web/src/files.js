@@ -1,8 +1,11 @@
 /** Text files in and out: attachments, exports and imports. */
 
 import { download } from './clipboard.js';
-import { parseImport, toJson } from './export.js';
+import { parseImport, speaker, toJson, toMarkdown, toPage } from './export.js';
 import { t } from './i18n.js';
+import { loadMarkdown, loadTools } from './rich.js';
+import { withFiles } from './settings.js';
+import { fromRecords, path } from './tree.js';
 
 const LARGEST_ATTACHMENT = 1024 * 1024;
 
@@ -42,12 +45,28 @@ export async function exportAll(app) {
   download(`gemma2-chats-${today()}.json`, toJson(conversations, messages), 'application/json');
 }
 
-/** @param {import('./app.js').App} app @param {string} id */
-export async function exportChat(app, id) {
+/**
+ * @param {import('./app.js').App} app
+ * @param {string} id
+ * @param {'json' | 'markdown' | 'page'} kind
+ */
+export async function exportChat(app, id, kind) {
   const conversation = app.state.conversations.find((candidate) => candidate.id === id);
   if (!conversation) return;
   const name = conversation.title.replace(/[^\p{L}\p{N}]+/gu, '-').replace(/^-+|-+$/g, '').slice(0, 50) || 'chat';
-  download(`${name}.json`, toJson([conversation], await app.store.messages(id)), 'application/json');
+  const messages = await app.store.messages(id);
+  const shown = path(fromRecords(messages), conversation.choices);
+  const words = { user: t('role.user'), assistant: t('role.assistant'), demo: t('message.demo'), date: today() };
+  if (kind === 'json') {
+    download(`${name}.json`, toJson([conversation], messages), 'application/json');
+  } else if (kind === 'markdown') {
+    download(`${name}.md`, toMarkdown(conversation, shown, words), 'text/markdown');
+  } else {
+    const { safeMarkup, toHtml } = await loadMarkdown();
+    await loadTools(shown.flatMap((message) => [...toHtml(message.content).missing]));
+    const turns = shown.map((message) => ({ who: speaker(message, words), html: safeMarkup(withFiles(message.content, message.files)) }));
+    download(`${name}.html`, toPage(conversation, turns, { language: document.documentElement.lang }), 'text/html');
+  }
 }
 
 /** @param {import('./app.js').App} app @param {Iterable<File>} list */

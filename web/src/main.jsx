@@ -13,6 +13,7 @@ import { Store } from './store.js';
 import { UiStore } from './ui.js';
 
 const OPEN = 'gemma2.open';
+let persisted = false;
 const root = /** @type {HTMLElement} */ (document.getElementById('app'));
 const field = /** @type {HTMLTextAreaElement | null} */ (document.getElementById('message'));
 
@@ -38,6 +39,11 @@ app.subscribe(() => {
   if (document.title !== title) document.title = title;
   document.documentElement.dataset.font = preferences.fontSize;
   if (app.state.started) remember(conversation.id);
+  // After the first message, so that nobody is asked before there is something to keep.
+  if (app.state.live && !persisted) {
+    persisted = true;
+    void navigator.storage?.persist?.();
+  }
 });
 
 const typed = new URLSearchParams(location.search).get('q') ?? '';

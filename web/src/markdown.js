@@ -187,12 +187,11 @@ export function safeLink(href) {
   return /^(?:https?:\/\/|mailto:|#)/i.test(href.replace(/[\u0000-\u0020\u007f-\u009f]/g, ''));
 }
 
-/**
- * The second half of the pipeline.
- * @param {string} html
- * @returns {DocumentFragment}
- */
-function sanitize(html) {
+/** The second half of the pipeline. @param {string} html */
+const sanitize = (html) => decorate(purified(html));
+
+/** @param {string} html @returns {DocumentFragment} */
+function purified(html) {
   const clean = purify().sanitize(html, {
     USE_PROFILES: { html: true, mathMl: true },
     FORBID_TAGS: FORBIDDEN_ELEMENTS,
@@ -201,7 +200,7 @@ function sanitize(html) {
     ALLOW_ARIA_ATTR: false,
     RETURN_DOM_FRAGMENT: true,
   });
-  return decorate(/** @type {DocumentFragment} */ (clean));
+  return /** @type {DocumentFragment} */ (clean);
 }
 
 /**
@@ -248,6 +247,16 @@ export const labels = { copy: 'Copy' };
 export function fragment(text) {
   const { html, missing } = toHtml(text);
   return { content: sanitize(html), missing };
+}
+
+/**
+ * Finished text as safe markup for a page of its own.
+ * @param {string} text
+ */
+export function safeMarkup(text) {
+  const box = globalThis.document.createElement('div');
+  box.append(purified(toHtml(text).html));
+  return box.innerHTML;
 }
 
 /** How long an unfinished block of code may wait for fresh colors. */

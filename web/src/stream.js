@@ -63,14 +63,15 @@ export class EventParser {
 /**
  * The events of a response body; ends when the body ends. `null` is a sign of life without content.
  * @param {ReadableStream<Uint8Array>} body
+ * @param {number} [quietMs] a body that is silent for longer is given up: the server says something every second
  * @returns {AsyncGenerator<string | null>}
  */
-export async function* events(body) {
+export async function* events(body, quietMs = Infinity) {
   const parser = new EventParser();
   const reader = body.getReader();
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await patient(reader.read(), quietMs);
       if (done) break;
       yield* parser.push(value);
     }
@@ -78,6 +79,25 @@ export async function* events(body) {
   } finally {
     reader.cancel().catch(() => {});
   }
+}
+
+/**
+ * `promise`, or an error after a while. The while is two timers: in a tab that slept one of them is overdue at once, and what
+ * has arrived meanwhile still comes before the other.
+ * @template T
+ * @param {Promise<T>} promise
+ * @param {number} ms
+ * @returns {Promise<T>}
+ */
+function patient(promise, ms) {
+  if (ms === Infinity) return promise;
+  return new Promise((resolve, reject) => {
+    const giveUp = () => reject(new Error('silent for too long'));
+    let timer = setTimeout(() => {
+      timer = setTimeout(giveUp, ms / 2);
+    }, ms / 2);
+    promise.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
 }
 
 /** Tokens per second, smoothed over about one second so that the number can be read. */

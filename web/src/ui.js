@@ -1,7 +1,7 @@
 /**
  * What is open on top of the page. Nothing of it is stored.
  *
- * @typedef {{ name: 'prompt' } | { name: 'info', id: string } | { name: 'model' } | { name: 'help' } | { name: 'about' }
+ * @typedef {{ name: 'prompt', id?: string } | { name: 'info', id: string } | { name: 'model' } | { name: 'help' } | { name: 'about' }
  *   | { name: 'settings' } | { name: 'confirm', title: string, text: string, yes: string, act: () => void }} Dialog
  *
  * @typedef {object} Ui

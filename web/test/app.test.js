@@ -193,7 +193,7 @@ test('a deletion takes what was announced, and undo brings back every byte', asy
   await app.deleteMessage(target);
   assert.deepEqual(texts(app), ['user: say one']);
   assert.equal(JSON.parse(await stored()).length, 1);
-  app.undo();
+  app.actOnToast();
   await until(app, (state) => state.tree.size === 4);
   await app.store.conversations();
   assert.equal(await stored(), before);
@@ -221,7 +221,7 @@ test('a chat can be renamed, pinned, duplicated, branched, deleted and brought b
   await app.deleteChat(first);
   assert.equal(app.state.conversations.some(({ id }) => id === first), false);
   assert.deepEqual(await app.store.messages(first), []);
-  app.undo();
+  app.actOnToast();
   await until(app, (state) => state.conversations.some(({ id }) => id === first));
   await app.openChat(first);
   assert.deepEqual(texts(app), ['user: say one', 'assistant: one']);
@@ -349,6 +349,16 @@ test('two pages on the same chats see each other’s changes', async () => {
   await two.openChat(id);
   one.renameChat(id, 'Renamed');
   await until(two, (state) => state.conversation.title === 'Renamed');
+});
+
+test('an imported chat never replaces messages that are stored', async () => {
+  const app = await started();
+  await say(app, 'say one');
+  const [mine] = app.path;
+  const conversation = { id: 'foreign', title: 'x', created: 1, updated: 1, choices: {}, settings: {} };
+  await app.importChats([{ conversation, messages: [{ ...mine, conversation: 'foreign', content: 'replaced' }] }]);
+  assert.equal((await app.store.messages(mine.conversation)).find(({ id }) => id === mine.id)?.content, 'say one');
+  assert.equal((await app.store.allMessages()).filter(({ content }) => content === 'replaced').length, 1);
 });
 
 test('deleting everything leaves nothing', async () => {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { parseImport, toJson } from '../src/export.js';
+import { parseImport, toJson, toMarkdown, toPage } from '../src/export.js';
 import { decodeText } from '../src/files.js';
 import { fold, search } from '../src/search.js';
 
@@ -66,6 +66,27 @@ test('unknown fields stay outside, wrong ones become harmless', () => {
   assert.equal(chat.messages[0].status, 'stopped');
   assert.equal(chat.messages[1].parent, null, 'an orphan is attached to the start');
   assert.deepEqual(chat.messages[1].timings, {});
+});
+
+test('a chat as Markdown has its parameters, its files and who spoke', () => {
+  const words = { user: 'You', assistant: 'Gemma', demo: 'demo', date: '2026-01-02' };
+  assert.equal(
+    toMarkdown(conversation, messages, words),
+    '---\ntitle: "Töne & <b>"\ndate: 2026-01-02\nmodel: "Demo"\nseed: 4\ntemperature: 1\n---\n\n' +
+      '## You\n\na\n```\nb\n```\n\nHi\n\n## Gemma (demo)\n\n**x** 😀\n',
+  );
+});
+
+test('a chat as a page has no script, loads nothing and escapes its title', () => {
+  const page = toPage(conversation, [{ who: '<i>', html: '<p>x</p>' }], { language: 'en' });
+  assert.ok(page.includes("default-src 'none'"));
+  assert.ok(page.includes('Töne &amp; &lt;b&gt;') && page.includes('&lt;i&gt;'));
+  assert.ok(!page.includes('<script') && !/(?:src|href)=/.test(page));
+});
+
+test('a file in which two messages share an id is refused', () => {
+  const result = parseImport(toJson([conversation], [messages[0], messages[0]]), new Set());
+  assert.ok('problem' in result && result.problem === 'broken');
 });
 
 test('text files are told from others', () => {

@@ -39,6 +39,20 @@ test('a body is read to its end and released when the reader leaves early', asyn
   assert.equal(cancelled, true);
 });
 
+test('a body that falls silent is given up, one that speaks now and then is not', async () => {
+  let says = 3;
+  /** @type {(controller: ReadableStreamDefaultController) => void} */
+  const pull = (controller) => {
+    says -= 1;
+    if (says >= 0) setTimeout(() => controller.enqueue(new TextEncoder().encode(': still here\n')), 15);
+  };
+  const seen = [];
+  await assert.rejects(async () => {
+    for await (const event of events(new ReadableStream({ pull }), 40)) seen.push(event);
+  }, /silent/);
+  assert.equal(seen.length, 3);
+});
+
 test('speed is that of the last second, and unknown before the second token', () => {
   const speed = new Speed();
   assert.equal(speed.perSecond, null);

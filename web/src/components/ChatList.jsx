@@ -166,7 +166,9 @@ function Entry({ chat }) {
           { icon: 'edit', label: t('list.rename'), act: () => setRenaming(true) },
           { icon: 'pin', label: t(chat.pinned ? 'list.unpin' : 'list.pin'), act: () => app.togglePin(chat.id) },
           { icon: 'copy', label: t('list.duplicate'), act: () => void app.duplicateChat(chat.id) },
-          { icon: 'download', label: t('list.export'), act: () => void exportChat(app, chat.id) },
+          { icon: 'download', label: t('list.export'), act: () => void exportChat(app, chat.id, 'json') },
+          { icon: 'download', label: t('list.exportMarkdown'), act: () => void exportChat(app, chat.id, 'markdown') },
+          { icon: 'download', label: t('list.exportPage'), act: () => void exportChat(app, chat.id, 'page') },
           { icon: 'trash', label: t('list.delete'), act: () => void app.deleteChat(chat.id), danger: true },
         ]}
       />

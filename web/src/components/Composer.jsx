@@ -9,6 +9,9 @@ import { canGrow, fraction, level } from '../meter.js';
 import { busy, composerAction } from '../state.js';
 import { Icon, IconButton } from './icons.jsx';
 
+/** Pasting more characters than this offers a file instead. */
+const LONG_PASTE = 3000;
+
 export function Composer() {
   const app = useApp();
   const ui = useUi();
@@ -27,6 +30,16 @@ export function Composer() {
     const { files: read, refused } = await readTextFiles(list);
     if (refused) app.notify(refused.key, refused.values);
     if (read.length > 0) app.setFiles([...app.state.files, ...read]);
+  };
+
+  /** @param {string} text that was just pasted */
+  const offerAsFile = (text) => {
+    const act = () => {
+      app.setDraft(app.state.draft.replace(text.replace(/\r\n?/g, '\n'), ''));
+      app.setFiles([...app.state.files, { name: t('composer.pastedName'), text }]);
+      field.current?.focus();
+    };
+    app.notify('composer.longPaste', { count: text.length }, { key: 'composer.asFile', act });
   };
 
   /** @param {KeyboardEvent} event */
@@ -71,6 +84,7 @@ export function Composer() {
               <li key={at} class="file">
                 <Icon name="clip" />
                 <span dir="auto">{file.name}</span>
+                {file.tokens !== undefined && <span class="help">{t('info.tokens', { count: file.tokens })}</span>}
                 <IconButton
                   icon="close"
                   label={t('composer.removeFile', { name: file.name })}
@@ -94,9 +108,13 @@ export function Composer() {
           onKeyDown={onKeyDown}
           onPaste={(event) => {
             const pasted = [...(event.clipboardData?.files ?? [])];
-            if (pasted.length === 0) return;
-            event.preventDefault();
-            void attach(pasted);
+            if (pasted.length > 0) {
+              event.preventDefault();
+              void attach(pasted);
+              return;
+            }
+            const text = event.clipboardData?.getData('text/plain') ?? '';
+            if (text.length > LONG_PASTE) offerAsFile(text);
           }}
         />
         <div class="composer-row">
@@ -127,7 +145,11 @@ export function Composer() {
 function Notice() {
   const queued = useAppState((state) => state.machine.queued);
   const elsewhere = useAppState((state) => state.live !== null && state.live.conversation !== state.conversation.id);
+  const meter = useAppState((state) => state.meter);
+  const typed = useAppState((state) => state.draft.trim() !== '' || state.files.length > 0);
+  const tooLong = typed && level(meter) === 'full';
   if (queued) return <p class="notice">{t('composer.queued')}</p>;
+  if (tooLong) return <p class="notice warn">{t('composer.tooLong', { used: meter.used ?? 0, total: meter.total })}</p>;
   if (elsewhere) return <p class="notice">{t('composer.elsewhere')}</p>;
   return null;
 }

@@ -3,6 +3,7 @@ import { useEffect, useRef, useState } from 'preact/hooks';
 import { copy } from '../clipboard.js';
 import { useApp, useAppState, useUi, useUiState } from '../context.js';
 import { formatNumber, formatTime, t } from '../i18n.js';
+import { ancestry } from '../tree.js';
 import { IconButton } from './icons.jsx';
 import { Settings } from './Settings.jsx';
 
@@ -13,7 +14,7 @@ export function Dialogs() {
     case 'settings':
       return <Settings />;
     case 'prompt':
-      return <ExactPrompt />;
+      return <ExactPrompt id={dialog.id} />;
     case 'info':
       return <Info id={dialog.id} />;
     case 'model':
@@ -69,12 +70,18 @@ export function Dialog({ title, children, class: extra = '', role }) {
   );
 }
 
-/** What the model would read if the draft were sent now. */
-function ExactPrompt() {
+/**
+ * What the model would read if the draft were sent now, or what leads to a reply.
+ * @param {{ id?: string }} props
+ */
+function ExactPrompt({ id }) {
   const app = useApp();
   const [result, setResult] = useState(/** @type {{ prompt: string, tokens: number, pieces: import('../api.js').Piece[] } | null} */ (null));
   const [problem, setProblem] = useState('');
-  const request = app.promptRequest(app.sent(app.path), true);
+  const reply = id === undefined ? undefined : app.state.tree.get(id);
+  const request = reply
+    ? app.promptRequest(app.sent(ancestry(app.state.tree, reply.parent)))
+    : app.promptRequest(app.sent(app.path), true);
   const empty = request.messages.length === 0;
   useEffect(() => {
     if (empty) return undefined;
@@ -140,6 +147,7 @@ function Facts({ rows }) {
 
 /** @param {{ id: string }} props */
 function Info({ id }) {
+  const ui = useUi();
   const message = useAppState((state) => state.tree.get(id));
   if (!message) return null;
   const { timings = {}, params = {} } = message;
@@ -175,6 +183,11 @@ function Info({ id }) {
           [t('info.parameters'), list],
         ]}
       />
+      <div class="dialog-row">
+        <button type="button" onClick={() => ui.open({ name: 'prompt', id })}>
+          {t('settings.exactPrompt')}
+        </button>
+      </div>
     </Dialog>
   );
 }

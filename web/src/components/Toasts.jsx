@@ -12,9 +12,9 @@ export function Toasts() {
   return (
     <div class="toast" role="status" key={toast.id}>
       <span>{t(/** @type {any} */ (toast.key), toast.values)}</span>
-      {toast.undo && (
-        <button type="button" class="small" onClick={() => app.undo()}>
-          {t('toast.undo')}
+      {toast.action && (
+        <button type="button" class="small" onClick={() => app.actOnToast()}>
+          {t(/** @type {any} */ (toast.action.key))}
         </button>
       )}
       <IconButton icon="close" label={t('toast.close')} onClick={() => app.dismissToast()} />
