@@ -14,6 +14,7 @@ use super::encode::SPACE_MARK;
 use super::special::CutList;
 use super::vocab::{Ranks, SpecialIds, Vocab, VocabParts, parse_byte_piece, push_with_spaces};
 use super::{TokenId, TokenizerError};
+use crate::error::name_for_people;
 use crate::weights::TokenType;
 
 #[derive(Deserialize)]
@@ -125,15 +126,15 @@ fn check_form(file: &File) -> Result<(), String> {
     let pre_tokenizer = &file.pre_tokenizer;
     let splits_at_spaces = pre_tokenizer["type"] == "Split" && pre_tokenizer["pattern"] == json!({"String": " "});
     if !pre_tokenizer.is_null() && !splits_at_spaces {
-        return Err(format!("it has a pre-tokenizer, `{}`", pre_tokenizer["type"]));
+        return Err(format!("it has a pre-tokenizer, `{}`", type_of(pre_tokenizer)));
     }
     // Gemma's template puts `<bos>` in front, which is done here for both file formats.
     let post_processor = &file.post_processor;
     if !post_processor.is_null() && post_processor["type"] != "TemplateProcessing" {
-        return Err(format!("it has a post-processor, `{}`", post_processor["type"]));
+        return Err(format!("it has a post-processor, `{}`", type_of(post_processor)));
     }
     if model.kind != "BPE" {
-        return Err(format!("its model is `{}`, not `BPE`", model.kind));
+        return Err(format!("its model is `{}`, not `BPE`", name_for_people(model.kind.as_bytes())));
     }
     let is_set = |affix: &Option<String>| affix.as_ref().is_some_and(|affix| !affix.is_empty());
     for (name, differs) in [
@@ -151,11 +152,16 @@ fn check_form(file: &File) -> Result<(), String> {
         if token.single_word || token.lstrip || token.rstrip || meets_normalizer {
             return Err(format!(
                 "the added token `{}` has `single_word`, `lstrip`, `rstrip` or `normalized` set",
-                token.content
+                name_for_people(token.content.as_bytes())
             ));
         }
     }
     Ok(())
+}
+
+/// The `type` of a part of the file, for messages.
+fn type_of(part: &Value) -> String {
+    name_for_people(part["type"].as_str().unwrap_or("?").as_bytes())
 }
 
 /// `vocab`: pieces and ids in the order of the file, without a `String` for each.

@@ -21,7 +21,7 @@ pub use decode::StreamDecoder;
 pub use vocab::{MAX_PIECE_BYTES, MAX_TOKENS, SentencePieceToken, SpecialIds};
 
 use crate::error::Hint;
-use crate::weights::{JsonVocabulary, Source, SpmVocabulary, TokenType, Vocabulary, WeightsError};
+use crate::weights::{JsonVocabulary, SpmVocabulary, TokenType, Vocabulary};
 use vocab::Vocab;
 
 /// Index of a token in the vocabulary.
@@ -38,7 +38,7 @@ pub enum Special {
     Literal,
 }
 
-/// A vocabulary that cannot be used.
+/// A vocabulary that cannot be used. Who opened the file adds its name.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// No tokens at all.
@@ -61,29 +61,16 @@ pub enum TokenizerError {
     #[error("the vocabulary has no {0}")]
     Missing(&'static str),
     /// `tokenizer.json` is not JSON or lacks something.
-    #[error("`tokenizer.json` cannot be read: {0}")]
+    #[error("it cannot be read as a tokenizer: {0}")]
     Json(#[from] serde_json::Error),
     /// `tokenizer.json` describes another kind of tokenizer.
-    #[error("`tokenizer.json` is not Gemma's kind of tokenizer: {0}")]
+    #[error("it is not Gemma's kind of tokenizer: {0}")]
     NotGemma(String),
-    /// It does not fit the model beside it.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// One of the others, and the file that it is about.
-    #[error("`{file}`: {error}")]
-    InFile {
-        /// The file's name as it was given.
-        file: String,
-        /// What is wrong with it.
-        error: Box<TokenizerError>,
-    },
 }
 
 impl Hint for TokenizerError {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            TokenizerError::InFile { error, .. } => return error.hint(),
-            TokenizerError::Weights(error) => return error.hint(),
             TokenizerError::NotGemma(_) => {
                 "this program runs Gemma 2 only; take the tokenizer that came with the model".into()
             }
@@ -101,27 +88,15 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// The tokenizer of a model. It may have fewer tokens than the model has rows of its embedding.
+    /// From what a model file says about its vocabulary. It may have fewer tokens than the model has rows of its embedding.
     ///
     /// # Errors
-    /// A vocabulary that cannot be used, or one with more tokens than the model has.
-    pub fn load(source: &Source) -> Result<Tokenizer, TokenizerError> {
-        let tokenizer = Tokenizer::from_vocabulary(source.vocabulary())?;
-        source.check_vocabulary_size(tokenizer.n_vocab())?;
-        Ok(tokenizer)
-    }
-
-    /// From what a model file says about its vocabulary.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::from_sentencepiece`] and [`Tokenizer::from_tokenizer_json`], with the file's name.
+    /// As [`Tokenizer::from_sentencepiece`] and [`Tokenizer::from_tokenizer_json`].
     pub fn from_vocabulary(vocabulary: &Vocabulary) -> Result<Tokenizer, TokenizerError> {
-        let tokenizer = match vocabulary {
+        match vocabulary {
             Vocabulary::Spm(vocabulary) => from_spm(vocabulary),
             Vocabulary::Json(vocabulary) => from_json(vocabulary),
-        };
-        let file = || vocabulary.file().to_owned();
-        tokenizer.map_err(|error| TokenizerError::InFile { file: file(), error: Box::new(error) })
+        }
     }
 
     /// From SentencePiece's pieces in id order, as GGUF metadata has them.
