@@ -125,6 +125,24 @@ fn statistics_are_one_line_on_stderr() {
     assert!(last.starts_with("prefill ") && last.contains(" · decode 4 tok "), "{last:?}");
 }
 
+/// Under a pseudo-terminal, which `script` gives where it is installed.
+#[test]
+#[cfg(target_os = "linux")]
+fn on_a_terminal_the_answer_is_whole_and_ends_its_line() {
+    let folder = Folder::new();
+    let expected = answer(&folder, &["-p", "Hi"]);
+    let program = env!("CARGO_BIN_EXE_gemma2");
+    let line = format!("'{program}' {} -p Hi --stats", GREEDY[1..].join(" "));
+    let mut script = folder.command(std::path::Path::new("script"));
+    let Ok(output) = script.args(["-qec", &line, "/dev/null"]).output() else {
+        eprintln!("skipped: `script` is not installed");
+        return;
+    };
+    let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    assert!(text.contains(&format!("\n{expected}\nprefill ")), "{text:?}");
+    assert!(output.status.success());
+}
+
 #[test]
 fn mistakes_on_the_command_line_are_explained() {
     let folder = Folder::new();

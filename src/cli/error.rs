@@ -33,7 +33,7 @@ pub enum CliError {
     SeveralModels(Vec<String>),
     /// The model's files.
     #[error(transparent)]
-    Weights(#[from] WeightsError),
+    Weights(Box<WeightsError>),
     /// A packed file.
     #[error(transparent)]
     Bundle(#[from] BundleError),
@@ -43,7 +43,7 @@ pub enum CliError {
         /// The file it comes from.
         file: String,
         /// What is wrong with it.
-        source: TokenizerError,
+        source: Box<TokenizerError>,
     },
     /// The chat template or a conversation it refuses.
     #[error(transparent)]
@@ -150,6 +150,12 @@ impl CliError {
     /// A usage error with the usual hint.
     pub fn usage(what: impl Into<String>) -> CliError {
         CliError::Usage { what: what.into(), hint: "`gemma2 --help` shows what is possible".into() }
+    }
+}
+
+impl From<WeightsError> for CliError {
+    fn from(error: WeightsError) -> CliError {
+        CliError::Weights(Box::new(error))
     }
 }
 

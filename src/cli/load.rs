@@ -106,7 +106,7 @@ impl Opened {
         let on_cpu = Compute::cpu(compute.kernels, compute.n_threads).map_err(crate::model::ModelError::from)?;
         let model = Model::new(self.source.config().clone(), tensors, on_cpu, compute.n_ubatch)?;
         terminal.detail(format!(
-            "engine   {n_parallel} slots of {} tokens, {} prompt tokens a step",
+            "engine   {n_parallel} × {} tokens of context, {} prompt tokens a step",
             self.n_ctx, compute.n_ubatch
         ));
         let options = EngineOptions { n_ctx: self.n_ctx, n_parallel, n_ubatch: compute.n_ubatch, max_queue: MAX_QUEUE };
@@ -153,7 +153,7 @@ fn copied(part: &NamedBytes) -> Result<Bytes, CliError> {
 fn tokenizer(source: &Source) -> Result<Tokenizer, CliError> {
     let vocabulary = source.vocabulary();
     let tokenizer = Tokenizer::from_vocabulary(vocabulary)
-        .map_err(|error| CliError::Tokenizer { file: vocabulary.file().to_owned(), source: error })?;
+        .map_err(|error| CliError::Tokenizer { file: vocabulary.file().to_owned(), source: Box::new(error) })?;
     source.check_vocabulary_size(tokenizer.n_vocab())?;
     Ok(tokenizer)
 }

@@ -88,12 +88,35 @@ pub struct Reply {
 pub fn answer(engine: &Engine, request: Request, terminal: &Terminal) -> Result<Reply, CliError> {
     let events = engine.submit(request)?;
     let runtime = signals::small_runtime()?;
-    let reply = runtime.block_on(async {
+    runtime.block_on(async {
         let interrupt = std::pin::pin!(signals::interrupt());
         print_events(&events, interrupt, terminal).await
-    });
-    terminal.status("");
-    reply
+    })
+}
+
+/// A line on stderr that is erased before anything else is printed, and only then: stdout may be the same screen.
+struct StatusLine<'a> {
+    terminal: &'a Terminal,
+    is_shown: bool,
+}
+
+impl StatusLine<'_> {
+    fn show(&mut self, text: &str) {
+        self.terminal.status(text);
+        self.is_shown = true;
+    }
+
+    fn erase(&mut self) {
+        if std::mem::take(&mut self.is_shown) {
+            self.terminal.status("");
+        }
+    }
+}
+
+impl Drop for StatusLine<'_> {
+    fn drop(&mut self) {
+        self.erase();
+    }
 }
 
 async fn print_events(
@@ -102,7 +125,7 @@ async fn print_events(
     terminal: &Terminal,
 ) -> Result<Reply, CliError> {
     let start = Instant::now();
-    let mut has_status = false;
+    let mut status = StatusLine { terminal, is_shown: false };
     let mut reply = Reply {
         text: String::new(),
         reason: StopReason::Shutdown,
@@ -122,29 +145,26 @@ async fn print_events(
         let text = match event {
             Ok(Event::Prefill { done, total, .. }) => {
                 if start.elapsed() >= PATIENCE && done < total {
-                    terminal.status(&format!("reading the prompt: {done} of {total} tokens"));
-                    has_status = true;
+                    status.show(&format!("reading the prompt: {done} of {total} tokens"));
                 }
                 continue;
             }
             Ok(Event::Token(token)) => token.text,
             Ok(Event::Done(done)) => {
                 (reply.reason, reply.seed, reply.timings) = (done.reason, done.seed, done.timings);
-                show(&done.text, &mut has_status, &mut reply.text, terminal)?;
+                show(&done.text, &mut status, &mut reply.text)?;
                 return Ok(reply);
             }
             Ok(Event::Failed(error)) => return Err(error.into()),
             // The engine ended without a word.
             Err(_) => return Err(crate::engine::EngineError::Stopped.into()),
         };
-        show(&text, &mut has_status, &mut reply.text, terminal)?;
+        show(&text, &mut status, &mut reply.text)?;
     }
 }
 
-fn show(text: &str, has_status: &mut bool, all: &mut String, terminal: &Terminal) -> Result<(), CliError> {
-    if std::mem::take(has_status) {
-        terminal.status("");
-    }
+fn show(text: &str, status: &mut StatusLine<'_>, all: &mut String) -> Result<(), CliError> {
+    status.erase();
     if text.is_empty() {
         return Ok(());
     }

@@ -175,8 +175,7 @@ fn model_directories_are_packed_with_their_files() {
     };
     let members = |name: &str| {
         let bundle = pack_model(name).unwrap();
-        let names = names(&bundle)[1..].join(" ");
-        names
+        names(&bundle)[1..].join(" ")
     };
     let both = "config.json tokenizer.json a.safetensors b.safetensors";
     assert_eq!(members(""), both);
