@@ -17,7 +17,7 @@ fn fixtures() -> PathBuf {
 
 fn start(file: &str, n_parallel: usize, n_ubatch: usize) -> Engine {
     let source = Source::open(Files::from_path(&fixtures().join(file)).expect("the file")).expect("a Gemma 2");
-    let tokenizer = Tokenizer::load(&source).expect("a tokenizer");
+    let tokenizer = Tokenizer::from_vocabulary(source.vocabulary()).expect("a tokenizer");
     let tensors = source.tensors().expect("its tensors");
     let compute = Compute::cpu(Kernels::get(), 2).expect("threads");
     let model = Model::new(source.config().clone(), tensors, compute, n_ubatch).expect("a model");
