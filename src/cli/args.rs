@@ -212,6 +212,8 @@ pub enum Tool {
     Tokenize(TokenizeArgs),
     /// Show what a model is and what it needs
     Info(InfoArgs),
+    /// Measure how fast a model reads prompts and makes tokens
+    Bench(BenchArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
 }
@@ -294,6 +296,43 @@ pub struct InfoArgs {
     /// The context to count memory for; 0 is the model's maximum [default: 512]
     #[arg(short, long, value_name = "N")]
     pub ctx_size: Option<usize>,
+}
+
+/// `bench`.
+#[derive(Clone, Debug, PartialEq, clap::Args)]
+pub struct BenchArgs {
+    /// The model, as for the program itself
+    #[arg(short, long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// Tokens of the prompt to read; 0 leaves this out
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
+    pub n_prompt: usize,
+    /// Tokens to make; 0 leaves this out
+    #[arg(short, long, value_name = "N", default_value_t = 128)]
+    pub n_gen: usize,
+    /// Threads, one number or several [default: physical cores]
+    #[arg(short, long, value_name = "LIST", value_delimiter = ',')]
+    pub threads: Vec<usize>,
+    /// Runs of each, after one to warm up
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repetitions: u32,
+    /// How to print the result
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: TableFormat,
+    /// The instruction set to use [default: the widest there is]
+    #[arg(long, value_name = "NAME")]
+    pub isa: Option<String>,
+}
+
+/// How `bench` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TableFormat {
+    /// Columns for a terminal
+    Table,
+    /// llama-bench's fields
+    Json,
+    /// Markdown
+    Md,
 }
 
 /// `completions`.

@@ -4,6 +4,7 @@
 //! become an engine; `one_shot.rs`, `chat.rs` and `serve.rs` are the three ways to run it, `tools.rs` the rest.
 
 mod args;
+mod bench;
 mod bind;
 mod browser;
 mod chat;

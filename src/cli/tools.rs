@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use super::bench::bench;
 use super::args::{self, Args, InfoArgs, PackArgs, RunArgs, TokenizeArgs, Tool, UnpackArgs};
 use super::error::CliError;
 use super::load::{Opened, kv_cache_bytes};
@@ -34,6 +35,7 @@ pub fn run(tool: Tool, version: &'static str, mut terminal: Terminal) -> Result<
         Tool::Verify(args) => run_verify(args.file.as_deref(), &terminal),
         Tool::Tokenize(args) => tokenize(&args, &terminal),
         Tool::Info(args) => info(&args, &terminal),
+        Tool::Bench(args) => bench(&args, &terminal),
         Tool::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut args::command(version), "gemma2", &mut script);
@@ -231,7 +233,7 @@ fn info(args: &InfoArgs, terminal: &Terminal) -> Result<(), CliError> {
 }
 
 /// The model that the program itself would take.
-fn open_model(typed: Option<&Path>, n_ctx: usize, terminal: &Terminal) -> Result<Opened, CliError> {
+pub(super) fn open_model(typed: Option<&Path>, n_ctx: usize, terminal: &Terminal) -> Result<Opened, CliError> {
     let surroundings = Surroundings::detect()?;
     let default = match &surroundings.bundle {
         Some(bundle) => super::default_arguments(bundle)?.model,

@@ -1,0 +1,147 @@
+//! `bench`: how fast a model runs here, beside what the machine's memory allows.
+
+use std::fmt::Write as _;
+
+use super::args::{BenchArgs, RunArgs, TableFormat};
+use super::error::CliError;
+use super::load::Opened;
+use super::settings::Settings;
+use super::terminal::{Terminal, print};
+use super::tools::open_model;
+use crate::bench::{Row, Workload, read_bandwidth, run};
+use crate::kernels::Isa;
+
+/// Bytes the bandwidth probe reads in a pass: more than any cache holds.
+const PROBE_BYTES: usize = 1 << 29;
+
+/// One line of the result.
+struct Line {
+    row: Row,
+    n_threads: usize,
+    isa: Isa,
+    /// Weight bytes read in a second; for decoding, where each token reads all of them once.
+    bytes_per_s: Option<f64>,
+    /// What the same threads read from memory at most, measured just before.
+    bandwidth: f64,
+}
+
+/// Runs all workloads for each number of threads.
+///
+/// # Errors
+/// A model that cannot be opened or does not fit.
+pub fn bench(args: &BenchArgs, terminal: &Terminal) -> Result<(), CliError> {
+    let mut lines = Vec::new();
+    let mut model = None;
+    let threads = if args.threads.is_empty() { vec![None] } else { args.threads.iter().copied().map(Some).collect() };
+    for n_threads in threads {
+        let run_args = RunArgs { threads: n_threads, isa: args.isa.clone(), ..RunArgs::default() };
+        let settings = Settings::resolve(run_args, RunArgs::default())?;
+        let n_ctx = args.n_prompt.max(args.n_gen).saturating_add(8);
+        let opened = open_model(args.model.as_deref(), n_ctx, terminal)?;
+        let facts = (opened.id(), opened.source.quantization().to_owned(), opened.source.weight_bytes());
+        measure(opened, &settings, args, &mut lines, terminal)?;
+        model = Some(facts);
+    }
+    let Some((name, quantization, weight_bytes)) = model else { return Ok(()) };
+    let size = weight_bytes as f64 / 1e9;
+    print(&match args.output {
+        TableFormat::Json => json(&name, &quantization, weight_bytes, &lines),
+        TableFormat::Table => format!("{name} ({quantization}, {size:.2} GB)\n{}", table(&lines, "  ", "")),
+        TableFormat::Md => format!("{name} ({quantization}, {size:.2} GB)\n\n{}", table(&lines, " | ", "| ")),
+    })
+}
+
+fn measure(
+    opened: Opened,
+    settings: &Settings,
+    args: &BenchArgs,
+    lines: &mut Vec<Line>,
+    terminal: &Terminal,
+) -> Result<(), CliError> {
+    let compute = &settings.compute;
+    let weight_bytes = opened.source.weight_bytes() as f64;
+    let tokenizer = opened.tokenizer()?;
+    let engine = opened.start(tokenizer, 1, compute, terminal)?;
+    for workload in [Workload::Prefill(args.n_prompt), Workload::Decode(args.n_gen)] {
+        if matches!(workload, Workload::Prefill(0) | Workload::Decode(0)) {
+            continue;
+        }
+        terminal.status(&format!("{} on {} threads", name_of(workload), compute.n_threads));
+        let bandwidth = read_bandwidth(compute.n_threads, PROBE_BYTES, 3);
+        let row = run(&engine, workload, args.repetitions as usize);
+        terminal.status("");
+        let row = row?;
+        let bytes_per_s = matches!(workload, Workload::Decode(_)).then(|| row.median() * weight_bytes);
+        lines.push(Line { row, n_threads: compute.n_threads, isa: compute.kernels.isa(), bytes_per_s, bandwidth });
+    }
+    Ok(())
+}
+
+fn name_of(workload: Workload) -> String {
+    match workload {
+        Workload::Prefill(n) => format!("pp{n}"),
+        Workload::Decode(n) => format!("tg{n}"),
+    }
+}
+
+/// Columns of equal width; `edge` before and `gap` between make it Markdown.
+fn table(lines: &[Line], gap: &str, edge: &str) -> String {
+    let head = ["test", "threads", "ISA", "tokens/s", "min", "max", "GB/s", "of memory", "tokens"].map(str::to_owned);
+    let mut rows = vec![head];
+    rows.extend(lines.iter().map(|line| {
+        let (min, max) = line.row.spread();
+        [
+            name_of(line.row.workload),
+            line.n_threads.to_string(),
+            line.isa.to_string(),
+            format!("{:.2}", line.row.median()),
+            format!("{min:.2}"),
+            format!("{max:.2}"),
+            line.bytes_per_s.map_or(String::new(), |b| format!("{:.1}", b / 1e9)),
+            line.bytes_per_s.map_or(String::new(), |b| format!("{:.0} %", 100.0 * b / line.bandwidth)),
+            format!("{:016x}", line.row.token_hash),
+        ]
+    }));
+    let widths: [usize; 9] = std::array::from_fn(|i| rows.iter().map(|r| r[i].len()).max().unwrap_or(0));
+    if !edge.is_empty() {
+        rows.insert(1, widths.map(|w| "-".repeat(w)));
+    }
+    let mut out = String::new();
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let line = format!("{edge}{}{}", cells.join(gap), edge.chars().rev().collect::<String>());
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+    out
+}
+
+/// llama-bench's field names, so that tools made for it read this too.
+fn json(name: &str, quantization: &str, weight_bytes: u64, lines: &[Line]) -> String {
+    let rows = lines.iter().map(|line| {
+        let (n_prompt, n_gen) = match line.row.workload {
+            Workload::Prefill(n) => (n, 0),
+            Workload::Decode(n) => (0, n),
+        };
+        let samples = &line.row.samples;
+        let mean = samples.iter().sum::<f64>() / samples.len().max(1) as f64;
+        let squares: f64 = samples.iter().map(|s| (s - mean).powi(2)).sum();
+        serde_json::json!({
+            "build_version": env!("CARGO_PKG_VERSION"),
+            "model_filename": name,
+            "model_type": format!("gemma2 {quantization}"),
+            "model_size": weight_bytes,
+            "isa": line.isa.to_string(),
+            "n_threads": line.n_threads,
+            "n_prompt": n_prompt,
+            "n_gen": n_gen,
+            "samples_ts": samples,
+            "avg_ts": mean,
+            "stddev_ts": (squares / samples.len().saturating_sub(1).max(1) as f64).sqrt(),
+            "median_ts": line.row.median(),
+            "weight_bytes_per_s": line.bytes_per_s,
+            "read_bandwidth": line.bandwidth,
+            "token_hash": format!("{:016x}", line.row.token_hash),
+        })
+    });
+    format!("{:#}\n", serde_json::Value::Array(rows.collect()))
+}
