@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use super::bench::bench;
 use super::args::{self, Args, InfoArgs, PackArgs, RunArgs, TokenizeArgs, Tool, UnpackArgs};
+use super::bench::bench;
 use super::error::CliError;
 use super::load::{Opened, kv_cache_bytes};
 use super::locate::{Surroundings, locate_weights};

@@ -1,4 +1,4 @@
-//! The ZIP archive behind an executable: bytes to records ([`read`]) and records to bytes ([`write`]).
+//! The ZIP archive behind an executable: bytes to records ([`read`]) and records to bytes ([`write`](mod@write)).
 //!
 //! Only what a bundle needs: stored members, ZIP64, offsets from the start of the file. Source: PKWARE's APPNOTE 6.3.10;
 //! section numbers in comments are its.
