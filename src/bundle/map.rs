@@ -31,7 +31,18 @@ pub struct MapError {
     pub source: std::io::Error,
 }
 
-impl Hint for MapError {}
+impl Hint for MapError {
+    fn hint(&self) -> Option<String> {
+        match self.source.kind() {
+            std::io::ErrorKind::NotFound => Some("check the path".into()),
+            std::io::ErrorKind::IsADirectory => Some("give a file in it".into()),
+            std::io::ErrorKind::PermissionDenied if cfg!(unix) => {
+                Some(format!("allow it with `chmod u+r '{}'`", self.path.display()))
+            }
+            _ => None,
+        }
+    }
+}
 
 impl Bytes {
     /// Maps the whole file read-only. An empty file gives empty bytes.
@@ -128,6 +139,19 @@ impl std::fmt::Debug for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_cannot_be_read_are_explained() {
+        let folder = tempfile::tempdir().unwrap();
+        let hint = |path: &Path| Bytes::open(path).unwrap_err().hint();
+        assert_eq!(hint(folder.path()).as_deref(), Some("give a file in it"));
+        assert_eq!(hint(&folder.path().join("x")).as_deref(), Some("check the path"));
+        let source = std::io::ErrorKind::PermissionDenied.into();
+        let error = MapError { path: "a.gguf".into(), source };
+        if cfg!(unix) {
+            assert_eq!(error.hint().as_deref(), Some("allow it with `chmod u+r 'a.gguf'`"));
+        }
+    }
 
     #[test]
     fn copies_and_static_bytes_are_the_same_bytes() {
