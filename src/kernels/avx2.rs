@@ -72,7 +72,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             let words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
             _mm_storel_epi64(to.cast(), _mm_packs_epi16(words, words))
         }
-        fn splat_4(self, from: *const i8) -> __m256i { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
         fn rows_32(self, rows: Rows<*const u8>) -> __m256i { _mm256_loadu_si256(rows[0].cast()) }
         fn rows_nibbles(self, rows: Rows<*const u8>) -> __m256i {
             let packed = _mm256_broadcastsi128_si256(_mm_loadu_si128(rows[0].cast()));
@@ -99,16 +98,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
                 let high = _mm_loadu_si128(rows[i + 4].add(at).cast());
                 x[i] = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high);
             }
-            let a = _mm256_unpacklo_epi32(x[0], x[1]);
-            let b = _mm256_unpackhi_epi32(x[0], x[1]);
-            let c = _mm256_unpacklo_epi32(x[2], x[3]);
-            let d = _mm256_unpackhi_epi32(x[2], x[3]);
-            [
-                _mm256_unpacklo_epi64(a, c),
-                _mm256_unpackhi_epi64(a, c),
-                _mm256_unpacklo_epi64(b, d),
-                _mm256_unpackhi_epi64(b, d),
-            ]
+            transpose_4(x)
         }
         fn repeat_i(self, from: *const i32) -> __m256i { _mm256_loadu_si256(from.cast()) }
         fn repeat_f(self, from: *const f32) -> __m256 { _mm256_loadu_ps(from) }
@@ -187,14 +177,9 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(acts, weights));
             _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
-        fn sum_halves(self, x: [__m256i; 8]) -> (__m256i, __m256i) {
-            // Four vectors become one: [their low sums | their high sums].
-            let a = _mm256_hadd_epi32(_mm256_hadd_epi32(x[0], x[1]), _mm256_hadd_epi32(x[2], x[3]));
-            let b = _mm256_hadd_epi32(_mm256_hadd_epi32(x[4], x[5]), _mm256_hadd_epi32(x[6], x[7]));
-            (
-                _mm256_permute2x128_si256::<0x20>(a, b),
-                _mm256_permute2x128_si256::<0x31>(a, b),
-            )
+        fn transpose_4(self, x: [__m256i; 4]) -> [__m256i; 4] { transpose_4(x) }
+        fn join_halves(self, a: __m256i, b: __m256i) -> (__m256i, __m256i) {
+            (_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b))
         }
 
         fn splat(self, x: f32) -> __m256 { _mm256_set1_ps(x) }
@@ -210,9 +195,26 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         fn round(self, x: __m256) -> __m256i { _mm256_cvtps_epi32(x) }
         fn as_i(self, x: __m256) -> __m256i { _mm256_castps_si256(x) }
         fn as_f(self, x: __m256i) -> __m256 { _mm256_castsi256_ps(x) }
+        fn even_odd(self, x: __m256) -> __m256 {
+            _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7))
+        }
+        fn alternate(self, x: __m256) -> __m256 {
+            _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+        }
         fn fold_rows(self, x: __m256) -> Rows<f32> { [fold(x), 0.0] }
         fn fold_16(self, x: [__m256; 2]) -> f32 { fold(_mm256_add_ps(x[0], x[1])) }
     }
+}
+
+/// Transposes the 4 x 4 lanes of each half.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose_4(x: [__m256i; 4]) -> [__m256i; 4] {
+    let a = _mm256_unpacklo_epi32(x[0], x[1]);
+    let b = _mm256_unpackhi_epi32(x[0], x[1]);
+    let c = _mm256_unpacklo_epi32(x[2], x[3]);
+    let d = _mm256_unpackhi_epi32(x[2], x[3]);
+    [_mm256_unpacklo_epi64(a, c), _mm256_unpackhi_epi64(a, c), _mm256_unpacklo_epi64(b, d), _mm256_unpackhi_epi64(b, d)]
 }
 
 #[inline]

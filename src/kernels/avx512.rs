@@ -75,7 +75,6 @@ impl Simd for Avx512 {
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
         }
         fn store_i8(self, to: *mut i8, x: __m512i) { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(x)) }
-        fn splat_4(self, from: *const i8) -> __m512i { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
         fn rows_32(self, rows: Rows<*const u8>) -> __m512i {
             let first = _mm512_castsi256_si512(_mm256_loadu_si256(rows[0].cast()));
             _mm512_inserti64x4::<1>(first, _mm256_loadu_si256(rows[1].cast()))
@@ -99,16 +98,7 @@ impl Simd for Avx512 {
                 let c = _mm512_inserti64x2::<2>(b, _mm_loadu_si128(rows[i + 8].add(at).cast()));
                 x[i] = _mm512_inserti64x2::<3>(c, _mm_loadu_si128(rows[i + 12].add(at).cast()));
             }
-            let a = _mm512_unpacklo_epi32(x[0], x[1]);
-            let b = _mm512_unpackhi_epi32(x[0], x[1]);
-            let c = _mm512_unpacklo_epi32(x[2], x[3]);
-            let d = _mm512_unpackhi_epi32(x[2], x[3]);
-            [
-                _mm512_unpacklo_epi64(a, c),
-                _mm512_unpackhi_epi64(a, c),
-                _mm512_unpacklo_epi64(b, d),
-                _mm512_unpackhi_epi64(b, d),
-            ]
+            transpose_4(x)
         }
         fn repeat_i(self, from: *const i32) -> __m512i {
             _mm512_broadcast_i64x4(_mm256_loadu_si256(from.cast()))
@@ -165,10 +155,8 @@ impl Simd for Avx512 {
         fn dot_wide(self, acc: __m512i, weights: __m512i, acts: __m512i) -> __m512i {
             _mm512_dpbusd_epi32(acc, weights, acts)
         }
-        fn sum_halves(self, x: [__m512i; 8]) -> (__m512i, __m512i) {
-            // Four vectors become one: [low sums, high sums of the first row | of the second].
-            let a = add_pairs(add_pairs(x[0], x[1]), add_pairs(x[2], x[3]));
-            let b = add_pairs(add_pairs(x[4], x[5]), add_pairs(x[6], x[7]));
+        fn transpose_4(self, x: [__m512i; 4]) -> [__m512i; 4] { transpose_4(x) }
+        fn join_halves(self, a: __m512i, b: __m512i) -> (__m512i, __m512i) {
             (
                 _mm512_permutex2var_epi64(a, _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), b),
                 _mm512_permutex2var_epi64(a, _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15), b),
@@ -188,6 +176,14 @@ impl Simd for Avx512 {
         fn round(self, x: __m512) -> __m512i { _mm512_cvtps_epi32(x) }
         fn as_i(self, x: __m512) -> __m512i { _mm512_castps_si512(x) }
         fn as_f(self, x: __m512i) -> __m512 { _mm512_castsi512_ps(x) }
+        fn even_odd(self, x: __m512) -> __m512 {
+            let lanes = _mm512_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+            _mm512_permutexvar_ps(lanes, x)
+        }
+        fn alternate(self, x: __m512) -> __m512 {
+            let lanes = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+            _mm512_permutexvar_ps(lanes, x)
+        }
         fn fold_rows(self, x: __m512) -> Rows<f32> {
             [fold(_mm512_castps512_ps256(x)), fold(_mm512_extractf32x8_ps::<1>(x))]
         }
@@ -197,14 +193,15 @@ impl Simd for Avx512 {
     }
 }
 
-/// In each 4 lanes: the sums of the pairs of `a`, then those of `b`.
+/// Transposes the 4 x 4 lanes of each quarter.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn add_pairs(a: __m512i, b: __m512i) -> __m512i {
-    let (a, b) = (_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));
-    let even = _mm512_shuffle_ps::<0b10_00_10_00>(a, b);
-    let odd = _mm512_shuffle_ps::<0b11_01_11_01>(a, b);
-    _mm512_add_epi32(_mm512_castps_si512(even), _mm512_castps_si512(odd))
+fn transpose_4(x: [__m512i; 4]) -> [__m512i; 4] {
+    let a = _mm512_unpacklo_epi32(x[0], x[1]);
+    let b = _mm512_unpackhi_epi32(x[0], x[1]);
+    let c = _mm512_unpacklo_epi32(x[2], x[3]);
+    let d = _mm512_unpackhi_epi32(x[2], x[3]);
+    [_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(b, d), _mm512_unpackhi_epi64(b, d)]
 }
 
 #[inline]

@@ -1,12 +1,19 @@
 //! Products of quantized weights with a few columns: every row of weights is streamed once, 8 lanes looking at one row
 //! or 16 at two, and each superblock meets all columns while it is in registers. More columns are `panel.rs`'s work.
+//!
+//! A superblock is unpacked into 8 vectors such that a lane has 4 bytes of always the same half of the same block:
+//! vector `[x][parity]` holds bytes `4 x..` of the first halves of 4 blocks, then of their second halves. So the dot
+//! product with a column, whose bytes are stored in this order, is 8 vector operations without any shuffle, and two
+//! shuffles more bring the sums of halves of the 8 blocks side by side.
+
+use std::marker::PhantomData;
 
 use super::WeightRows;
-use super::blocks::{BLOCK, Format, LANES, SUPERBLOCK};
+use super::blocks::{Format, LANES};
 use super::panel;
-use super::q8::{FEW, Q8Row, Q8Rows};
+use super::q8::{FEW, Q8Rows, RowSuperblock};
 use super::simd::{Kernel, Rows, Simd};
-use super::unpack::{self, Bytes, Stream, Unpack, dot, zero_shift};
+use super::unpack::{self, Bytes, Scales, Stream, Unpack, zero_shift};
 
 /// `out[c][r] = dot(weights[r], acts[c])` as `scalar.rs` defines it.
 pub(super) fn matmul_q8<S: Simd>(s: S, weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut [f32]) {
@@ -28,22 +35,22 @@ pub(super) fn matmul_q8<S: Simd>(s: S, weights: &WeightRows<'_>, acts: &Q8Rows, 
 }
 
 fn matmul<S: Simd, U: Unpack>(s: S, weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut [f32]) {
-    if weights.n == 0 || acts.n() == 0 {
-        return;
-    }
-    let format = std::marker::PhantomData::<U>;
+    let format = PhantomData::<U>;
     match acts.n() {
+        0 => {}
+        _ if weights.n == 0 => {}
         1 => s.vectorize(Few::<U, 1> { format, weights, acts, out }),
-        FEW => s.vectorize(Few::<U, FEW> { format, weights, acts, out }),
+        2..=FEW => s.vectorize(Few::<U, FEW> { format, weights, acts, out }),
         _ => panel::matmul::<S, U>(s, weights, acts, out),
     }
 }
 
+/// With `COLUMNS` columns at most.
 struct Few<'a, U, const COLUMNS: usize> {
-    format: std::marker::PhantomData<U>,
+    format: PhantomData<U>,
     weights: &'a WeightRows<'a>,
     acts: &'a Q8Rows,
-    /// `[COLUMNS, weights.n]`
+    /// `[acts.n(), weights.n]`
     out: &'a mut [f32],
 }
 
@@ -54,7 +61,12 @@ impl<U: Unpack, const COLUMNS: usize> Kernel for Few<'_, U, COLUMNS> {
     fn run<S: Simd>(self, s: S) {
         let (weights, n) = (self.weights, self.weights.n);
         let bytes = U::FORMAT.superblock_bytes();
-        let columns: [&Q8Row; COLUMNS] = std::array::from_fn(|c| self.acts.row(c));
+        let superblocks = self.acts.padded_blocks() / LANES;
+        let n_columns = if COLUMNS == 1 { 1 } else { self.acts.n().min(COLUMNS) };
+        let mut columns: [&[RowSuperblock]; COLUMNS] = [&[]; COLUMNS];
+        for c in 0..n_columns {
+            columns[c] = &self.acts.row(c)[..superblocks];
+        }
         for r in (0..n).step_by(S::ROWS) {
             // With an odd number of rows the last one is done twice.
             let rows = [weights.row(r), weights.row((r + S::ROWS - 1).min(n - 1))];
@@ -62,7 +74,10 @@ impl<U: Unpack, const COLUMNS: usize> Kernel for Few<'_, U, COLUMNS> {
             let full = weights.row_bytes / bytes;
             for b in 0..full {
                 let blocks = rows.map(|row| &row[b * bytes..][..bytes]);
-                add_superblock::<S, U, COLUMNS>(s, blocks, &columns, b, &mut sums);
+                let superblock = Superblock::new::<U>(s, blocks);
+                for c in 0..n_columns {
+                    sums[c] = superblock.add_products::<U>(s, &columns[c][b], sums[c]);
+                }
             }
             if full * bytes < weights.row_bytes {
                 // What the row lacks of a superblock has zero scales.
@@ -71,11 +86,13 @@ impl<U: Unpack, const COLUMNS: usize> Kernel for Few<'_, U, COLUMNS> {
                     let rest = &row[full * bytes..];
                     padded[..rest.len()].copy_from_slice(rest);
                 }
-                let blocks = [&padded[0][..bytes], &padded[1][..bytes]];
-                add_superblock::<S, U, COLUMNS>(s, blocks, &columns, full, &mut sums);
+                let superblock = Superblock::new::<U>(s, [&padded[0][..bytes], &padded[1][..bytes]]);
+                for c in 0..n_columns {
+                    sums[c] = superblock.add_products::<U>(s, &columns[c][full], sums[c]);
+                }
             }
-            for (c, sums) in sums.into_iter().enumerate() {
-                let folded = s.fold_rows(sums);
+            for c in 0..n_columns {
+                let folded = s.fold_rows(s.alternate(sums[c]));
                 let out = &mut self.out[c * n + r..(c + 1) * n];
                 for (out, folded) in out.iter_mut().zip(folded).take(S::ROWS) {
                     *out = folded;
@@ -85,66 +102,105 @@ impl<U: Unpack, const COLUMNS: usize> Kernel for Few<'_, U, COLUMNS> {
     }
 }
 
-/// Adds the products of superblock `b` to the running sums of each column.
-#[inline(always)]
-fn add_superblock<S: Simd, U: Unpack, const COLUMNS: usize>(
-    s: S,
-    blocks: Rows<&[u8]>,
-    columns: &[&Q8Row; COLUMNS],
-    b: usize,
-    sums: &mut [S::F; COLUMNS],
-) {
-    let scales = U::scales(s, blocks);
-    let mut stream = RowStream { s, blocks, unpacked: [s.splat_i(0); LANES] };
-    U::unpack(&mut stream);
-    for c in 0..COLUMNS {
-        let acts = columns[c];
-        let q = &acts.q[b * SUPERBLOCK..][..SUPERBLOCK];
-        let scale = &acts.scale[b * LANES..][..LANES];
-        let minus_sum = &acts.minus_sum[b * LANES..][..LANES];
-        let minus_low = &acts.minus_low[b * LANES..][..LANES];
-        let minus_high = &acts.minus_high[b * LANES..][..LANES];
-        let minus_scaled = &acts.minus_scaled[b * LANES..][..LANES];
-        let mut products = [s.splat_i(0); LANES];
-        for j in 0..LANES {
-            // SAFETY: block j of 32 lies in the 256 of `q`.
-            let q = unsafe { s.repeat_i(q.as_ptr().add(j * BLOCK).cast()) };
-            products[j] = dot::<S, U>(s, products[j], stream.unpacked[j], q);
+/// An unpacked superblock of each row.
+struct Superblock<S: Simd> {
+    /// `[x][parity]`, as in [`RowSuperblock`].
+    q: [[S::I; 2]; 4],
+    /// In the order of blocks of [`RowSuperblock`].
+    scales: Scales<S::F>,
+}
+
+impl<S: Simd> Superblock<S> {
+    #[inline(always)]
+    fn new<U: Unpack>(s: S, blocks: Rows<&[u8]>) -> Self {
+        let mut scales = U::scales(s, blocks);
+        for half in 0..2 {
+            scales.scale[half] = s.even_odd(scales.scale[half]);
+            scales.min[half] = s.even_odd(scales.min[half]);
         }
-        let (mut low, mut high) = s.sum_halves(products);
+        let mut stream = RowStream { s, blocks, unpacked: [s.splat_i(0); LANES] };
+        let mut q = [[s.splat_i(0); 2]; 4];
+        if let Some(at) = U::PAIRS_AT {
+            // Transposed first: half the shuffles.
+            let mut packed = [s.splat_i(0); 4];
+            for m in 0..4 {
+                packed[m] = stream.bytes(at + 32 * m).vectors[0];
+            }
+            for (q, packed) in q.iter_mut().zip(s.transpose_4(packed)) {
+                let packed = Bytes::new(s, [packed]);
+                *q = [packed.bits(0, 0x0f).vectors[0], packed.bits(4, 0x0f).vectors[0]];
+            }
+        } else {
+            U::unpack(&mut stream);
+            for parity in 0..2 {
+                let blocks = [0, 2, 4, 6].map(|j| stream.unpacked[j + parity]);
+                for (q, x) in q.iter_mut().zip(s.transpose_4(blocks)) {
+                    q[parity] = x;
+                }
+            }
+        }
+        Superblock { q, scales }
+    }
+
+    /// Adds the products with a column to its running sums, which are in the order of blocks of [`RowSuperblock`].
+    #[inline(always)]
+    fn add_products<U: Unpack>(&self, s: S, acts: &RowSuperblock, mut sums: S::F) -> S::F {
+        let group = S::group(U::MAX_Q).clamp(1, 4);
+        let mut dots = [s.splat_i(0); 2];
+        for parity in 0..2 {
+            for from in (0..4).step_by(group) {
+                let mut partial = s.start(dots[parity]);
+                for x in from..4.min(from + group) {
+                    // SAFETY: 32 bytes.
+                    let q = unsafe { s.repeat_i(acts.q[x][parity].as_ptr().cast()) };
+                    if U::IS_WIDE {
+                        dots[parity] = s.dot_wide(dots[parity], self.q[x][parity], q);
+                    } else {
+                        partial = s.step(partial, self.q[x][parity], q);
+                    }
+                }
+                if !U::IS_WIDE {
+                    dots[parity] = s.finish(dots[parity], partial);
+                }
+            }
+        }
+        let (mut low, mut high) = s.join_halves(dots[0], dots[1]);
         let total;
         if U::SCALES == 1 {
             let mut both = s.add_i(low, high);
             if let Some(shift) = zero_shift::<S, U>() {
-                // SAFETY: 8 numbers, as sliced above.
-                let minus = unsafe { s.repeat_i(minus_sum.as_ptr()) };
+                // SAFETY: 8 numbers.
+                let minus = unsafe { s.repeat_i(acts.minus_sum.as_ptr()) };
                 both = s.add_i(both, s.shift_left(minus, shift));
             }
-            total = s.mul(s.to_f(both), scales.scale[0]);
+            total = s.mul(s.to_f(both), self.scales.scale[0]);
         } else {
             if let Some(shift) = zero_shift::<S, U>() {
-                // SAFETY: 8 numbers each, as sliced above.
-                let minus = unsafe { [s.repeat_i(minus_low.as_ptr()), s.repeat_i(minus_high.as_ptr())] };
-                low = s.add_i(low, s.shift_left(minus[0], shift));
-                high = s.add_i(high, s.shift_left(minus[1], shift));
+                // SAFETY: 8 numbers.
+                let minus = unsafe { s.repeat_i(acts.minus_low.as_ptr()) };
+                low = s.add_i(low, s.shift_left(minus, shift));
+                // SAFETY: 8 numbers.
+                let minus = unsafe { s.repeat_i(acts.minus_high.as_ptr()) };
+                high = s.add_i(high, s.shift_left(minus, shift));
             }
-            let low = s.mul(s.to_f(low), scales.scale[0]);
-            total = s.fma(s.to_f(high), scales.scale[1], low);
+            let low = s.mul(s.to_f(low), self.scales.scale[0]);
+            total = s.fma(s.to_f(high), self.scales.scale[1], low);
         }
-        // SAFETY: 8 numbers, as sliced above.
-        let act_scale = unsafe { s.repeat_f(scale.as_ptr()) };
-        sums[c] = s.fma(total, act_scale, sums[c]);
+        // SAFETY: 8 numbers.
+        let act_scale = unsafe { s.repeat_f(acts.scale.as_ptr()) };
+        sums = s.fma(total, act_scale, sums);
         if U::MINS == 1 {
-            // SAFETY: 8 numbers, as sliced above.
-            let minus = unsafe { s.repeat_f(minus_scaled.as_ptr()) };
-            sums[c] = s.fma(scales.min[0], minus, sums[c]);
+            // SAFETY: 8 numbers.
+            let minus = unsafe { s.repeat_f(acts.minus_scaled.as_ptr()) };
+            sums = s.fma(self.scales.min[0], minus, sums);
         } else if U::MINS == 2 {
-            for (min, minus) in scales.min.into_iter().zip([minus_low, minus_high]) {
-                // SAFETY: 8 numbers, as sliced above.
+            for (min, minus) in self.scales.min.into_iter().zip([&acts.minus_low, &acts.minus_high]) {
+                // SAFETY: 8 numbers.
                 let minus = s.to_f(unsafe { s.repeat_i(minus.as_ptr()) });
-                sums[c] = s.fma(min, s.mul(act_scale, minus), sums[c]);
+                sums = s.fma(min, s.mul(act_scale, minus), sums);
             }
         }
+        sums
     }
 }
 

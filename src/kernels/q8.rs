@@ -12,21 +12,21 @@ use super::blocks::{BLOCK, LANES};
 /// A block with a NaN or an infinity has a NaN scale and zero `q`: everything computed from it is NaN. A block whose
 /// values all are below `1e-30` counts as zero.
 ///
-/// Up to [`FEW`] rows lie one after the other; more are interleaved in groups of four, in the order in which a product
-/// with many columns reads them.
+/// Few rows lie one after the other, superblock by superblock; more are interleaved in groups of four. Both ways are the
+/// order in which products read them, with few columns and with many.
 #[derive(Clone, Debug, Default)]
 pub struct Q8Rows {
     n: usize,
     k: usize,
     padded_blocks: usize,
-    /// `[n]`, of few rows.
-    rows: Vec<Q8Row>,
+    /// `[n][superblocks]`, of few rows.
+    rows: Vec<RowSuperblock>,
     /// `[8][groups][superblocks]`, of many rows: block `8 s + j` of the rows `4 g..4 g + 4` is `[j][g][s]`.
     groups: Vec<GroupBlock>,
 }
 
 /// Up to so many rows are *few*.
-pub(super) const FEW: usize = 2;
+pub(super) const FEW: usize = 8;
 
 /// Rows that are interleaved.
 pub(super) const GROUP: usize = 4;
@@ -34,24 +34,41 @@ pub(super) const GROUP: usize = 4;
 /// A smaller absmax counts as 0: 127 / absmax would not be finite.
 pub(super) const SMALLEST_ABSMAX: f32 = 1e-30;
 
-/// A row by itself; all parts include the padding.
+/// A superblock of one row. Its blocks stand in the order of [`LANE_OF_BLOCK`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(32))]
+pub(super) struct RowSuperblock {
+    /// Bytes `16 h + 4 x + i` of block `2 m + parity` are `[x][parity][h][m][i]`: a vector of 32 bytes has the same 4
+    /// bytes of the first halves of 4 blocks, then those of the second halves.
+    pub q: [[[[[i8; 4]; 4]; 2]; 2]; 4],
+    pub scale: [f32; LANES],
+    /// The negative sum of a block's `q`. Sums are kept negative so that zero points and mins are added.
+    pub minus_sum: [i32; LANES],
+    /// The same of the first 16.
+    pub minus_low: [i32; LANES],
+    /// The same of the last 16.
+    pub minus_high: [i32; LANES],
+    /// `scale * minus_sum`.
+    pub minus_scaled: [f32; LANES],
+}
+
+/// First the even blocks, then the odd ones.
+const LANE_OF_BLOCK: [usize; LANES] = [0, 4, 1, 5, 2, 6, 3, 7];
+
+/// A copy of a row in plain order; all parts include the padding and mean what they mean in [`RowSuperblock`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Q8Row {
     /// `[blocks * 32]`
     pub q: Vec<i8>,
-    /// `[blocks]`
+    /// `[blocks]`, and so on.
     pub scale: Vec<f32>,
-    /// `[blocks]`: the negative sum of a block's `q`. Sums are kept negative so that zero points and mins are added.
     pub minus_sum: Vec<i32>,
-    /// `[blocks]`: the same of the first 16.
     pub minus_low: Vec<i32>,
-    /// `[blocks]`: the same of the last 16.
     pub minus_high: Vec<i32>,
-    /// `[blocks]`: `scale * minus_sum`.
     pub minus_scaled: Vec<f32>,
 }
 
-/// One block of four rows; the parts as in [`Q8Row`].
+/// One block of four rows; the parts as in [`RowSuperblock`].
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(16))]
 pub(super) struct GroupBlock {
@@ -80,15 +97,7 @@ impl Q8Rows {
         let blocks = (k / BLOCK).next_multiple_of(LANES);
         (self.n, self.k, self.padded_blocks) = (n, k, blocks);
         if n <= FEW {
-            self.rows.resize_with(n, Q8Row::default);
-            for row in &mut self.rows {
-                row.q.resize(blocks * BLOCK, 0);
-                row.scale.resize(blocks, 0.0);
-                row.minus_sum.resize(blocks, 0);
-                row.minus_low.resize(blocks, 0);
-                row.minus_high.resize(blocks, 0);
-                row.minus_scaled.resize(blocks, 0.0);
-            }
+            self.rows.resize(n * (blocks / LANES), RowSuperblock::default());
             return;
         }
         let n_groups = n.div_ceil(GROUP);
@@ -124,8 +133,8 @@ impl Q8Rows {
             // The whole values, so that the closure is `Send` as they are.
             let (rows, groups) = (&rows, &groups);
             let place = if n <= FEW {
-                // SAFETY: there are `n` rows, and each is handed out once.
-                Place::Row(unsafe { &mut *rows.0.add(c) })
+                // SAFETY: there are `n * superblocks`, and each is handed out once.
+                Place::Row(unsafe { std::slice::from_raw_parts_mut(rows.0.add(c * superblocks), superblocks) })
             } else {
                 Place::Group {
                     // SAFETY: there are `8 * n_groups * superblocks` blocks.
@@ -140,26 +149,39 @@ impl Q8Rows {
     }
 
     /// Row `c` of few.
-    pub(super) fn row(&self, c: usize) -> &Q8Row {
-        &self.rows[..self.n.min(FEW)][c]
+    pub(super) fn row(&self, c: usize) -> &[RowSuperblock] {
+        assert!(c < self.n && self.n <= FEW);
+        let superblocks = self.padded_blocks / LANES;
+        &self.rows[c * superblocks..][..superblocks]
     }
 
     /// A copy of row `c`, however it lies.
     pub(super) fn copy_of_row(&self, c: usize) -> Q8Row {
-        if self.n <= FEW {
-            return self.row(c).clone();
-        }
         let mut row = Q8Row::default();
-        let superblocks = self.padded_blocks / LANES;
         for b in 0..self.padded_blocks {
-            let block = &self.group(b % LANES, c / GROUP)[..superblocks][b / LANES];
-            let c = c % GROUP;
-            row.q.extend(block.q.iter().flat_map(|four| four[c]));
-            row.scale.push(block.scale[c]);
-            row.minus_sum.push(block.minus_sum[c]);
-            row.minus_low.push(block.minus_low[c]);
-            row.minus_high.push(block.minus_high[c]);
-            row.minus_scaled.push(block.minus_scaled[c]);
+            let (s, j) = (b / LANES, b % LANES);
+            if self.n <= FEW {
+                let superblock = &self.row(c)[s];
+                let (m, parity) = (j / 2, j % 2);
+                for four in 0..8 {
+                    row.q.extend(superblock.q[four % 4][parity][four / 4][m]);
+                }
+                let lane = LANE_OF_BLOCK[j];
+                row.scale.push(superblock.scale[lane]);
+                row.minus_sum.push(superblock.minus_sum[lane]);
+                row.minus_low.push(superblock.minus_low[lane]);
+                row.minus_high.push(superblock.minus_high[lane]);
+                row.minus_scaled.push(superblock.minus_scaled[lane]);
+            } else {
+                let block = &self.group(j, c / GROUP)[s];
+                let c = c % GROUP;
+                row.q.extend(block.q.iter().flat_map(|four| four[c]));
+                row.scale.push(block.scale[c]);
+                row.minus_sum.push(block.minus_sum[c]);
+                row.minus_low.push(block.minus_low[c]);
+                row.minus_high.push(block.minus_high[c]);
+                row.minus_scaled.push(block.minus_scaled[c]);
+            }
         }
         row
     }
@@ -191,7 +213,7 @@ pub struct Q8RowMut<'a> {
 }
 
 enum Place<'a> {
-    Row(&'a mut Q8Row),
+    Row(&'a mut [RowSuperblock]),
     /// Block `8 s + j` is `first + j * j_stride + s`.
     Group {
         first: *mut GroupBlock,
@@ -211,12 +233,17 @@ impl Q8RowMut<'_> {
         let minus_scaled = scale * -(low + high) as f32;
         match &mut self.place {
             Place::Row(row) => {
-                row.q[b * BLOCK..][..BLOCK].copy_from_slice(q);
-                row.scale[b] = scale;
-                row.minus_sum[b] = -(low + high);
-                row.minus_low[b] = -low;
-                row.minus_high[b] = -high;
-                row.minus_scaled[b] = minus_scaled;
+                let superblock = &mut row[b / LANES];
+                let (m, parity) = (b % LANES / 2, b % 2);
+                for (four, q) in q.as_chunks().0.iter().enumerate() {
+                    superblock.q[four % 4][parity][four / 4][m] = *q;
+                }
+                let lane = LANE_OF_BLOCK[b % LANES];
+                superblock.scale[lane] = scale;
+                superblock.minus_sum[lane] = -(low + high);
+                superblock.minus_low[lane] = -low;
+                superblock.minus_high[lane] = -high;
+                superblock.minus_scaled[lane] = minus_scaled;
             }
             Place::Group { first, j_stride, column, .. } => {
                 assert!(b < self.padded_blocks);

@@ -56,8 +56,6 @@ pub(super) trait Simd: Copy {
     unsafe fn load_bf16(self, from: *const u16) -> Self::F;
     /// The low byte of each lane.
     unsafe fn store_i8(self, to: *mut i8, x: Self::I);
-    /// 4 bytes to all lanes.
-    unsafe fn splat_4(self, from: *const i8) -> Self::I;
     /// 32 bytes of each row.
     unsafe fn rows_32(self, rows: Rows<*const u8>) -> Self::I;
     /// 16 bytes of each row as 32: the low halves of all, then the high halves.
@@ -117,9 +115,11 @@ pub(super) trait Simd: Copy {
     fn finish(self, acc: Self::I, partial: Self::I) -> Self::I;
     /// Weights of 8 bits, see [`Simd::WIDE_IS_SIGNED`].
     fn dot_wide(self, acc: Self::I, weights: Self::I, acts: Self::I) -> Self::I;
-    /// For 8 vectors seen as rows, the sums of the first 4 and of the last 4 lanes of each row: lane `j` of a row of
-    /// the results belongs to vector `j`.
-    fn sum_halves(self, x: [Self::I; 8]) -> (Self::I, Self::I);
+    /// For vectors seen as rows: transposes each 4 x 4 lanes, those of each vector's first 4 lanes and those of the
+    /// last 4.
+    fn transpose_4(self, x: [Self::I; 4]) -> [Self::I; 4];
+    /// For vectors seen as rows: the first 4 lanes of `a` and of `b`, and the last 4.
+    fn join_halves(self, a: Self::I, b: Self::I) -> (Self::I, Self::I);
 
     // ---- floats ----
 
@@ -139,6 +139,10 @@ pub(super) trait Simd: Copy {
     /// The bits of floats as integers, and back.
     fn as_i(self, x: Self::F) -> Self::I;
     fn as_f(self, x: Self::I) -> Self::F;
+    /// For vectors seen as rows: the lanes 0, 2, 4, 6, 1, 3, 5, 7.
+    fn even_odd(self, x: Self::F) -> Self::F;
+    /// The inverse of [`Simd::even_odd`].
+    fn alternate(self, x: Self::F) -> Self::F;
     /// For each row the fold of its 8 numbers.
     fn fold_rows(self, x: Self::F) -> Rows<f32>;
     /// The fold of 16 numbers: of `VECTORS` vectors, the rest being ignored.

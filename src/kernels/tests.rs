@@ -289,7 +289,7 @@ fn products_have_the_same_bits_on_every_instruction_set() {
             let mut weights = vec![0];
             weights.extend(random_weights(&mut random, format, k, n_rows, 0.01));
             let weights = &weights[1..];
-            for n_cols in [1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33] {
+            for n_cols in [1, 2, 3, 7, 8, 9, 16, 17, 18, 19, 20, 33] {
                 let x = random.floats(n_cols * k, 3.0);
                 for f32_acts in [false, true] {
                     let expected = products(scalar(), format, weights, 0..n_rows, &x, k, f32_acts);
@@ -317,7 +317,7 @@ fn extreme_integers_and_scales_have_the_same_bits_on_every_instruction_set() {
                         block[at..at + 2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
                     }
                 }
-                for n_cols in [1, 2, 5] {
+                for n_cols in [1, 2, 17] {
                     // All activations at +-127; huge, tiny and zero blocks among them.
                     let x: Vec<f32> = (0..n_cols * k)
                         .map(|i| {
@@ -364,7 +364,7 @@ fn quantized_activations_have_the_same_bits_on_every_instruction_set() {
         let expected = quantized(scalar(), &x, k);
         for kernels in simd() {
             let got = quantized(kernels, &x, k);
-            assert_eq!(got.row(0), expected.row(0), "{kernels:?}");
+            assert_eq!(got.copy_of_row(0), expected.copy_of_row(0), "{kernels:?}");
         }
     }
 }
@@ -492,7 +492,7 @@ fn instruction_sets_are_found_by_the_name_they_show() {
 fn products_depend_neither_on_the_other_columns_nor_on_the_cut_of_the_rows() {
     let mut random = Random::new(6);
     for format in Format::ALL {
-        let (k, n_rows, n_cols) = (256, 37, 9);
+        let (k, n_rows, n_cols) = (256, 37, 21);
         let weights = random_weights(&mut random, format, k, n_rows, 0.01);
         let x = random.floats(n_cols * k, 3.0);
         for kernels in Kernels::available() {

@@ -17,7 +17,7 @@ impl<S: Simd, const N: usize> Bytes<S, N> {
 
     /// `(byte >> shift) & mask`, provided that the mask keeps nothing of the neighbor.
     #[inline(always)]
-    fn bits(&self, shift: u32, mask: u8) -> Self {
+    pub fn bits(&self, shift: u32, mask: u8) -> Self {
         let mut vectors = self.vectors;
         for x in &mut vectors {
             let shifted = self.s.shift_right(*x, shift);
@@ -87,6 +87,9 @@ pub(super) trait Unpack {
     const FORMAT: Format;
     /// The largest `q`; 255 calls for [`Simd::dot_wide`].
     const MAX_Q: u8;
+    /// Where a superblock has 4 x 32 bytes whose low halves are the even and whose high halves are the odd blocks, if
+    /// that is all there is to unpack.
+    const PAIRS_AT: Option<usize> = None;
     /// Unpacks a superblock.
     fn unpack<S: Simd, const N: usize>(stream: &mut impl Stream<S, N>);
     /// The scales of superblocks of [`Format::superblock_bytes`].
@@ -113,15 +116,6 @@ pub(super) fn zero_shift<S: Simd, U: Unpack>() -> Option<u32> {
         return None;
     }
     Some(U::ZERO_POINT.trailing_zeros())
-}
-
-/// A block's worth of products: `acc + weights * acts` in each lane.
-#[inline(always)]
-pub(super) fn dot<S: Simd, U: Unpack>(s: S, acc: S::I, weights: S::I, acts: S::I) -> S::I {
-    if U::IS_WIDE {
-        return s.dot_wide(acc, weights, acts);
-    }
-    s.finish(acc, s.step(s.start(acc), weights, acts))
 }
 
 /// The 8 blocks of 32 that have an f16 scale each, and an f16 min if `min` says where.
@@ -260,6 +254,7 @@ mod formats {
     impl Unpack for Q4_K {
         const FORMAT: Format = Format::Q4_K;
         const MAX_Q: u8 = 15;
+        const PAIRS_AT: Option<usize> = Some(16);
 
         #[inline(always)]
         fn unpack<S: Simd, const N: usize>(stream: &mut impl Stream<S, N>) {
