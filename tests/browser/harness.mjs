@@ -106,7 +106,7 @@ export async function finished(page) {
   await page.waitForFunction(
     () => {
       const last = [...document.querySelectorAll('article.message')].at(-1);
-      return last?.matches('.assistant') && last.querySelector('.actions') && !document.querySelector('.send.stop');
+      return last?.matches('.assistant') && last.querySelector('.actions, .failure') && !document.querySelector('.send.stop');
     },
     undefined,
     { timeout: 60_000 },

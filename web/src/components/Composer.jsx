@@ -198,7 +198,7 @@ function Meter() {
     meter.used === null
       ? t('meter.unknown', { total: meter.total })
       : t('meter.text', { used: meter.used, total: meter.total });
-  const high = level(meter) !== 'calm' && canGrow(meter);
+  const high = ['amber', 'red'].includes(level(meter)) && canGrow(meter);
   return (
     <span class={`meter ${level(meter)}`}>
       <button

@@ -61,7 +61,7 @@ export function Message({ message, number, last, eager, sent, siblings }) {
           )}
           {live && <Waiting />}
           {show && <Tags message={message} sent={sent} live={live} />}
-          {show && !live && <Actions message={message} last={last} siblings={siblings} />}
+          {show && !live && !(message.status === 'error' && message.content === '' && last) && <Actions message={message} last={last} siblings={siblings} />}
         </>
       )}
       {show && !live && last && message.failure && message.failure.kind !== 'context' && (

@@ -124,7 +124,7 @@ export default {
   'full.prompt': 'This chat needs {used} tokens, and {total} fit.',
   'full.leaveOut': 'Leave out the oldest turns',
   'full.newChat': 'New chat with the last answer',
-  'full.restart': 'Restart with -c 0 for {max} tokens',
+  'full.restart': 'A restart gives this model up to {max} tokens:',
   'full.lastTooLong': 'Even the last message alone does not fit into the context.',
 
   'status.loadingPercent': 'Loading the model: {percent} %',
