@@ -132,6 +132,33 @@ export const common = {
     await close();
   },
 
+  'raw text: the model goes on with exactly what is there': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await page.click('.new-raw');
+    await page.waitForSelector('.raw textarea');
+    await limitReply(page, 12);
+    const before = '<start_of_turn>user\nName a color.<end_of_turn>\n<start_of_turn>model\n';
+    await page.fill('#message', before);
+    await page.click('.meter-button');
+    await page.waitForSelector('.prompt .control');
+    equal((await page.locator('.prompt .control').allInnerTexts()).slice(-3), ['<start_of_turn>', '<end_of_turn>', '<start_of_turn>'], 'markers are control tokens');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('dialog', { state: 'detached' });
+    const request = page.waitForRequest('**/completion');
+    await page.click('button:has-text("Generate")');
+    equal((await request).postDataJSON().prompt, before, 'the prompt');
+    await page.waitForFunction((/** @type {number} */ length) => !document.querySelector('.send.stop') && /** @type {HTMLTextAreaElement} */ (document.getElementById('message')).value.length > length, before.length);
+    const after = await page.inputValue('#message');
+    check(after.startsWith(before), 'the text before stays');
+    equal(await page.evaluate(() => String(document.getSelection())), after.slice(before.length), 'what was added is selected');
+    await page.reload();
+    await page.waitForSelector('.raw textarea');
+    equal(await page.inputValue('#message'), after, 'after a reload');
+    clean();
+    await close();
+  },
+
   'reload: the conversation is still there': async (place) => {
     const { page, clean, close } = await open(place);
     await ready(page);

@@ -103,7 +103,11 @@ export async function startFake({ port = 0 } = {}) {
     if (path === '/props') return json(response, props());
     if (path === '/slots') return json(response, [{ id: 0, is_processing: counts.running > 0 }]);
     const body = request.method === 'POST' ? JSON.parse(await read(request)) : {};
-    if (path === '/tokenize') return json(response, { tokens: tokens([{ text: body.content, control: body.parse_special !== false }]).slice(1).map((token) => token.id) });
+    if (path === '/tokenize') {
+      const list = tokens([{ text: body.content, control: body.parse_special !== false }]).slice(body.add_special ? 0 : 1);
+      return json(response, { tokens: body.with_pieces ? list : list.map((token) => token.id) });
+    }
+    if (path === '/completion') return complete(body, response);
     if (path === '/apply-template') {
       const list = tokens(render(body.messages, body.templates));
       const prompt = render(body.messages, body.templates).map((segment) => segment.text).join('');
@@ -121,6 +125,24 @@ export async function startFake({ port = 0 } = {}) {
       model_name: script.demo ? 'Demo model' : 'Gemma 2 2B it', quantization: script.demo ? 'F32' : 'Q6_K', n_params: 2614341888, size_bytes: 2150000000, n_vocab: 256000,
       n_ctx: script.nCtx, n_ctx_train: script.nCtxMax, is_demo: script.demo, version: '0.0.0', page_templates: DEFAULT_TEMPLATES,
     };
+  }
+
+  /** @param {any} body @param {import('node:http').ServerResponse} response */
+  async function complete(body, response) {
+    requests.push(body);
+    response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' });
+    counts.running += 1;
+    response.on('close', () => {
+      counts.running -= 1;
+    });
+    const pieces = (script.scriptText ?? ' and so it goes on.').match(/\s*\S+|\s+$/g) ?? [];
+    for (const content of pieces) {
+      if (script.tokenMs > 0) await pause(script.tokenMs);
+      if (response.destroyed) return;
+      response.write(`data: ${JSON.stringify({ index: 0, content, stop: false })}\n\n`);
+    }
+    const timings = { prompt_n: 3, prompt_per_second: 100, predicted_n: pieces.length, predicted_per_second: 50 };
+    response.end(`data: ${JSON.stringify({ index: 0, content: '', stop: true, stop_type: 'eos', stop_reason: 'end_of_turn', tokens_predicted: pieces.length, tokens_evaluated: 3, generation_settings: { seed: body.seed }, timings })}\n\n`);
   }
 
   /** @param {any} body @param {import('node:http').ServerResponse} response */

@@ -88,7 +88,7 @@ export const scripted = {
     while (place.fake.counts.running > 0) await new Promise((done) => setTimeout(done, 10));
     equal(place.fake.counts.cancelled, 1, 'the server was told');
     const partial = (await texts(page))[1];
-    check(partial.length > 20 && !partial.endsWith('100'), 'a partial text is kept');
+    check(partial.length > 15 && !partial.endsWith('100'), `a partial text is kept: ${partial}`);
     await page.click('button:has-text("Continue")');
     await finished(page);
     equal(place.fake.requests.length, 2, 'two requests');
@@ -242,11 +242,9 @@ export const scripted = {
     await page.click('.entry-open');
     await page.waitForSelector('article');
     for (let at = 0; at < PAYLOADS.length * 2; at += 6) {
-      await page.locator('article').nth(at).scrollIntoViewIfNeeded();
-      await page.waitForTimeout(5);
+      await page.evaluate((/** @type {number} */ index) => document.querySelectorAll('article')[index].scrollIntoView(), at);
+      await page.waitForFunction((/** @type {number} */ index) => [...document.querySelectorAll('article')].slice(index, index + 6).every((article) => article.querySelector('.text')?.matches('.rich')), at);
     }
-    await page.locator('article').last().scrollIntoViewIfNeeded();
-    await page.waitForFunction(() => document.querySelectorAll('article .text:not(.rich)').length === 0, undefined, { timeout: 10_000 });
     const allowed = 'article,p,a,code,pre,figure,figcaption,span,button,div,em,strong,del,h1,h2,h3,h4,h5,h6,ul,ol,li,blockquote,hr,br,table,thead,tbody,tr,th,td,svg,path,math,math *';
     const inspect = () =>
       page.evaluate((/** @type {string} */ selector) => {
@@ -751,7 +749,8 @@ export const scripted = {
     const median = times.sort((a, b) => a - b)[2];
     console.log(`        first contentful paint: ${median.toFixed(0)} ms (median of 5)`);
     check(median <= 500, `first paint took ${median} ms`);
-    const { page, context, clean, close } = await open(place, { path: 'THIRD-PARTY.txt' });
+    const { page, context, clean, close } = await open(place);
+    await ready(page);
     /** @type {() => void} */
     let release = () => {};
     const held = new Promise((done) => {

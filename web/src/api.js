@@ -119,8 +119,55 @@ export class Api {
    * @returns {Promise<number>} how many tokens `content` has by itself
    */
   async countTokens(content, signal) {
-    const raw = await this.#json('/tokenize', { content, parse_special: false }, signal);
-    return Array.isArray(raw.tokens) ? raw.tokens.length : 0;
+    return (await this.tokenIds({ content, parse_special: false }, signal)).length;
+  }
+
+  /**
+   * @param {{ content: string, parse_special: boolean, add_special?: boolean }} body
+   * @param {AbortSignal} [signal]
+   * @returns {Promise<number[]>}
+   */
+  async tokenIds(body, signal) {
+    const raw = await this.#json('/tokenize', body, signal);
+    return Array.isArray(raw.tokens) ? raw.tokens : [];
+  }
+
+  /**
+   * The tokens of a raw text, for the eye.
+   * @param {string} content
+   * @param {boolean} parse whether markers in it are control tokens
+   * @param {AbortSignal} [signal]
+   * @returns {Promise<{ prompt: string, tokens: number, pieces: Piece[] }>}
+   */
+  async rawPrompt(content, parse, signal) {
+    const body = { content, parse_special: parse, add_special: true, with_pieces: true };
+    const pieces = ((await this.#json('/tokenize', body, signal)).tokens ?? []).map(readPiece);
+    return { prompt: content, tokens: pieces.length, pieces };
+  }
+
+  /**
+   * Text that follows a prompt as it is, without templates; pieces as those of `chat`.
+   * @param {Record<string, unknown>} body
+   * @param {AbortSignal} signal
+   * @returns {AsyncGenerator<Reply>}
+   */
+  async *complete(body, signal) {
+    for await (const frame of this.#frames('/completion', body, signal)) {
+      const progress = frame.prompt_progress;
+      if (progress) yield { type: 'prefill', done: number(progress.processed) ?? 0, total: number(progress.total) ?? 0 };
+      if (text(frame.content) !== '') yield { type: 'text', text: frame.content };
+      if (frame.stop !== true) continue;
+      yield {
+        type: 'end',
+        reason: frame.stop_reason ?? (frame.stop_type === 'limit' ? 'token_limit' : 'end_of_turn'),
+        seed: number(frame.generation_settings?.seed),
+        promptTokens: number(frame.tokens_evaluated),
+        replyTokens: number(frame.tokens_predicted),
+        timings: pickTimings(frame.timings ?? {}),
+      };
+      return;
+    }
+    throw new ApiError(BROKEN);
   }
 
   /**
@@ -130,41 +177,54 @@ export class Api {
    * @returns {AsyncGenerator<Reply>}
    */
   async *chat(body, signal) {
-    const request = { ...body, stream: true, return_progress: true, stream_options: { include_usage: true } };
-    const response = await this.#post('/v1/chat/completions', request, signal);
-    if (!response.body) throw new ApiError(BROKEN);
     /** @type {End} */
     const end = { type: 'end', reason: 'end_of_turn', seed: null, promptTokens: null, replyTokens: null, timings: {} };
     let finished = false;
+    const request = { ...body, stream_options: { include_usage: true } };
+    for await (const chunk of this.#frames('/v1/chat/completions', request, signal)) {
+      const progress = chunk.prompt_progress;
+      if (progress) yield { type: 'prefill', done: number(progress.processed) ?? 0, total: number(progress.total) ?? 0 };
+      if (chunk.usage) {
+        end.promptTokens = number(chunk.usage.prompt_tokens);
+        end.replyTokens = number(chunk.usage.completion_tokens);
+      }
+      if (chunk.timings) end.timings = pickTimings(chunk.timings);
+      const choice = chunk.choices?.[0];
+      const piece = choice?.delta?.content;
+      if (typeof piece === 'string' && piece !== '') yield { type: 'text', text: piece };
+      if (choice?.finish_reason) {
+        finished = true;
+        end.seed = number(choice.seed);
+        end.reason = choice.stop_reason ?? (choice.finish_reason === 'length' ? 'token_limit' : 'end_of_turn');
+      }
+    }
+    // A server that is killed closes the connection like one that is done; only the finish reason tells them apart.
+    if (!finished) throw new ApiError(BROKEN);
+    yield end;
+  }
+
+  /**
+   * The JSON frames of a streamed answer. Throws `ApiError` for refusals, error frames and broken connections.
+   * @param {string} path
+   * @param {Record<string, unknown>} body
+   * @param {AbortSignal} signal
+   * @returns {AsyncGenerator<any>}
+   */
+  async *#frames(path, body, signal) {
+    const response = await this.#post(path, { ...body, stream: true, return_progress: true }, signal);
+    if (!response.body) throw new ApiError(BROKEN);
     try {
       for await (const data of events(response.body, this.quietMs)) {
         if (data === null) continue;
-        if (data === '[DONE]') break;
-        const chunk = JSON.parse(data);
-        if (chunk.error) throw new ApiError(failureFrom(chunk.error, 0));
-        const progress = chunk.prompt_progress;
-        if (progress) yield { type: 'prefill', done: number(progress.processed) ?? 0, total: number(progress.total) ?? 0 };
-        if (chunk.usage) {
-          end.promptTokens = number(chunk.usage.prompt_tokens);
-          end.replyTokens = number(chunk.usage.completion_tokens);
-        }
-        if (chunk.timings) end.timings = pickTimings(chunk.timings);
-        const choice = chunk.choices?.[0];
-        const piece = choice?.delta?.content;
-        if (typeof piece === 'string' && piece !== '') yield { type: 'text', text: piece };
-        if (choice?.finish_reason) {
-          finished = true;
-          end.seed = number(choice.seed);
-          end.reason = choice.stop_reason ?? (choice.finish_reason === 'length' ? 'token_limit' : 'end_of_turn');
-        }
+        if (data === '[DONE]') return;
+        const frame = JSON.parse(data);
+        if (frame.error) throw new ApiError(failureFrom(frame.error, 0));
+        yield frame;
       }
     } catch (error) {
       if (error instanceof ApiError || isAbort(error)) throw error;
       throw new ApiError(BROKEN);
     }
-    // A server that is killed closes the connection like one that is done; only the finish reason tells them apart.
-    if (!finished) throw new ApiError(BROKEN);
-    yield end;
   }
 
   /**

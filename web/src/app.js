@@ -50,6 +50,7 @@ import * as trees from './tree.js';
  * @property {string} draft
  * @property {Waiting[]} files waiting to be sent
  * @property {import('./meter.js').Meter} meter
+ * @property {string | null} rawBefore the open raw text as it was before the last generation
  * @property {Toast | null} toast
  * @property {boolean} unsaved something could not be stored
  * @property {boolean} started the stored chats have been read
@@ -95,6 +96,7 @@ export class App {
       draft,
       files: [],
       meter: { used: null, total: 0, max: 0 },
+      rawBefore: null,
       toast: null,
       unsaved: false,
       started: false,
@@ -115,6 +117,8 @@ export class App {
     this.toastTimer = undefined;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.draftTimer = undefined;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.rawTimer = undefined;
     this.wait = pollFirstMs;
     this.closed = false;
     /** @type {Message | null} the message of the running reply, as it was when it began */
@@ -158,6 +162,7 @@ export class App {
     clearTimeout(this.pollTimer);
     clearTimeout(this.toastTimer);
     clearTimeout(this.draftTimer);
+    clearTimeout(this.rawTimer);
     this.counter.cancel();
     this.running?.abort();
     this.closed = true;
@@ -270,10 +275,17 @@ export class App {
   /** An empty chat; it is stored with its first message. */
   newChat() {
     this.#flushDraft();
-    if (this.path.length === 0 && this.state.draft === '') {
-      return;
-    }
+    const { text, settings: own } = this.state.conversation;
+    if (this.path.length === 0 && this.state.draft === '' && text === undefined && Object.keys(own).length === 0) return;
     this.#set({ conversation: blank(), tree: new Map(), draft: '', files: [] });
+    this.#settle();
+    this.counter.soon();
+  }
+
+  /** An empty raw text; it is stored with its first character. */
+  newRaw() {
+    this.#flushDraft();
+    this.#set({ conversation: { ...blank(), text: '' }, tree: new Map(), draft: '', files: [] });
     this.#settle();
     this.counter.soon();
   }
@@ -393,6 +405,9 @@ export class App {
 
   #flushDraft() {
     clearTimeout(this.draftTimer);
+    if (this.rawTimer !== undefined) this.#saveRaw();
+    this.rawTimer = undefined;
+    if (this.state.rawBefore !== null) this.#set({ rawBefore: null });
     const { conversation, draft } = this.state;
     if (this.#listed(conversation.id)) void this.store.saveDraft(conversation.id, draft);
   }
@@ -413,6 +428,7 @@ export class App {
 
   /** Sends the draft, or keeps it for the moment the model is loaded. */
   async send() {
+    if (this.state.conversation.text !== undefined) return;
     const content = this.state.draft.trim();
     const { files } = this.state;
     const action = machine.composerAction(this.state.machine);
@@ -536,6 +552,92 @@ export class App {
     await this.openChat(conversation.id);
   }
 
+  // Raw texts
+
+  /** @param {string} text */
+  setRawText(text) {
+    const { conversation } = this.state;
+    if (conversation.text === undefined || this.state.live?.id === conversation.id) return;
+    const title = conversation.titled ? conversation.title : lineOf(text);
+    this.#set({ conversation: { ...conversation, text, title }, rawBefore: null });
+    this.counter.soon();
+    clearTimeout(this.rawTimer);
+    this.rawTimer = setTimeout(() => this.#saveRaw(), SAVE_EVERY_MS);
+  }
+
+  /** @param {boolean} literal */
+  setRawLiteral(literal) {
+    this.#set({ conversation: { ...this.state.conversation, literal } });
+    this.#saveRaw();
+    this.counter.soon();
+  }
+
+  #saveRaw() {
+    clearTimeout(this.rawTimer);
+    const { conversation } = this.state;
+    if (conversation.text === undefined || (conversation.text === '' && !this.#listed(conversation.id))) return;
+    this.#setConversation({ updated: Date.now() }, true);
+  }
+
+  /** The model goes on with the open raw text. */
+  async generateRaw() {
+    const { conversation } = this.state;
+    const before = conversation.text ?? '';
+    if (!machine.canSend(this.state.machine) || conversation.text === undefined) return;
+    this.#saveRaw();
+    this.#event({ type: 'send' });
+    const chosen = this.settings;
+    const running = new AbortController();
+    this.running = running;
+    /** @type {Live} */
+    const live = { id: conversation.id, conversation: conversation.id, text: before, speed: null };
+    this.#set({ live, rawBefore: before });
+    const speed = new Speed();
+    const current = () => this.running === running;
+    try {
+      const params = settings.sampling(chosen, chosen.seed >= 0 ? chosen.seed : newSeed());
+      const { max_tokens: limit = -1, ...others } = params;
+      const prompt = conversation.literal
+        ? await this.api.tokenIds({ content: before, parse_special: false, add_special: true }, running.signal)
+        : before;
+      for await (const event of this.api.complete({ ...others, n_predict: limit, prompt }, running.signal)) {
+        if (!current()) return;
+        if (event.type === 'prefill') this.#event(event);
+        if (event.type !== 'text') continue;
+        speed.add(this.now());
+        live.text += event.text;
+        live.speed = speed.perSecond;
+        this.#event({ type: 'token' });
+        for (const listener of this.streamListeners) listener(live);
+      }
+      if (current()) this.#endRaw(live, { type: 'end' });
+    } catch (error) {
+      if (!current() || isAbort(error)) return;
+      const failure =
+        error instanceof ApiError ? error.failure : { kind: /** @type {const} */ ('server'), message: String(error) };
+      this.#endRaw(live, { type: 'fail', failure });
+      if (failure.kind === 'network') this.checkNow();
+    }
+  }
+
+  /** @param {Live} live @param {machine.Event} event */
+  #endRaw(live, event) {
+    this.running = null;
+    const text = { text: live.text, updated: Date.now() };
+    if (this.state.conversation.id === live.id) this.#setConversation(text, true);
+    else this.#changeListed(live.id, text);
+    this.#set({ live: null });
+    this.#event(event);
+    void this.counter.now();
+  }
+
+  /** Takes back what was generated last. */
+  undoRaw() {
+    const { rawBefore, live } = this.state;
+    if (rawBefore === null || live) return;
+    this.setRawText(rawBefore);
+  }
+
   // A full context
 
   /** The messages of a branch that are sent: all of it, or what a person chose to keep. @param {Message[]} path */
@@ -577,7 +679,11 @@ export class App {
     this.running?.abort();
     const { live } = this.state;
     if (!live) return;
-    if (this.writing) this.#update({ ...this.writing, content: live.text, status: 'stopped' }, live.conversation);
+    if (this.writing === null) {
+      this.#endRaw(live, { type: 'stop' });
+      return;
+    }
+    this.#update({ ...this.writing, content: live.text, status: 'stopped' }, live.conversation);
     this.#set({ live: null });
     this.#event({ type: 'stop' });
     this.running = this.writing = null;
@@ -681,6 +787,12 @@ export class App {
   /** @param {AbortSignal} signal */
   async #count(signal) {
     if (!this.state.props) return;
+    const { text, literal } = this.state.conversation;
+    if (text !== undefined) {
+      const ids = await this.api.tokenIds({ content: text, parse_special: !literal, add_special: true }, signal);
+      if (!signal.aborted) this.#set({ meter: { ...this.state.meter, used: ids.length } });
+      return;
+    }
     const used = await this.#tokens(this.sent(this.path), signal, true);
     if (!signal.aborted) this.#set({ meter: { ...this.state.meter, used } });
   }
@@ -825,7 +937,12 @@ function sorted(conversations) {
 
 /** The first line of a message, cut at a word. @param {Message} message */
 export function titleOf(message) {
-  const line = (message.content.trim().split('\n')[0] || message.files?.[0]?.name) ?? '';
+  return lineOf(message.content) || lineOf(message.files?.[0]?.name ?? '');
+}
+
+/** The first line of a text. @param {string} text */
+function lineOf(text) {
+  const line = text.replace(/<start_of_turn>\w*\n?|<(?:bos|eos|end_of_turn)>/g, ' ').trim().split('\n')[0];
   const plain = line.replace(/\s+/g, ' ');
   if (plain.length <= TITLE_LENGTH) return plain;
   const cut = plain.slice(0, TITLE_LENGTH - 1);

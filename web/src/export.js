@@ -45,6 +45,7 @@ export function toMarkdown(conversation, path, words) {
     ...Object.entries(last?.params ?? {}).map(([name, value]) => `${name}: ${JSON.stringify(value)}`),
     '---',
   ];
+  if (conversation.text !== undefined) return `${head.join('\n')}\n\n${conversation.text}\n`;
   const turns = path.map((message) => `## ${speaker(message, words)}\n\n${withFiles(message.content, message.files).trim()}`);
   return `${[head.join('\n'), ...turns].join('\n\n')}\n`;
 }
@@ -135,6 +136,8 @@ function readChat(candidate) {
     choices: readChoices(from.choices),
     settings: clean(from.settings),
   };
+  if (isText(from.text)) conversation.text = from.text;
+  if (from.literal === true) conversation.literal = true;
   if (from.titled === true) conversation.titled = true;
   if (from.pinned === true) conversation.pinned = true;
   if (isText(from.sendFrom)) conversation.sendFrom = from.sendFrom;

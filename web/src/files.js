@@ -1,7 +1,7 @@
 /** Text files in and out: attachments, exports and imports. */
 
 import { download } from './clipboard.js';
-import { parseImport, speaker, toJson, toMarkdown, toPage } from './export.js';
+import { escape, parseImport, speaker, toJson, toMarkdown, toPage } from './export.js';
 import { t } from './i18n.js';
 import { loadMarkdown, loadTools } from './rich.js';
 import { withFiles } from './settings.js';
@@ -64,8 +64,9 @@ export async function exportChat(app, id, kind) {
   } else {
     const { safeMarkup, toHtml } = await loadMarkdown();
     await loadTools(shown.flatMap((message) => [...toHtml(message.content).missing]));
+    const raw = conversation.text === undefined ? [] : [{ who: '', html: `<p class="plain">${escape(conversation.text)}</p>` }];
     const turns = shown.map((message) => ({ who: speaker(message, words), html: safeMarkup(withFiles(message.content, message.files)) }));
-    download(`${name}.html`, toPage(conversation, turns, { language: document.documentElement.lang }), 'text/html');
+    download(`${name}.html`, toPage(conversation, [...raw, ...turns], { language: document.documentElement.lang }), 'text/html');
   }
 }
 

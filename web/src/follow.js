@@ -14,6 +14,8 @@ export class Follower {
     this.scroller = scroller;
     this.following = true;
     this.atEnd = true;
+    /** Where the view was last. */
+    this.top = scroller.scrollTop;
     this.onChange = onChange;
     this.abort = new AbortController();
     const { signal } = this.abort;
@@ -31,7 +33,16 @@ export class Follower {
       },
       { signal },
     );
-    scroller.addEventListener('scroll', () => this.#look(), { passive: true, signal });
+    scroller.addEventListener(
+      'scroll',
+      () => {
+        // Upwards, by whatever means: the scroll bar, a search result, a link.
+        const up = scroller.scrollTop < this.top - 1;
+        this.#look();
+        if (up && !this.atEnd) leave();
+      },
+      { passive: true, signal },
+    );
     this.observer = new ResizeObserver(() => {
       if (this.following) this.jump();
       else this.#look();
@@ -54,6 +65,7 @@ export class Follower {
 
   #look() {
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
+    this.top = scrollTop;
     const atEnd = scrollHeight - scrollTop - clientHeight <= NEAR_PX;
     // Coming back to the end by hand follows again, unless something there is selected.
     if (atEnd && document.getSelection()?.isCollapsed !== false) this.following = true;

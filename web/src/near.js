@@ -17,6 +17,12 @@ const queue = new Set();
  * @returns {() => void} stops waiting
  */
 export function whenNear(element, act) {
+  const root = element.closest('.thread');
+  // A raw text in between has taken the old list of messages away.
+  if (observer && observer.root !== root) {
+    observer.disconnect();
+    observer = null;
+  }
   observer ??= new IntersectionObserver(
     (entries) => {
       for (const { isIntersecting, target } of entries) {
@@ -25,7 +31,7 @@ export function whenNear(element, act) {
         else if (queue.add(target).size === 1) requestAnimationFrame(work);
       }
     },
-    { root: document.querySelector('.thread'), rootMargin: '800px 0px' },
+    { root, rootMargin: '800px 0px' },
   );
   waiting.set(element, act);
   observer.observe(element);

@@ -18,6 +18,8 @@
  * @property {boolean} [pinned]
  * @property {import('./tree.js').Choices} choices
  * @property {Partial<import('./settings.js').Settings>} settings what this chat changes
+ * @property {string} [text] makes it a raw text: no messages, the model simply goes on
+ * @property {boolean} [literal] in a raw text, markers such as `<start_of_turn>` are ordinary characters
  * @property {string} [sendFrom] id of the first message that is sent; older ones of the branch are left out
  *
  * @typedef {'conversations' | 'messages' | 'settings' | 'drafts'} StoreName

@@ -361,6 +361,46 @@ test('an imported chat never replaces messages that are stored', async () => {
   assert.equal((await app.store.allMessages()).filter(({ content }) => content === 'replaced').length, 1);
 });
 
+test('a raw text goes on without templates, is stored, and can be taken back', async () => {
+  const factory = new IDBFactory();
+  const app = await started(factory);
+  await ready(app);
+  app.newRaw();
+  app.setRawText('Once <start_of_turn> upon');
+  await app.generateRaw();
+  const { id } = app.state.conversation;
+  assert.equal(app.state.conversation.text, 'Once <start_of_turn> upon and so it goes on.');
+  assert.equal(fake.requests[0].prompt, 'Once <start_of_turn> upon');
+  assert.equal(fake.requests[0].n_predict, -1);
+  assert.equal(fake.requests[0].messages, undefined);
+  app.undoRaw();
+  assert.equal(app.state.conversation.text, 'Once <start_of_turn> upon');
+  app.setRawLiteral(true);
+  await app.generateRaw();
+  assert.ok(Array.isArray(fake.requests[1].prompt), 'without control tokens it is sent as tokens');
+  const again = await started(factory, id);
+  assert.equal(again.state.conversation.text, 'Once <start_of_turn> upon and so it goes on.');
+  assert.equal(again.state.conversation.title, 'Once upon');
+  assert.equal(again.state.conversation.literal, true);
+});
+
+test('a raw text that is stopped keeps what was written', async () => {
+  Object.assign(fake.script, { tokenMs: 5, scriptText: Array.from({ length: 80 }, (_, at) => ` w${at}`).join('') });
+  const app = await started();
+  await ready(app);
+  app.newRaw();
+  app.setRawText('Start');
+  const running = app.generateRaw();
+  await until(app, (state) => (state.live?.text.length ?? 0) > 20);
+  app.stop();
+  await running;
+  const text = app.state.conversation.text ?? '';
+  assert.ok(text.startsWith('Start w0 w1') && !text.endsWith('w79'));
+  assert.equal(app.state.machine.phase, 'stopped');
+  await app.store.conversations();
+  assert.equal((await app.store.conversations()).find(({ id }) => id === app.state.conversation.id)?.text, text);
+});
+
 test('deleting everything leaves nothing', async () => {
   const app = await started();
   await say(app, 'say one');

@@ -28,6 +28,12 @@ export function ChatList() {
     document.getElementById('message')?.focus();
   };
 
+  const newRaw = () => {
+    app.newRaw();
+    ui.set({ drawer: false, query: '' });
+    requestAnimationFrame(() => document.getElementById('message')?.focus());
+  };
+
   return (
     <>
       <nav class="list" aria-label={t('list.label')} ref={nav}>
@@ -38,10 +44,13 @@ export function ChatList() {
           </span>
           <IconButton icon="close" label={t('list.close')} onClick={() => ui.set({ drawer: false })} class="narrow-only" />
         </div>
-        <button type="button" class="new-chat" onClick={newChat}>
-          <Icon name="plus" />
-          {t('list.new')}
-        </button>
+        <div class="new">
+          <button type="button" class="new-chat" onClick={newChat}>
+            <Icon name="plus" />
+            {t('list.new')}
+          </button>
+          <IconButton icon="text" label={t('list.newRaw')} onClick={newRaw} class="new-raw" />
+        </div>
         <div class="search">
           <Icon name="search" />
           <input
@@ -158,6 +167,7 @@ function Entry({ chat }) {
         }}
       >
         {writing && <span class="dot" />}
+        {chat.text !== undefined && <Icon name="text" />}
         {chat.title}
       </button>
       <Menu
@@ -187,7 +197,8 @@ function Results({ query }) {
   }, [conversations]);
   if (messages === null) return null;
   const titles = new Map(conversations.map((chat) => [chat.id, chat.title]));
-  const hits = search(query, conversations, messages);
+  const raw = conversations.map(({ id, text = '', updated }) => ({ id, conversation: id, content: text, time: updated }));
+  const hits = search(query, conversations, [...messages, ...raw]);
   if (hits.length === 0) return <p class="list-empty" role="status">{t('list.nothing', { query })}</p>;
   return (
     <section>

@@ -154,7 +154,8 @@ function Notice() {
   return null;
 }
 
-function SendOrStop() {
+/** The round button: send, wait, or stop. */
+export function SendOrStop() {
   const app = useApp();
   const action = useAppState((state) => (state.started ? composerAction(state.machine) : 'none'));
   const empty = useAppState((state) => state.draft.trim() === '' && state.files.length === 0);
@@ -183,7 +184,7 @@ function SendOrStop() {
 }
 
 /** How full the context is, in the server's own count. */
-function Meter() {
+export function Meter() {
   const app = useApp();
   const ui = useUi();
   const meter = useAppState((state) => state.meter);

@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 
 import { copy } from '../clipboard.js';
 import { useApp, useAppState, useUi, useUiState } from '../context.js';
@@ -37,7 +37,7 @@ export function Dialogs() {
 export function Dialog({ title, children, class: extra = '', role }) {
   const ui = useUi();
   const element = useRef(/** @type {HTMLDialogElement | null} */ (null));
-  useEffect(() => {
+  useLayoutEffect(() => {
     const dialog = element.current;
     const opener = /** @type {HTMLElement | null} */ (document.activeElement);
     dialog?.showModal();
@@ -82,12 +82,16 @@ function ExactPrompt({ id }) {
   const request = reply
     ? app.promptRequest(app.sent(ancestry(app.state.tree, reply.parent)))
     : app.promptRequest(app.sent(app.path), true);
-  const empty = request.messages.length === 0;
+  const { text, literal } = app.state.conversation;
+  const empty = text === undefined ? request.messages.length === 0 : text === '';
   useEffect(() => {
     if (empty) return undefined;
     const abort = new AbortController();
-    app.api
-      .applyTemplate({ ...request, with_pieces: true }, abort.signal)
+    const shown =
+      text === undefined
+        ? app.api.applyTemplate({ ...request, with_pieces: true }, abort.signal)
+        : app.api.rawPrompt(text, !literal, abort.signal);
+    shown
       .then(setResult)
       .catch((error) => abort.signal.aborted || setProblem(error.message));
     return () => abort.abort();

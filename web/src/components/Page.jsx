@@ -1,10 +1,11 @@
-import { useUiState } from '../context.js';
+import { useAppState, useUiState } from '../context.js';
 import { t } from '../i18n.js';
 import { Banners } from './Banners.jsx';
 import { Composer } from './Composer.jsx';
 import { Dialogs } from './Dialogs.jsx';
 import { Header } from './Header.jsx';
 import { ChatList } from './ChatList.jsx';
+import { RawText } from './RawText.jsx';
 import { Thread } from './Thread.jsx';
 import { Live, Toasts } from './Toasts.jsx';
 
@@ -12,6 +13,8 @@ import { Live, Toasts } from './Toasts.jsx';
 export function Page() {
   const list = useUiState((ui) => ui.list);
   const drawer = useUiState((ui) => ui.drawer);
+  const raw = useAppState((state) => state.conversation.text !== undefined);
+  const id = useAppState((state) => state.conversation.id);
   return (
     <div class={`page ${list ? '' : 'no-list'} ${drawer ? 'drawer-open' : ''}`}>
       <a class="skip" href="#message">
@@ -21,8 +24,14 @@ export function Page() {
       <div class="column">
         <Header />
         <Banners />
-        <Thread />
-        <Composer />
+        {raw ? (
+          <RawText key={id} />
+        ) : (
+          <>
+            <Thread />
+            <Composer />
+          </>
+        )}
       </div>
       <Toasts />
       <Live />

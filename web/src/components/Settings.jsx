@@ -31,20 +31,21 @@ export function Settings() {
         <Templates />
       </details>
       <div class="dialog-row">
-        <button type="button" onClick={() => app.makeDefault()} disabled={!changed}>
+        <button type="button" class="small" onClick={() => app.makeDefault()} disabled={!changed}>
           {t('settings.makeDefault')}
         </button>
-        <button type="button" onClick={() => app.resetSettings()} disabled={!anyChange}>
+        <button type="button" class="small" onClick={() => app.resetSettings()} disabled={!anyChange}>
           {t('settings.resetAll')}
         </button>
         <span class="spacer" />
         <button
           type="button"
+          class="small"
           onClick={() => download('gemma2-settings.json', `${JSON.stringify(app.settings, null, 2)}\n`, 'application/json')}
         >
           {t('settings.export')}
         </button>
-        <button type="button" onClick={() => picker.current?.click()}>
+        <button type="button" class="small" onClick={() => picker.current?.click()}>
           {t('settings.import')}
         </button>
         <input

@@ -21,6 +21,7 @@ export default {
 
   'list.label': 'Chats',
   'list.new': 'New chat',
+  'list.newRaw': 'New raw text: no turns, no templates',
   'list.search': 'Search chats',
   'list.pinned': 'Pinned',
   'list.today': 'Today',
@@ -75,6 +76,12 @@ export default {
   'composer.pastedName': 'pasted.txt',
   'composer.hintEnter': 'Enter sends, Shift+Enter starts a new line',
   'composer.hintCtrl': 'Ctrl+Enter sends',
+
+  'raw.label': 'Raw text',
+  'raw.help': 'The model goes on with this text exactly as it stands. No templates, no turns. Ctrl+Enter generates.',
+  'raw.placeholder': 'Once upon a time',
+  'raw.control': 'Read markers such as <start_of_turn> as control tokens',
+  'raw.generate': 'Generate',
 
   'meter.label': 'Context',
   'meter.text': '{used} / {total} tokens',
@@ -184,7 +191,7 @@ export default {
   'settings.fontSmall': 'Small',
   'settings.fontNormal': 'Normal',
   'settings.fontLarge': 'Large',
-  'settings.themeAuto': 'Like the system',
+  'settings.themeAuto': 'Automatic',
   'settings.themeLight': 'Light',
   'settings.themeDark': 'Dark',
   'settings.sendWith': 'Send with',

@@ -1,0 +1,116 @@
+import { useEffect, useLayoutEffect, useRef } from 'preact/hooks';
+
+import { useApp, useAppState } from '../context.js';
+import { t } from '../i18n.js';
+import { canSend } from '../state.js';
+import { Meter, SendOrStop } from './Composer.jsx';
+import { Icon } from './icons.jsx';
+
+/** A text the model goes on with, exactly as it stands: no templates, no turns. */
+export function RawText() {
+  const app = useApp();
+  const text = useAppState((state) => state.conversation.text ?? '');
+  const literal = useAppState((state) => state.conversation.literal === true);
+  const writing = useAppState((state) => state.live?.id === state.conversation.id);
+  const before = useAppState((state) => state.rawBefore);
+  const ready = useAppState((state) => state.started && canSend(state.machine));
+  const failure = useAppState((state) => state.machine.failure);
+  const field = useRef(/** @type {HTMLTextAreaElement | null} */ (null));
+
+  // The text that grows is written into the field directly, and what was added is selected at the end.
+  useEffect(() => {
+    const area = field.current;
+    if (!area || !writing) return undefined;
+    let frame = 0;
+    let latest = '';
+    const paint = () => {
+      frame = 0;
+      const atEnd = area.scrollHeight - area.scrollTop - area.clientHeight < 48;
+      area.value = latest;
+      if (atEnd) area.scrollTop = area.scrollHeight;
+    };
+    const listen = (/** @type {import('../app.js').Live} */ live) => {
+      if (live.id !== app.state.conversation.id) return;
+      latest = live.text;
+      if (frame === 0) frame = requestAnimationFrame(paint);
+    };
+    app.streamListeners.add(listen);
+    return () => {
+      app.streamListeners.delete(listen);
+      cancelAnimationFrame(frame);
+      area.value = app.state.conversation.text ?? '';
+      const from = app.state.rawBefore;
+      if (from !== null && area.isConnected) {
+        area.focus();
+        area.setSelectionRange(from.length, area.value.length);
+      }
+    };
+  }, [writing]);
+  useLayoutEffect(() => {
+    const area = field.current;
+    if (area && !writing && area.value !== text) area.value = text;
+  }, [text, writing]);
+
+  return (
+    <main class="raw">
+      <form
+        class="raw-box"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void app.generateRaw();
+        }}
+      >
+        <p class="help" id="raw-help">
+          {t('raw.help')}
+        </p>
+        <textarea
+          id="message"
+          class="code-field"
+          ref={field}
+          dir="auto"
+          defaultValue={text}
+          readOnly={writing}
+          spellcheck={false}
+          aria-label={t('raw.label')}
+          aria-describedby="raw-help"
+          placeholder={t('raw.placeholder')}
+          onInput={(event) => app.setRawText(event.currentTarget.value)}
+          onKeyDown={(event) => {
+            if (event.isComposing || event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
+            event.preventDefault();
+            void app.generateRaw();
+          }}
+        />
+        {failure && (
+          <div class="failure" role="alert">
+            <p>{failure.kind === 'network' ? t('failure.broken') : failure.message}</p>
+            {failure.hint && <p>{failure.hint}</p>}
+          </div>
+        )}
+        <div class="raw-row">
+          <label class="check">
+            <input
+              type="checkbox"
+              checked={!literal}
+              disabled={writing}
+              onChange={(event) => app.setRawLiteral(!event.currentTarget.checked)}
+            />
+            {t('raw.control')}
+          </label>
+          <Meter />
+          <button type="button" onClick={() => app.undoRaw()} disabled={before === null || writing}>
+            {t('toast.undo')}
+          </button>
+          {writing ? (
+            <SendOrStop />
+          ) : (
+            <button type="submit" class="primary" disabled={!ready || text === ''}>
+              <Icon name="play" />
+              {t('raw.generate')}
+            </button>
+          )}
+        </div>
+      </form>
+    </main>
+  );
+}
