@@ -103,6 +103,8 @@ export async function send(page, text) {
 
 /** Waits until the last reply is finished, however it ended. @param {Page} page */
 export async function finished(page) {
+  // What was just pressed shows in the next frame; until then the page looks as finished as before.
+  await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
   await page.waitForFunction(
     () => {
       const last = [...document.querySelectorAll('article.message')].at(-1);

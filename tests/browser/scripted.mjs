@@ -600,7 +600,7 @@ export const scripted = {
     }
   },
 
-  'announcements: one reply is announced at its start and its end, and not in between': async (place) => {
+  'announcements: at the start and the end of a reply, or sentence by sentence': async (place) => {
     const { page, clean, close } = await open(place);
     await ready(page);
     await page.evaluate(() => {
@@ -613,6 +613,12 @@ export const scripted = {
     equal(said[0], 'Gemma is replying', 'the start');
     check(said.at(-1).endsWith('39 40') && said.length <= 3, `said ${JSON.stringify(said)}`);
     equal(await page.getAttribute('article.assistant .text', 'aria-busy'), 'false', 'no longer busy');
+    await page.click('#settings');
+    await page.click('label:has-text("By sentence")');
+    await page.keyboard.press('Escape');
+    await page.evaluate(() => /** @type {any} */ (globalThis).said.splice(0));
+    await ask(page, 'say One thing. Another thing! The rest');
+    equal(await page.evaluate(() => /** @type {any} */ (globalThis).said), ['Gemma is replying', 'One thing.', 'Another thing!', 'The rest'], 'sentence by sentence');
     clean();
     await close();
   },
@@ -678,6 +684,22 @@ export const scripted = {
     equal(place.fake.requests[0].messages[0].content, 'notes <b>.md\n`````\n````\ncode\n````\n`````\n\nwhat is this?', 'what is sent');
     equal((await texts(page))[0], 'what is this?', 'what is shown');
     await page.waitForSelector('article.user details.file');
+    clean();
+    await close();
+  },
+
+  'drop: an exported chat is imported, another file attached': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    const files = [['chat.json', chatFile([{ role: 'user', content: 'dropped' }])], ['note.json', '{"a": 1}']];
+    await page.evaluate((/** @type {string[][]} */ list) => {
+      const dataTransfer = new DataTransfer();
+      for (const [name, text] of list) dataTransfer.items.add(new File([text], name));
+      document.body.dispatchEvent(new DragEvent('drop', { dataTransfer, bubbles: true, cancelable: true }));
+    }, files);
+    await page.waitForSelector('.entry:has-text("Imported")');
+    await page.waitForSelector('.composer .file:has-text("note.json")');
+    equal(await page.locator('.composer .file').count(), 1, 'one attachment');
     clean();
     await close();
   },

@@ -21,6 +21,7 @@ import { events } from './stream.js';
  * @property {boolean} demo the built-in demo model
  * @property {string} version of the program
  * @property {Record<string, unknown>} params default sampling parameters
+ * @property {Record<string, unknown>} templates what the program prefills
  *
  * @typedef {object} Piece of a rendered prompt
  * @property {number} id
@@ -99,6 +100,7 @@ export class Api {
       demo: raw.is_demo === true,
       version: text(raw.version) || text(raw.build_info),
       params: settings.params ?? {},
+      templates: raw.page_templates ?? {},
     };
   }
 

@@ -35,7 +35,7 @@ import * as trees from './tree.js';
  * @property {'enter' | 'ctrl'} sendWith
  * @property {boolean} showSpeed
  * @property {boolean} renderUser Markdown in the person's own messages
- * @property {'done' | 'off'} announce
+ * @property {'done' | 'sentence' | 'off'} announce
  * @property {'small' | 'normal' | 'large'} fontSize
  *
  * @typedef {object} AppState
@@ -63,6 +63,8 @@ const UNDO_MS = 10_000;
 const SAVE_EVERY_MS = 500;
 const METER_MS = 300;
 const TITLE_LENGTH = 60;
+/** Where the draft of a chat without messages is kept. */
+const UNSENT = 'new';
 
 /** @returns {Conversation} */
 const blank = () => {
@@ -153,6 +155,7 @@ export class App {
       unsaved: store.failed,
     });
     if (open && this.#listed(open)) await this.openChat(open);
+    else if (typed === '' && this.state.draft === '') this.#set({ draft: await store.draft(UNSENT) });
     if (typed !== '') this.setDraft(typed);
     this.#set({ started: true });
   }
@@ -223,7 +226,7 @@ export class App {
 
   /** @returns {Settings} what this browser and the server say, before the chat's own changes */
   get baseSettings() {
-    return settings.resolve(settings.fromServer(this.state.props?.params), this.state.defaults);
+    return settings.resolve(settings.fromServer(this.state.props?.params, this.state.props?.templates), this.state.defaults);
   }
 
   /** @returns {Settings} */
@@ -409,7 +412,7 @@ export class App {
     this.rawTimer = undefined;
     if (this.state.rawBefore !== null) this.#set({ rawBefore: null });
     const { conversation, draft } = this.state;
-    if (this.#listed(conversation.id)) void this.store.saveDraft(conversation.id, draft);
+    void this.store.saveDraft(this.#listed(conversation.id) ? conversation.id : UNSENT, draft);
   }
 
   /** @param {Waiting[]} files */
@@ -438,7 +441,9 @@ export class App {
     if (files.length > 0) message.files = files.map(({ name, text }) => ({ name, text }));
     this.#add(message);
     this.#set({ draft: '', files: [] });
+    clearTimeout(this.draftTimer);
     void this.store.saveDraft(message.conversation, '');
+    if (last === undefined) void this.store.saveDraft(UNSENT, '');
     await this.#answer(message.id);
   }
 

@@ -70,6 +70,11 @@ export async function exportChat(app, id, kind) {
   }
 }
 
+/** Whether a file says that it is an exported chat. @param {File} file */
+export async function isExport(file) {
+  return file.name.endsWith('.json') && (await file.slice(0, 200).text()).includes('"gemma2-chat"');
+}
+
 /** @param {import('./app.js').App} app @param {Iterable<File>} list */
 export async function importFiles(app, list) {
   for (const file of list) {

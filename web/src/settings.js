@@ -70,12 +70,18 @@ export const DEFAULTS = Object.freeze({
 
 /**
  * The server's own defaults from `/props`, so that flags such as `--temp` show up in the page.
- * @param {Record<string, unknown> | undefined} params
+ * @param {Record<string, unknown> | undefined} params sampling
+ * @param {Record<string, unknown>} [templates] prompt, history and the two names
  * @returns {Partial<Settings>}
  */
-export function fromServer(params) {
-  /** @type {Record<string, number>} */
+export function fromServer(params, templates = {}) {
+  /** @type {Record<string, number | string>} */
   const found = {};
+  const texts = { promptTemplate: 'prompt', historyTemplate: 'history', userName: 'user_name', charName: 'char_name' };
+  for (const [key, wire] of Object.entries(texts)) {
+    const text = templates[wire];
+    if (typeof text === 'string') found[key] = text;
+  }
   for (const field of NUMBERS) {
     // The server's token limit and seed are "none" and "random" in several spellings; both are the page's own business.
     if (field.key === 'maxTokens' || field.key === 'seed') continue;

@@ -401,6 +401,24 @@ test('a raw text that is stopped keeps what was written', async () => {
   assert.equal((await app.store.conversations()).find(({ id }) => id === app.state.conversation.id)?.text, text);
 });
 
+test('what was typed and not sent is there after a reload, in a new chat and in an old one', async () => {
+  const factory = new IDBFactory();
+  const app = await started(factory);
+  await ready(app);
+  app.setDraft('for a new chat');
+  app.newRaw();
+  await app.store.conversations();
+  assert.equal((await started(factory)).state.draft, 'for a new chat');
+  app.newChat();
+  await say(app, 'say one');
+  app.setDraft('for the old chat');
+  const { id } = app.state.conversation;
+  app.newChat();
+  await app.store.conversations();
+  assert.equal((await started(factory, id)).state.draft, 'for the old chat');
+  assert.equal((await started(factory)).state.draft, '', 'and nothing is kept that was sent');
+});
+
 test('deleting everything leaves nothing', async () => {
   const app = await started();
   await say(app, 'say one');

@@ -2,7 +2,7 @@ import { useEffect, useLayoutEffect, useRef } from 'preact/hooks';
 
 import { copy } from '../clipboard.js';
 import { useApp, useAppState, useUi, useUiState } from '../context.js';
-import { readTextFiles } from '../files.js';
+import { importFiles, isExport, readTextFiles } from '../files.js';
 import { grow } from '../grow.js';
 import { formatNumber, t } from '../i18n.js';
 import { canGrow, fraction, level } from '../meter.js';
@@ -31,6 +31,28 @@ export function Composer() {
     if (refused) app.notify(refused.key, refused.values);
     if (read.length > 0) app.setFiles([...app.state.files, ...read]);
   };
+
+  // Files may be dropped anywhere: exported chats are imported, others attached.
+  useEffect(() => {
+    const allow = (/** @type {DragEvent} */ event) => event.preventDefault();
+    const drop = async (/** @type {DragEvent} */ event) => {
+      event.preventDefault();
+      const dropped = [...(event.dataTransfer?.files ?? [])];
+      /** @type {File[]} */
+      const chats = [];
+      /** @type {File[]} */
+      const others = [];
+      for (const file of dropped) ((await isExport(file)) ? chats : others).push(file);
+      if (chats.length > 0) await importFiles(app, chats);
+      if (others.length > 0) await attach(others);
+    };
+    document.addEventListener('dragover', allow);
+    document.addEventListener('drop', drop);
+    return () => {
+      document.removeEventListener('dragover', allow);
+      document.removeEventListener('drop', drop);
+    };
+  }, []);
 
   /** @param {string} text that was just pasted */
   const offerAsFile = (text) => {
@@ -71,11 +93,6 @@ export function Composer() {
         onSubmit={(event) => {
           event.preventDefault();
           void app.send();
-        }}
-        onDragOver={(event) => event.preventDefault()}
-        onDrop={(event) => {
-          event.preventDefault();
-          void attach(event.dataTransfer?.files ?? []);
         }}
       >
         {files.length > 0 && (

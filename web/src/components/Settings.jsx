@@ -360,10 +360,16 @@ function PageSettings() {
         checked={preferences.renderUser}
         onChange={(renderUser) => app.changePreferences({ renderUser })}
       />
-      <Check
+      <Choice
         label={t('settings.announce')}
-        checked={preferences.announce === 'done'}
-        onChange={(on) => app.changePreferences({ announce: on ? 'done' : 'off' })}
+        name="announce"
+        value={preferences.announce}
+        options={[
+          ['done', t('settings.announceDone')],
+          ['sentence', t('settings.announceSentence')],
+          ['off', t('settings.announceOff')],
+        ]}
+        onChange={(value) => app.changePreferences({ announce: /** @type {any} */ (value) })}
       />
       <button
         type="button"

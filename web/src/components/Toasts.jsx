@@ -2,6 +2,7 @@ import { useEffect, useRef } from 'preact/hooks';
 
 import { useApp, useAppState, useUi } from '../context.js';
 import { t } from '../i18n.js';
+import { Sentences } from '../sentences.js';
 import { IconButton } from './icons.jsx';
 
 /** A short note at the bottom, with Undo where something was deleted. */
@@ -33,7 +34,14 @@ export function Live() {
     };
     ui.announce = say;
     let before = app.state.live;
-    return app.subscribe(() => {
+    let sentences = new Sentences();
+    const listen = (/** @type {import('../app.js').Live} */ live) => {
+      if (app.state.preferences.announce !== 'sentence') return;
+      const text = sentences.take(live.text);
+      if (text !== '') say(text);
+    };
+    app.streamListeners.add(listen);
+    const stop = app.subscribe(() => {
       const { live, machine, preferences } = app.state;
       if (live?.id === before?.id) return;
       const ended = before;
@@ -41,9 +49,15 @@ export function Live() {
       if (preferences.announce === 'off') return;
       if (live) say(t('status.replying'));
       else if (machine.phase === 'stopped') say(t('status.stopped'));
-      else if (machine.phase !== 'error' && machine.phase !== 'disconnected') say(ended?.text ?? '');
-      else say('');
+      else if (machine.phase === 'error' || machine.phase === 'disconnected') say('');
+      else if (preferences.announce === 'sentence') say(sentences.take(ended?.text ?? '', true));
+      else say(ended?.text ?? '');
+      sentences = new Sentences();
     });
+    return () => {
+      app.streamListeners.delete(listen);
+      stop();
+    };
   }, [app, ui]);
   return <div class="visually-hidden" role="status" aria-live="polite" ref={region} />;
 }
