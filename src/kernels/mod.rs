@@ -26,6 +26,8 @@ mod unpack;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(test)]
 mod tests;
 
@@ -50,11 +52,15 @@ pub enum Isa {
     AvxVnni,
     /// AVX-512 (F, BW, DQ, VL) with VNNI: since 2019.
     Avx512,
+    /// Any AArch64.
+    Neon,
+    /// AArch64 with dot products of bytes: since 2018.
+    NeonDotprod,
 }
 
 impl Isa {
     /// All, from the narrowest to the widest.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512];
+    pub const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Neon, Isa::NeonDotprod];
 
     /// The instruction set of that name (as [`Isa`] displays it), in any case.
     pub fn parse(name: &str) -> Option<Isa> {
@@ -68,6 +74,8 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
+            Isa::NeonDotprod => "neon-dotprod",
         }
     }
 }
@@ -160,6 +168,10 @@ impl Kernels {
             Isa::AvxVnni if avx2::vnni_is_available() => kernels!(AvxVnni, avx2::VNNI_TABLE),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 if avx512::is_available() => kernels!(Avx512, avx512::TABLE),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon if neon::is_available() => kernels!(Neon, neon::TABLE),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod if neon::dotprod_is_available() => kernels!(NeonDotprod, neon::DOTPROD_TABLE),
             _ => None,
         }
     }
