@@ -29,6 +29,8 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(test)]
+mod speed;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;

@@ -1,0 +1,56 @@
+//! How fast products are here: `cargo test --release --lib kernels::speed -- --ignored --nocapture`. Asserts nothing.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+
+/// The median time of a call, called for a third of a second.
+fn median(mut f: impl FnMut()) -> Duration {
+    let start = Instant::now();
+    let mut times = Vec::new();
+    while times.len() < 3 || start.elapsed() < Duration::from_millis(300) {
+        let start = Instant::now();
+        f();
+        times.push(start.elapsed());
+    }
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// One thread, a matrix of 9216 rows of 2304 values, which is the largest in a layer of Gemma 2 2B.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn products_by_format_instruction_set_and_columns() {
+    let (n_rows, k) = (9216, 2304);
+    println!("median of one thread; GOP/s count multiplications and additions, GB/s the bytes of weights");
+    for format in Format::ALL {
+        // Bytes of no special meaning, but such that no scale and no weight is a subnormal number.
+        let row_bytes = format.row_bytes(k).unwrap_or(0);
+        let weights: Vec<u8> = (0..row_bytes * n_rows).map(|i| (i * 73 / 7) as u8 & 0x1b | 0x20).collect();
+        for kernels in Kernels::available().filter(|kernels| kernels.isa() != Isa::Scalar) {
+            print!("{format:>7?} {:>12}", kernels.isa());
+            for n_columns in [1, 2, 4, 8, 16, 64, 512] {
+                let x: Vec<f32> = (0..n_columns * k).map(|i| (i as f32).sin()).collect();
+                let mut acts = Q8Rows::new();
+                acts.resize(n_columns, k);
+                acts.rows_mut().zip(x.chunks_exact(k)).for_each(|(row, x)| kernels.quantize_row(x, row));
+                let mut out = vec![0.0; n_columns * n_rows];
+                let time = median(|| {
+                    if format.is_quantized() {
+                        kernels.matmul_q8(format, &weights, k, 0..n_rows, &acts, &mut out);
+                    } else {
+                        kernels.matmul_f32(format, &weights, k, 0..n_rows, &x, &mut out);
+                    }
+                });
+                let operations = 2.0 * (n_columns * n_rows * k) as f64;
+                let seconds = time.as_secs_f64();
+                print!(
+                    " | {n_columns}: {:.0} GOP/s, {:.1} GB/s",
+                    operations / seconds / 1e9,
+                    weights.len() as f64 / seconds / 1e9
+                );
+            }
+            println!();
+        }
+    }
+}
