@@ -11,6 +11,7 @@ export function mend(text) {
   let last = text.slice(start);
   // A fence, a heading, a list mark or a rule of which only the first characters have arrived.
   last = last.replace(/(^|\n)[ \t]*(?:`{1,2}|~{1,2}|#{1,6}|[-*+]|\d{1,9}[.)]|[=-]+|\|)[ \t]*$/, '$1');
+  last = withoutHalfTable(last);
   const marks = open(last);
   if (marks.code) return before + trimmed(last) + marks.code;
   // Marks at the very end open something of which nothing has arrived yet.
@@ -18,6 +19,20 @@ export function mend(text) {
   if (bare !== last) return before + closeLink(bare) + open(bare).emphasis;
   const half = /(?<!\*)\*$/.test(last) && marks.emphasis.includes('**') ? last.slice(0, -1) : last;
   return before + closeLink(trimmed(half)) + open(half).emphasis;
+}
+
+/**
+ * A table is one only when its second line is complete; before, its head would flash as text.
+ * @param {string} text the last paragraph
+ */
+function withoutHalfTable(text) {
+  const lines = text.split('\n');
+  let from = lines.length;
+  while (from > 0 && /^ {0,3}\|/.test(lines[from - 1])) from -= 1;
+  const [head, rule, ...rows] = lines.slice(from);
+  if (head === undefined || rows.length > 0) return text;
+  const half = rule === undefined || (/^[|:\- ]*$/.test(rule) && rule.split('|').length < head.trim().split('|').length);
+  return half ? lines.slice(0, from).join('\n') : text;
 }
 
 /** @param {string} text closing marks count only right after a word */

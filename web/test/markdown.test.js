@@ -203,6 +203,10 @@ test('unfinished marks do not flash', () => {
     ['done.', 'done.'],
     ['a **b** and `c` d', 'a **b** and `c` d'],
     ['ends with **', 'ends with '],
+    ['text\n\n| a | b', 'text\n'],
+    ['text\n\n| a | b |\n|--', 'text\n'],
+    ['| a | b |\n|--|--|', '| a | b |\n|--|--|'],
+    ['| a | b |\n|--|--|\n| 1', '| a | b |\n|--|--|\n| 1'],
   ];
   for (const [text, expected] of cases) assert.equal(mend(text), expected, text);
 });

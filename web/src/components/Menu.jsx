@@ -1,6 +1,8 @@
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 
 import { Icon, IconButton } from './icons.jsx';
+
+const EDGE_PX = 8;
 
 /**
  * A button that opens a list of actions. It is a plain disclosure: Tab moves through the actions, Escape closes.
@@ -9,6 +11,16 @@ import { Icon, IconButton } from './icons.jsx';
 export function Menu({ icon = 'more', label, items, class: extra = '' }) {
   const [open, setOpen] = useState(false);
   const [above, setAbove] = useState(false);
+  const [shift, setShift] = useState(0);
+  const list = useRef(/** @type {HTMLUListElement | null} */ (null));
+  // Never beyond the edge of the page.
+  useLayoutEffect(() => {
+    const box = open ? list.current?.getBoundingClientRect() : undefined;
+    if (!box) setShift(0);
+    else if (box.right > innerWidth - EDGE_PX) setShift(innerWidth - EDGE_PX - box.right);
+    else if (box.left < EDGE_PX) setShift(EDGE_PX - box.left);
+  }, [open]);
+  useLayoutEffect(() => list.current?.style.setProperty('translate', `${shift}px`), [shift, open]);
   const root = useRef(/** @type {HTMLDivElement | null} */ (null));
   useEffect(() => {
     if (!open) return undefined;
@@ -49,7 +61,7 @@ export function Menu({ icon = 'more', label, items, class: extra = '' }) {
         }}
       />
       {open && (
-        <ul class={`menu-items ${above ? 'above' : ''}`}>
+        <ul ref={list} class={`menu-items ${above ? 'above' : ''}`}>
           {items.map((item) => (
             <li key={item.label}>
               <button

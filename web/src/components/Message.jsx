@@ -245,8 +245,8 @@ function Actions({ message, last, siblings }) {
           {t('message.continue')}
         </button>
       )}
-      {role === 'user' && last && (
-        <button type="button" class="small" onClick={() => void app.retry(id)} disabled={!ready}>
+      {role === 'user' && last && ready && (
+        <button type="button" class="small" onClick={() => void app.retry(id)}>
           <Icon name="play" />
           {t('message.reply')}
         </button>
