@@ -159,6 +159,34 @@ export const common = {
     await close();
   },
 
+  'probabilities: each token shows the likeliest others, and another one branches there': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await limitReply(page, 8);
+    await page.click('#settings');
+    await page.fill('#setting-probabilities', '5');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('dialog', { state: 'detached' });
+    await ask(page, 'say one two three four');
+    await page.locator('article.assistant .menu > .icon-button').click();
+    await page.click('.menu-items button:has-text("Show probabilities")');
+    const [reply] = (await stored(page, 'messages')).filter((message) => message.role === 'assistant');
+    equal(reply.probs.list.map((/** @type {any} */ token) => token[0]).join(''), reply.content, 'the tokens are the text');
+    for (const [, share, likeliest] of reply.probs.list) {
+      const sum = likeliest.reduce((/** @type {number} */ total, /** @type {any} */ one) => total + one[1], 0);
+      check(share >= 0 && share <= 1 && sum <= 1.001 && likeliest.length <= 5, `shares ${share}, ${sum}`);
+    }
+    equal(await page.locator('.token').count(), reply.probs.list.length, 'all tokens are shown');
+    await page.locator('.token').first().click();
+    await page.locator('.likely button:not(:disabled)').first().click();
+    await page.waitForSelector('.alternatives span:has-text("2 / 2")');
+    await finished(page);
+    const branch = (await stored(page, 'messages')).filter((message) => message.role === 'assistant').find(({ id }) => id !== reply.id);
+    check(branch.probs.list[0][0] !== reply.probs.list[0][0] && branch.content.startsWith(branch.probs.list[0][0]), 'the branch begins with the other token');
+    clean();
+    await close();
+  },
+
   'reload: the conversation is still there': async (place) => {
     const { page, clean, close } = await open(place);
     await ready(page);

@@ -190,7 +190,9 @@ export async function startFake({ port = 0 } = {}) {
       if (reason !== 'end_of_turn') break;
       if (script.tokenMs > 0) await pause(script.tokenMs);
       if (gone) return undefined;
-      frame({ delta: { content: piece } });
+      const likely = (/** @type {string} */ token, /** @type {number} */ share) => ({ id: 1, token, bytes: [...Buffer.from(token)], logprob: Math.log(share) });
+      const logprobs = body.logprobs ? { content: [{ ...likely(piece, 0.5), top_logprobs: [likely(piece, 0.5), likely(' other', 0.25), likely('<end_of_turn>', 0.01)] }] } : undefined;
+      frame({ delta: { content: piece }, logprobs });
       made += 1;
       if (made === 4 && asked === 'drop') return response.destroy();
       if (made === 4 && asked.startsWith('fail ')) {

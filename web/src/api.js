@@ -38,7 +38,7 @@ import { events } from './stream.js';
  * @property {number | null} replyTokens
  * @property {import('./tree.js').Timings} timings
  *
- * @typedef {{ type: 'prefill', done: number, total: number } | { type: 'text', text: string } | End} Reply
+ * @typedef {{ type: 'prefill', done: number, total: number } | { type: 'text', text: string, token?: import('./tree.js').Token } | End} Reply
  */
 
 /** Something the server refused or a connection that broke, in words for a person. */
@@ -193,7 +193,7 @@ export class Api {
       if (chunk.timings) end.timings = pickTimings(chunk.timings);
       const choice = chunk.choices?.[0];
       const piece = choice?.delta?.content;
-      if (typeof piece === 'string' && piece !== '') yield { type: 'text', text: piece };
+      if (typeof piece === 'string' && piece !== '') yield { type: 'text', text: piece, token: readToken(piece, choice.logprobs) };
       if (choice?.finish_reason) {
         finished = true;
         end.seed = number(choice.seed);
@@ -323,6 +323,19 @@ const number = (value) => (typeof value === 'number' && Number.isFinite(value) ?
 
 /** @param {unknown} value */
 const text = (value) => (typeof value === 'string' ? value : '');
+
+/**
+ * @param {string} piece
+ * @param {any} logprobs of a choice
+ * @returns {import('./tree.js').Token | undefined}
+ */
+function readToken(piece, logprobs) {
+  const found = logprobs?.content?.at(-1);
+  if (typeof found?.logprob !== 'number') return undefined;
+  const share = (/** @type {number} */ logprob) => Number(Math.exp(logprob).toPrecision(4));
+  const top = (found.top_logprobs ?? []).map((/** @type {any} */ one) => /** @type {[string, number]} */ ([text(one.token), share(one.logprob)]));
+  return [piece, share(found.logprob), top];
+}
 
 /** @param {any} raw @returns {Piece} bytes that are no character by themselves are shown as such */
 function readPiece(raw) {

@@ -514,8 +514,24 @@ export class App {
   editInPlace(id, content) {
     const message = this.state.tree.get(id);
     if (!message || message.id === this.state.live?.id) return;
-    this.#update({ ...message, content, edited: true });
+    this.#update({ ...message, content, edited: true, probs: undefined });
     this.counter.soon();
+  }
+
+  /**
+   * Another reply that is the same up to a token, has another token there, and goes on from it.
+   * @param {string} id
+   * @param {number} at which of the recorded tokens
+   * @param {[string, number]} instead
+   */
+  async branchAtToken(id, at, instead) {
+    const message = this.state.tree.get(id);
+    if (!message?.probs || !machine.canSend(this.state.machine)) return;
+    const { from, list } = message.probs;
+    const kept = list.slice(0, at);
+    const content = message.content.slice(0, from) + kept.map(([text]) => text).join('') + instead[0];
+    const token = /** @type {trees.Token} */ ([instead[0], instead[1], list[at][2]]);
+    await this.#generate({ ...this.#message('assistant', content, message.parent), probs: { from, list: [...kept, token] } });
   }
 
   /** Shows another alternative, with everything that was chosen below it. @param {string} id */
@@ -601,7 +617,7 @@ export class App {
     const current = () => this.running === running;
     try {
       const params = settings.sampling(chosen, chosen.seed >= 0 ? chosen.seed : newSeed());
-      const { max_tokens: limit = -1, ...others } = params;
+      const { max_tokens: limit = -1, logprobs: _, top_logprobs: __, ...others } = params;
       const prompt = conversation.literal
         ? await this.api.tokenIds({ content: before, parse_special: false, add_special: true }, running.signal)
         : before;
@@ -716,7 +732,9 @@ export class App {
       model: this.state.props?.name,
       demo: this.state.props?.demo || undefined,
       params,
+      probs: chosen.probabilities > 0 ? goingOn(message) : undefined,
     };
+    const { probs } = reply;
     this.#add(reply);
     this.writing = reply;
     const { conversation } = reply;
@@ -744,6 +762,7 @@ export class App {
           firstMs ??= now - started;
           speed.add(now);
           live.text += event.text;
+          if (event.token) probs?.list.push(event.token);
           live.speed = speed.perSecond;
           this.#event({ type: 'token' });
           for (const listener of this.streamListeners) listener(live);
@@ -933,6 +952,16 @@ export class App {
     this.dismissToast();
     action?.act();
   }
+}
+
+/**
+ * Where the recording of token probabilities goes on: after what was recorded, if that is the whole text.
+ * @param {Message} message
+ * @returns {trees.Probabilities}
+ */
+function goingOn({ content, probs }) {
+  const known = probs ? probs.from + probs.list.reduce((sum, [text]) => sum + text.length, 0) : -1;
+  return known === content.length && probs ? { from: probs.from, list: [...probs.list] } : { from: content.length, list: [] };
 }
 
 /** @param {Conversation[]} conversations */

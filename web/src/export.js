@@ -177,6 +177,8 @@ function readMessage(from, conversation) {
   if (isRecord(from.timings)) message.timings = numbersOf(from.timings);
   if (Number.isFinite(from.promptTokens)) message.promptTokens = from.promptTokens;
   if (Number.isFinite(from.replyTokens)) message.replyTokens = from.replyTokens;
+  const probs = readProbabilities(from.probs);
+  if (probs) message.probs = probs;
   if (isText(from.failure?.message)) message.failure = { kind: 'server', ...stringsOf(from.failure) };
   if (Array.isArray(from.files)) {
     message.files = from.files
@@ -184,6 +186,14 @@ function readMessage(from, conversation) {
       .map((/** @type {any} */ file) => ({ name: file.name, text: file.text }));
   }
   return message;
+}
+
+/** @param {any} from @returns {import('./tree.js').Probabilities | null} */
+function readProbabilities(from) {
+  const pair = (/** @type {any} */ one) => Array.isArray(one) && isText(one[0]) && Number.isFinite(one[1]);
+  if (!Number.isFinite(from?.from) || !Array.isArray(from.list)) return null;
+  const whole = from.list.every((/** @type {any} */ token) => pair(token) && Array.isArray(token[2]) && token[2].every(pair));
+  return whole ? { from: from.from, list: from.list } : null;
 }
 
 /** @param {any} from @returns {import('./tree.js').Choices} */

@@ -19,6 +19,7 @@
  * @property {number} presencePenalty
  * @property {number} frequencyPenalty
  * @property {number} maxTokens 0: until the end of the turn
+ * @property {number} probabilities how many likely tokens are recorded at each place; 0: none
  * @property {number} seed -1: a new one for every reply
  * @property {string[]} stop
  *
@@ -51,6 +52,7 @@ export const NUMBERS = [
   { key: 'presencePenalty', wire: 'presence_penalty', value: 0, min: -2, max: 2, step: 0.05, off: 0 },
   { key: 'frequencyPenalty', wire: 'frequency_penalty', value: 0, min: -2, max: 2, step: 0.05, off: 0 },
   { key: 'maxTokens', wire: 'max_tokens', value: 0, min: 0, max: 8192, sliderMax: 2048, step: 1, off: 0 },
+  { key: 'probabilities', wire: 'top_logprobs', value: 0, min: 0, max: 20, step: 1, off: 0 },
   { key: 'seed', wire: 'seed', value: -1, min: -1, max: 4294967295, step: 1, needsRandomness: true },
 ];
 
@@ -175,6 +177,8 @@ export function sampling(settings, seed) {
   for (const field of NUMBERS) found[field.wire] = settings[field.key];
   found.seed = seed;
   if (settings.maxTokens === 0) delete found.max_tokens;
+  if (settings.probabilities === 0) delete found.top_logprobs;
+  else found.logprobs = true;
   if (settings.stop.length > 0) found.stop = settings.stop;
   return found;
 }

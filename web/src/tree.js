@@ -26,6 +26,7 @@
  * @property {'token_limit' | 'context_full'} [cutBy] which limit a `cut` reply met
  * @property {import('./state.js').Failure} [failure]
  * @property {Attachment[]} [files]
+ * @property {Probabilities} [probs]
  *
  * @typedef {object} Timings
  * @property {number} [prompt_n] tokens of the prompt that were read
@@ -34,6 +35,12 @@
  * @property {number} [predicted_per_second]
  * @property {number} [first_ms] milliseconds from sending to the first token
  * @property {number} [cache_n] tokens of the prompt that were still in the cache
+ *
+ * @typedef {[text: string, probability: number, likeliest: [text: string, probability: number][]]} Token
+ *
+ * @typedef {object} Probabilities how likely the tokens of a reply were
+ * @property {number} from characters of the content before the first of them
+ * @property {Token[]} list their texts, joined, are the rest of the content
  *
  * @typedef {object} Attachment
  * @property {string} name

@@ -419,6 +419,27 @@ test('what was typed and not sent is there after a reload, in a new chat and in 
   assert.equal((await started(factory)).state.draft, '', 'and nothing is kept that was sent');
 });
 
+test('token probabilities are recorded, survive continuing, and another token branches there', async () => {
+  const app = await started();
+  await ready(app);
+  app.changeSetting('probabilities', 3);
+  await say(app, 'say one two three');
+  assert.equal(fake.requests[0].logprobs, true);
+  assert.equal(fake.requests[0].top_logprobs, 3);
+  const reply = app.path[1];
+  assert.deepEqual(reply.probs?.list.map(([text]) => text), ['one', ' two', ' three']);
+  assert.deepEqual(reply.probs?.list[1], [' two', 0.5, [[' two', 0.5], [' other', 0.25], ['<end_of_turn>', 0.01]]]);
+  fake.script.scriptText = 'one other way';
+  await app.branchAtToken(reply.id, 1, [' other', 0.25]);
+  const branch = app.path[1];
+  assert.equal(branch.content, 'one other way');
+  assert.notEqual(branch.id, reply.id);
+  assert.deepEqual(fake.requests[1].messages.at(-1), { role: 'assistant', content: 'one other' });
+  assert.equal(branch.probs?.list.map(([text]) => text).join(''), branch.content);
+  app.editInPlace(branch.id, 'changed');
+  assert.equal(app.path[1].probs, undefined, 'an edited text has none');
+});
+
 test('deleting everything leaves nothing', async () => {
   const app = await started();
   await say(app, 'say one');

@@ -10,7 +10,7 @@ const conversation = { id: 'c1', title: 'Töne & <b>', created: 5, updated: 9, p
 /** @type {import('../src/tree.js').Message[]} */
 const messages = [
   { id: 'm1', conversation: 'c1', parent: null, role: 'user', content: 'Hi\n', time: 5, status: 'complete', files: [{ name: 'a', text: 'b' }] },
-  { id: 'm2', conversation: 'c1', parent: 'm1', role: 'assistant', content: '**x** 😀', time: 6, status: 'cut', cutBy: 'token_limit', demo: true, model: 'Demo', params: { seed: 4, temperature: 1 }, timings: { predicted_n: 3 }, promptTokens: 9, replyTokens: 3, edited: true },
+  { id: 'm2', conversation: 'c1', parent: 'm1', role: 'assistant', content: '**x** 😀', time: 6, status: 'cut', cutBy: 'token_limit', demo: true, model: 'Demo', params: { seed: 4, temperature: 1 }, timings: { predicted_n: 3 }, promptTokens: 9, replyTokens: 3, edited: true, probs: { from: 0, list: [['**x**', 0.5, [['y', 0.1]]]] } },
 ];
 
 test('an export that is imported again is the same chat', () => {

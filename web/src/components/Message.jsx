@@ -10,6 +10,7 @@ import { Gem, Icon, IconButton } from './icons.jsx';
 import { Failure, FullContext } from './Failure.jsx';
 import { Menu } from './Menu.jsx';
 import { RichText } from './RichText.jsx';
+import { Tokens } from './Tokens.jsx';
 
 /**
  * One message. Until it comes near the view it is an article with plain text, so that a chat of thousands opens at once and
@@ -28,7 +29,8 @@ export function Message({ message, number, last, eager, sent, siblings }) {
     if (near || !place.current) return undefined;
     return whenNear(place.current, () => setNear(true));
   }, [near]);
-  const { role } = message;
+  const { role, probs } = message;
+  const [tokens, setTokens] = useState(false);
   const label = t('role.message', { role: t(`role.${role}`), number });
   return (
     <article
@@ -50,7 +52,9 @@ export function Message({ message, number, last, eager, sent, siblings }) {
       ) : (
         <>
           {show && message.files && <Files files={message.files} />}
-          {role === 'assistant' || renderUser ? (
+          {probs && tokens && !live ? (
+            <Tokens message={message} probs={probs} />
+          ) : role === 'assistant' || renderUser ? (
             <RichText id={message.id} text={message.content} live={live} near={show} />
           ) : (
             message.content !== '' && (
@@ -61,7 +65,7 @@ export function Message({ message, number, last, eager, sent, siblings }) {
           )}
           {live && <Waiting />}
           {show && <Tags message={message} sent={sent} live={live} />}
-          {show && !live && !(message.status === 'error' && message.content === '' && last) && <Actions message={message} last={last} siblings={siblings} />}
+          {show && !live && !(message.status === 'error' && message.content === '' && last) && <Actions message={message} last={last} siblings={siblings} tokens={tokens} setTokens={setTokens} />}
         </>
       )}
       {show && !live && last && message.failure && message.failure.kind !== 'context' && (
@@ -164,8 +168,9 @@ function Tags({ message, sent, live }) {
   );
 }
 
-/** @param {{ message: import('../tree.js').Message, last: boolean, siblings: import('../tree.js').Message[] }} props */
-function Actions({ message, last, siblings }) {
+/** @param {{ message: import('../tree.js').Message, last: boolean, siblings: import('../tree.js').Message[],
+ *   tokens: boolean, setTokens: (tokens: boolean) => void }} props */
+function Actions({ message, last, siblings, tokens, setTokens }) {
   const app = useApp();
   const ui = useUi();
   const ready = useAppState((state) => canSend(state.machine));
@@ -208,6 +213,9 @@ function Actions({ message, last, siblings }) {
     );
   }
   more.push({ icon: 'branch', label: t('message.branch'), act: () => void app.branchToNewChat(id) });
+  if (message.probs) {
+    more.push({ icon: 'text', label: t(tokens ? 'tokens.hide' : 'tokens.show'), act: () => setTokens(!tokens) });
+  }
   if (role === 'assistant') more.push({ icon: 'info', label: t('message.info'), act: () => ui.open({ name: 'info', id }) });
   if (!running) more.push({ icon: 'trash', label: t('message.delete'), act: remove, danger: true });
 

@@ -119,6 +119,10 @@ export default {
   'message.copyCode': 'Copy',
   'message.copiedCode': 'Copied',
 
+  'tokens.show': 'Show probabilities',
+  'tokens.hide': 'Hide probabilities',
+  'tokens.instead': 'Instead of “{token}”, go on with:',
+
   'failure.title': 'The reply could not be made.',
   'failure.unreachable': 'gemma2 does not answer.',
   'failure.broken': 'The connection to gemma2 was lost in the middle of the reply.',
@@ -225,6 +229,8 @@ export default {
   'field.frequencyPenaltyHelp': 'Lowers tokens by how often they were used.',
   'field.maxTokens': 'Longest reply',
   'field.maxTokensHelp': 'In tokens. 0: until the model ends its turn.',
+  'field.probabilities': 'Token probabilities',
+  'field.probabilitiesHelp': 'Records this many likely tokens at each place of a reply; its menu shows them. 0 turns it off.',
   'field.seed': 'Seed',
   'field.seedHelp': 'The same seed gives the same reply. −1 draws a new one each time; the one used is shown in the details.',
   'field.stop': 'Stop strings',
