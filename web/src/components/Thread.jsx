@@ -71,11 +71,15 @@ export function Thread() {
   );
 }
 
+const EXAMPLES = /** @type {const} */ (['empty.example1', 'empty.example2', 'empty.example3']);
+const DEMO_EXAMPLES = /** @type {const} */ (['empty.demo1', 'empty.demo2', 'empty.demo3']);
+
 /** A chat without messages: whom one talks to, and how one could begin. */
 function Empty() {
   const app = useApp();
   const props = useAppState((state) => state.props);
-  const examples = /** @type {const} */ (['empty.example1', 'empty.example2', 'empty.example3']);
+  // The demo model knows little: what it is asked for here it can do.
+  const examples = props?.demo ? DEMO_EXAMPLES : EXAMPLES;
   return (
     <div class="empty">
       <Gem />

@@ -54,6 +54,9 @@ export default {
   'empty.example1': 'Explain how a sundial works, and when it is wrong.',
   'empty.example2': 'Write a Python function that finds the longest word in a text.',
   'empty.example3': 'Suggest three names for a small bakery by the sea.',
+  'empty.demo1': 'Tell me a story about a fox named Ruby.',
+  'empty.demo2': 'Make a table of countries and capitals.',
+  'empty.demo3': 'Algae doubles each day and fills the reservoir in 30 days. When was it half full?',
 
   'composer.label': 'Message',
   'composer.placeholder': 'Message Gemma',
