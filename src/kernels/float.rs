@@ -14,7 +14,10 @@ use super::scalar::{self, SUMS};
 use super::simd::{Kernel, Simd};
 
 /// Up to so many columns the weights are not worth a panel.
-const FEW: usize = 4;
+const FEW: usize = 16;
+
+/// Columns that a row meets side by side; the next ones find it in the cache.
+const FEW_COLUMNS: usize = 4;
 
 /// Rows streamed side by side, so that a chain of additions is not waited for.
 const FEW_ROWS: usize = 4;
@@ -130,22 +133,26 @@ impl<L: Load> Kernel for Few<'_, L> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let n = self.rows.len() / (self.k * L::BYTES);
+        let n_columns = self.acts.len() / self.k;
         for r in (0..n).step_by(FEW_ROWS) {
-            match self.acts.len() / self.k {
-                1 => few_rows::<S, L, 1>(s, &mut self, r, n),
-                2 => few_rows::<S, L, 2>(s, &mut self, r, n),
-                3 => few_rows::<S, L, 3>(s, &mut self, r, n),
-                _ => few_rows::<S, L, FEW>(s, &mut self, r, n),
+            for c in (0..n_columns).step_by(FEW_COLUMNS) {
+                match n_columns - c {
+                    1 => few_rows::<S, L, 1>(s, &mut self, r, n, c),
+                    2 => few_rows::<S, L, 2>(s, &mut self, r, n, c),
+                    3 => few_rows::<S, L, 3>(s, &mut self, r, n, c),
+                    _ => few_rows::<S, L, FEW_COLUMNS>(s, &mut self, r, n, c),
+                }
             }
         }
     }
 }
 
-/// Rows `r..r + 4` of the `n`; beyond the last it is repeated.
+/// Rows `r..r + 4` of the `n`, beyond the last it is repeated, and columns `first..first + COLUMNS`.
 #[inline(always)]
-fn few_rows<S: Simd, L: Load, const COLUMNS: usize>(s: S, few: &mut Few<'_, L>, r: usize, n: usize) {
+fn few_rows<S: Simd, L: Load, const COLUMNS: usize>(s: S, few: &mut Few<'_, L>, r: usize, n: usize, first: usize) {
     let k = few.k;
-    assert!(few.acts.len() == COLUMNS * k && few.rows.len() == n * k * L::BYTES && k.is_multiple_of(SUMS));
+    let acts = &few.acts[first * k..(first + COLUMNS) * k];
+    assert!(few.rows.len() == n * k * L::BYTES && k.is_multiple_of(SUMS));
     let rows: [usize; FEW_ROWS] = std::array::from_fn(|i| (r + i).min(n - 1));
     let mut sums = [[[s.splat(0.0); 2]; COLUMNS]; FEW_ROWS];
     for at in (0..k).step_by(SUMS) {
@@ -154,7 +161,7 @@ fn few_rows<S: Simd, L: Load, const COLUMNS: usize>(s: S, few: &mut Few<'_, L>, 
             let mut x = [s.splat(0.0); COLUMNS];
             for c in 0..COLUMNS {
                 // SAFETY: within the activations, as asserted.
-                x[c] = unsafe { s.load_f(few.acts.as_ptr().add(c * k + at)) };
+                x[c] = unsafe { s.load_f(acts.as_ptr().add(c * k + at)) };
             }
             for i in 0..FEW_ROWS {
                 // SAFETY: within the rows, as asserted.
@@ -167,7 +174,7 @@ fn few_rows<S: Simd, L: Load, const COLUMNS: usize>(s: S, few: &mut Few<'_, L>, 
     }
     for i in 0..FEW_ROWS.min(n - r) {
         for c in 0..COLUMNS {
-            few.out[c * few.stride + few.first_row + r + i] = s.fold_16(sums[i][c]);
+            few.out[(first + c) * few.stride + few.first_row + r + i] = s.fold_16(sums[i][c]);
         }
     }
 }
