@@ -176,7 +176,8 @@ pub(super) fn scales_and_mins_k4(packed: &[u8; 12]) -> (u64, u64) {
     (u64::from(scales_low) | u64::from(scales_high) << 32, u64::from(mins_low) | u64::from(mins_high) << 32)
 }
 
-/// The 16 scales of 6 bits, less 32, that Q3_K keeps in 12 bytes; byte h is half-block h's.
+/// The 16 scales of 6 bits, less 32, that Q3_K keeps in 12 bytes; number h is half-block h's. The compiler makes vector
+/// code of this.
 pub(super) fn scales_q3(packed: &[u8; 12]) -> [i8; 16] {
     std::array::from_fn(|h| {
         let low = (packed[h % 8] >> (4 * (h / 8))) & 0x0f;
@@ -185,11 +186,19 @@ pub(super) fn scales_q3(packed: &[u8; 12]) -> [i8; 16] {
     })
 }
 
-/// The 8 scales of 6 bits, less 32, of IQ4_XS.
-pub(super) fn scales_iq4_xs(high: u16, low: &[u8; 4]) -> [i8; 8] {
-    std::array::from_fn(|j| {
-        let low = (low[j / 2] >> (4 * (j % 2))) & 0x0f;
-        let high = (high >> (2 * j)) & 3;
-        (low | (high as u8) << 4) as i8 - 32
-    })
+/// The 8 scales of 6 bits, less 32, of IQ4_XS; byte j is block j's, a signed number.
+pub(super) fn scales_iq4_xs(high: u16, low: &[u8; 4]) -> u64 {
+    // Nibble j goes to byte j, and so do bits 2 j and 2 j + 1.
+    let low = u64::from(u32::from_le_bytes(*low));
+    let low = (low | low << 16) & 0x0000_ffff_0000_ffff;
+    let low = (low | low << 8) & 0x00ff_00ff_00ff_00ff;
+    let low = (low | low << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let high = u64::from(high);
+    let high = (high | high << 24) & 0x0000_00ff_0000_00ff;
+    let high = (high | high << 12) & 0x000f_000f_000f_000f;
+    let high = (high | high << 6) & 0x0303_0303_0303_0303;
+    // With bit 5 turned over these are the numbers in 6 bits, to be sign-extended.
+    let bytes = (low | high << 4) ^ 0x2020_2020_2020_2020;
+    let sign = bytes & 0x2020_2020_2020_2020;
+    bytes | sign << 1 | sign << 2
 }

@@ -274,9 +274,9 @@ fn unpack_q6_k(block: &[u8], out: &mut Superblock) {
 
 fn unpack_iq4_xs(block: &[u8], out: &mut Superblock) {
     let d = f16_at(block, 0);
-    let scales = scales_iq4_xs(u16::from_le_bytes(array_at(block, 2)), &array_at(block, 4));
+    let scales = scales_iq4_xs(u16::from_le_bytes(array_at(block, 2)), &array_at(block, 4)).to_le_bytes();
     for j in 0..LANES {
-        out.scale[0][j] = d * f32::from(scales[j]);
+        out.scale[0][j] = d * f32::from(scales[j] as i8);
         let q = &mut out.q[j * BLOCK..][..BLOCK];
         unpack_nibbles(&block[8 + 16 * j..], q);
         q.iter_mut().for_each(|q| *q = IQ4_TABLE[*q as usize]);

@@ -242,8 +242,8 @@ mod formats {
 
         #[inline(always)]
         fn scales<S: Simd>(s: S, rows: Rows<&[u8]>) -> Scales<S::F> {
-            let part = |row: &[u8]| scales_q3(&array_at(row, 96)).map(|x| x as u8);
-            let (low, high) = s.widen_even_odd([part(rows[0]), part(rows[1])]);
+            let packed = rows.map(|row| scales_q3(&array_at(row, 96)).map(|x| x as u8));
+            let (low, high) = s.widen_even_odd(packed);
             let d = splat_f16_at(s, rows, 108);
             Scales { scale: [s.mul(d, low), s.mul(d, high)], min: [s.splat(0.0); 2] }
         }
@@ -350,11 +350,7 @@ mod formats {
 
         #[inline(always)]
         fn scales<S: Simd>(s: S, rows: Rows<&[u8]>) -> Scales<S::F> {
-            let part = |row: &[u8]| {
-                let scales = scales_iq4_xs(u16_at(row, 2), &array_at(row, 4));
-                u64::from_le_bytes(scales.map(|x| x as u8))
-            };
-            let scales = s.widen_i8([part(rows[0]), part(rows[1])]);
+            let scales = s.widen_i8(rows.map(|row| scales_iq4_xs(u16_at(row, 2), &array_at(row, 4))));
             Scales { scale: [s.mul(splat_f16_at(s, rows, 0), scales); 2], min: [s.splat(0.0); 2] }
         }
     }
