@@ -40,8 +40,8 @@ struct Piece {
     rows: std::ops::Range<usize>,
 }
 
-/// Rows of a piece are a multiple of this where possible: the widest register tile over rows.
-const ROW_GRANULE: usize = 16;
+/// Rows of a piece are a multiple of this where possible: a whole number of the widest panels.
+const ROW_GRANULE: usize = 64;
 
 impl Linear {
     /// Checks the parts against each other and against their bytes.
