@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, EngineError, Event, Limit, Request, Sampling, Timings};
+use crate::kernels::{Format, Kernels};
 
 /// One kind of work: read `n_prompt` tokens (a prefill row) or make `n_gen` tokens (a decode row).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,36 +102,29 @@ fn finish(engine: &Engine, request: Request) -> Result<(Vec<u32>, Timings), Engi
     }
 }
 
-/// Bytes per second that `n_threads` threads read together from memory: the limit of decoding. Reads `bytes` (much more
-/// than any cache holds) `passes` times and takes the best pass.
-pub fn read_bandwidth(n_threads: usize, bytes: usize, passes: usize) -> f64 {
-    let words = vec![1_u64; bytes / size_of::<u64>()];
-    let share = words.len().div_ceil(n_threads.max(1)).max(1);
+/// Bytes per second that `n_threads` threads read together from memory: the limit of decoding. Our own product of F32
+/// weights with one column is the reader, since it does little else. Reads `bytes` (more than any cache holds) `passes`
+/// times and takes the best pass.
+pub fn read_bandwidth(kernels: &Kernels, n_threads: usize, bytes: usize, passes: usize) -> f64 {
+    const K: usize = 2048;
+    const ROW_BYTES: usize = K * size_of::<f32>();
+    let n_rows = (bytes / ROW_BYTES).max(1);
+    let weights = vec![1_u8; n_rows * ROW_BYTES];
+    let activations = [1.0_f32; K];
+    let mut out = vec![0.0_f32; n_rows];
+    let share = n_rows.div_ceil(n_threads.max(1));
     let mut best = 0.0_f64;
     for _ in 0..passes {
         let start = Instant::now();
-        let sum: u64 = std::thread::scope(|scope| {
-            let threads: Vec<_> = words.chunks(share).map(|part| scope.spawn(|| sum(part))).collect();
-            threads.into_iter().map(|t| t.join().unwrap_or(0)).sum()
+        std::thread::scope(|scope| {
+            for (weights, out) in weights.chunks(share * ROW_BYTES).zip(out.chunks_mut(share)) {
+                let activations = &activations;
+                scope.spawn(move || kernels.matmul_f32(Format::F32, weights, K, 0..out.len(), activations, out));
+            }
         });
-        let seconds = start.elapsed().as_secs_f64();
-        // The sum is used, so that the reading is not optimised away.
-        if std::hint::black_box(sum) > 0 {
-            best = best.max(size_of_val(&words[..]) as f64 / seconds);
-        }
+        best = best.max(weights.len() as f64 / start.elapsed().as_secs_f64());
     }
     best
-}
-
-/// Eight chains, so that additions do not wait for each other.
-fn sum(words: &[u64]) -> u64 {
-    let mut lanes = [0_u64; 32];
-    for chunk in words.as_chunks::<32>().0 {
-        for (lane, word) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.wrapping_add(*word);
-        }
-    }
-    lanes.iter().fold(0, |a, b| a.wrapping_add(*b))
 }
 
 #[cfg(test)]
@@ -147,8 +141,9 @@ mod tests {
     }
 
     #[test]
-    fn the_bandwidth_probe_reads_all_it_says() {
-        assert_eq!(sum(&vec![1; 64 * 5]), 64 * 5);
-        assert!(read_bandwidth(2, 1 << 20, 1) > 0.0);
+    fn the_bandwidth_probe_runs_on_any_number_of_threads() {
+        for n_threads in [1, 2, 3] {
+            assert!(read_bandwidth(Kernels::get(), n_threads, 1 << 20, 1) > 0.0);
+        }
     }
 }

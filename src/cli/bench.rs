@@ -67,7 +67,7 @@ fn measure(
             continue;
         }
         terminal.status(&format!("{} on {} threads", name_of(workload), compute.n_threads));
-        let bandwidth = read_bandwidth(compute.n_threads, PROBE_BYTES, 3);
+        let bandwidth = read_bandwidth(compute.kernels, compute.n_threads, PROBE_BYTES, 3);
         let row = run(&engine, workload, args.repetitions as usize);
         terminal.status("");
         let row = row?;
