@@ -48,10 +48,11 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
             Some(_) = connections.join_next() => {}
             (accepted, permit) = accepted => match accepted {
                 Ok((stream, _)) => {
+                    let open = state.count_connection();
                     let connection = connection(stream, service.clone(), stopping.clone());
                     connections.spawn(async move {
                         connection.await;
-                        drop(permit);
+                        drop((open, permit));
                     });
                 }
                 // Out of file descriptors, or the peer was gone already: others may still end.

@@ -41,6 +41,7 @@ mod wire;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -135,6 +136,7 @@ struct Shared {
     ready: OnceLock<Arc<Ready>>,
     loading: Mutex<Loading>,
     large_bodies: Semaphore,
+    open_connections: AtomicUsize,
 }
 
 /// What all handlers share; cheap to clone. Starts as loading.
@@ -149,6 +151,7 @@ impl AppState {
             ready: OnceLock::new(),
             loading: Mutex::new(Loading { progress: 0.0, stage: "starting".into() }),
             large_bodies: Semaphore::new(2),
+            open_connections: AtomicUsize::new(0),
         }))
     }
 
@@ -179,12 +182,32 @@ impl AppState {
         Err(ApiError::loading(loading.progress, &loading.stage))
     }
 
+    /// Connections that are open now. One that was cut stops counting when all that was made for it is let go of.
+    pub fn open_connections(&self) -> usize {
+        self.0.open_connections.load(Ordering::Acquire)
+    }
+
+    fn count_connection(&self) -> OpenConnection {
+        self.0.open_connections.fetch_add(1, Ordering::Relaxed);
+        OpenConnection(self.clone())
+    }
+
     fn options(&self) -> &ServerOptions {
         &self.0.options
     }
 
     fn large_bodies(&self) -> &Semaphore {
         &self.0.large_bodies
+    }
+}
+
+/// Counts as a connection until it is dropped.
+struct OpenConnection(AppState);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        let AppState(shared) = &self.0;
+        shared.open_connections.fetch_sub(1, Ordering::Release);
     }
 }
 
