@@ -5,6 +5,8 @@ mod hostile;
 mod llama_cpp;
 mod openai;
 mod page;
+mod quit;
+mod replies;
 mod socket;
 
 use std::net::SocketAddr;

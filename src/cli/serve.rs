@@ -63,7 +63,10 @@ pub fn run(settings: Settings, serve: Serve, opened: Opened, terminal: Terminal)
         let (engine, facts, template) = loaded?;
         state.set_ready(engine, facts, template);
         announce(&serve, &url(address), &terminal)?;
-        signal.await;
+        tokio::select! {
+            () = &mut signal => {}
+            () = state.quit_requested() => {}
+        }
         terminal.note("stopping; Ctrl-C again quits at once");
         stop.notify_one();
         tokio::select! {

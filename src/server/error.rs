@@ -99,6 +99,18 @@ impl ApiError {
         Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "the request body took too long")
     }
 
+    /// 409: something of this name is there already.
+    pub fn conflict(message: impl Into<String>, hint: impl Into<String>) -> ApiError {
+        let mut error = Self::new(StatusCode::CONFLICT, "invalid_request_error", message);
+        error.0.hint = Some(hint.into());
+        error
+    }
+
+    /// 410: it was there and is not any more.
+    pub fn gone(message: impl Into<String>) -> ApiError {
+        Self::new(StatusCode::GONE, "invalid_request_error", message)
+    }
+
     /// 413: more than `limit` bytes.
     pub fn too_large(limit: usize) -> ApiError {
         Self::new(

@@ -84,6 +84,7 @@ async fn props(State(state): State<AppState>, Loaded(ready): Loaded) -> Json<Val
         "n_ctx_train": facts.n_ctx_train,
         "is_demo": facts.is_demo,
         "version": version,
+        "quit_token": state.quit().token(),
         "page_templates": {
             "prompt": page.prompt,
             "history": page.history,

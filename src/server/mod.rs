@@ -11,6 +11,8 @@
 //! | `POST /v1/chat/completions`, `/v1/completions`, `GET /v1/models` | OpenAI ([`openai`]) | key, model |
 //! | `POST /completion`, `/tokenize`, `/detokenize`, `/apply-template` | llama.cpp ([`llama_cpp`]) | key, model |
 //! | `GET /props`, `/slots`, `/metrics` | llama.cpp | key, model |
+//! | `GET /replies/{id}`, `POST /replies/{id}/stop` | replies that outlive their connection ([`replies`]) | key |
+//! | `POST /quit` | ends the program, for the page ([`quit`]) | key, token, loopback |
 //! | `GET /health` | llama.cpp: 503 with progress while loading | |
 //! | `GET /` and its files | the page ([`ui`]) | |
 //!
@@ -21,7 +23,8 @@
 //! - Errors are OpenAI's object `{"error": {"message", "type", "param", "code"}}`: under `/v1` the code is null or OpenAI's
 //!   word (`context_length_exceeded`, `invalid_api_key`, `model_not_found`), elsewhere llama.cpp's, the status. `hint`
 //!   says what to do. A stream that fails ends with one `data: {"error": …}` frame and no `[DONE]`.
-//! - Streams are server-sent events with a comment in each second of silence. Closing the connection cancels.
+//! - Streams are server-sent events with a comment in each second of silence. Closing the connection cancels, unless the
+//!   request carries `x-reply-id`: see [`replies`].
 //! - Extensions, for the page and whoever likes them: `templates` (in), `stop_reason`, `stopping_word` and `seed` beside
 //!   `finish_reason`, llama.cpp's `timings`, `timings_per_token` and `return_progress` on every API.
 //! - 503 carries `Retry-After`: loading (with `progress` and `stage`), a full queue, shutting down.
@@ -35,6 +38,8 @@ mod listen;
 pub mod llama_cpp;
 mod metrics;
 pub mod openai;
+mod quit;
+mod replies;
 mod sse;
 pub mod ui;
 mod wire;
@@ -56,7 +61,11 @@ use crate::chat::ChatTemplate;
 use crate::engine::{Engine, Sampling};
 use crate::tokenizer::TokenId;
 use error::ApiError;
+use quit::Quit;
+use replies::Replies;
+
 pub use listen::serve;
+pub use replies::ReplyLimits;
 
 /// What is decided before the model is loaded.
 #[derive(Clone, Debug)]
@@ -73,6 +82,8 @@ pub struct ServerOptions {
     pub version: String,
     /// How long running replies may go on at shutdown.
     pub shutdown_grace: Duration,
+    /// How much is kept of replies that outlive their connection.
+    pub replies: ReplyLimits,
 }
 
 impl ServerOptions {
@@ -85,6 +96,7 @@ impl ServerOptions {
             ui_dir: None,
             version: env!("CARGO_PKG_VERSION").into(),
             shutdown_grace: Duration::from_secs(3),
+            replies: ReplyLimits::default(),
         }
     }
 }
@@ -137,6 +149,8 @@ struct Shared {
     loading: Mutex<Loading>,
     large_bodies: Semaphore,
     open_connections: AtomicUsize,
+    replies: Arc<Replies>,
+    quit: Quit,
 }
 
 /// What all handlers share; cheap to clone. Starts as loading.
@@ -147,6 +161,8 @@ impl AppState {
     /// A server whose model is still to be loaded.
     pub fn new(options: ServerOptions) -> AppState {
         AppState(Arc::new(Shared {
+            replies: Arc::new(Replies::new(options.replies)),
+            quit: Quit::new(options.local_addr),
             options,
             ready: OnceLock::new(),
             loading: Mutex::new(Loading { progress: 0.0, stage: "starting".into() }),
@@ -196,6 +212,19 @@ impl AppState {
         &self.0.options
     }
 
+    /// Ready when the page has asked for the end of the program.
+    pub async fn quit_requested(&self) {
+        self.0.quit.requested().await;
+    }
+
+    fn quit(&self) -> &Quit {
+        &self.0.quit
+    }
+
+    fn replies(&self) -> &Arc<Replies> {
+        &self.0.replies
+    }
+
     fn large_bodies(&self) -> &Semaphore {
         &self.0.large_bodies
     }
@@ -229,6 +258,9 @@ pub fn router(state: AppState) -> Router {
         .merge(openai::routes())
         .merge(llama_cpp::routes())
         .route("/metrics", get(metrics::metrics))
+        .merge(replies::routes())
+        .merge(quit::routes())
+        .route_layer(middleware::from_fn_with_state(state.clone(), replies::keep))
         .route_layer(middleware::from_fn_with_state(state.clone(), guard::require_key));
     let open = Router::new().route("/health", get(llama_cpp::health)).route("/v1/health", get(llama_cpp::health));
     Router::new()

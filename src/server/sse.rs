@@ -15,7 +15,7 @@ use super::generation::Replies;
 use crate::engine::Event;
 
 /// A silent stream says so this often: a page can tell a long prompt from a dead server.
-const KEEP_ALIVE: Duration = Duration::from_secs(1);
+pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// How one API words a stream. Every string is the data of one frame.
 pub trait Narrator: Send + 'static {

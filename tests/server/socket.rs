@@ -15,22 +15,30 @@ use tokio::task::JoinHandle;
 use super::*;
 
 /// A server on a port of its own; dropping it stops it.
-struct Server {
+pub struct Server {
     runtime: Runtime,
-    address: SocketAddr,
-    state: AppState,
-    engine: Engine,
+    pub address: SocketAddr,
+    pub state: AppState,
+    pub engine: Engine,
     stop: Option<oneshot::Sender<()>>,
     served: Option<JoinHandle<std::io::Result<()>>>,
 }
 
 impl Server {
-    fn start(sizes: EngineOptions, gate: Option<Receiver<()>>, grace: Duration) -> Server {
+    pub fn start(sizes: EngineOptions, gate: Option<Receiver<()>>, grace: Duration) -> Server {
+        Server::with_options(sizes, gate, |options| options.shutdown_grace = grace)
+    }
+
+    pub fn with_options(
+        sizes: EngineOptions,
+        gate: Option<Receiver<()>>,
+        change: impl FnOnce(&mut ServerOptions),
+    ) -> Server {
         let runtime = Runtime::new().expect("a runtime");
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
         let address = listener.local_addr().expect("an address");
         let mut options = ServerOptions::new(address);
-        options.shutdown_grace = grace;
+        change(&mut options);
         let state = AppState::new(options);
         let engine = engine(sizes, gate);
         make_ready(&state, engine.clone());
@@ -41,26 +49,30 @@ impl Server {
         Server { runtime, address, state, engine, stop: Some(stop), served: Some(served) }
     }
 
-    fn gated(sizes: EngineOptions) -> (Server, Sender<()>) {
+    pub fn gated(sizes: EngineOptions) -> (Server, Sender<()>) {
         let (open, gate) = async_channel::unbounded();
         (Server::start(sizes, Some(gate), Duration::from_secs(3)), open)
     }
 
-    fn connect(&self) -> BufReader<TcpStream> {
+    pub fn connect(&self) -> BufReader<TcpStream> {
         let stream = TcpStream::connect(self.address).expect("a connection");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
         BufReader::new(stream)
     }
 
-    fn post(&self, path: &str, body: &Value) -> BufReader<TcpStream> {
+    pub fn post(&self, path: &str, body: &Value) -> BufReader<TcpStream> {
+        self.send("POST", path, &[], &body.to_string())
+    }
+
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> BufReader<TcpStream> {
         let mut connection = self.connect();
-        let body = body.to_string();
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
             self.address,
             body.len()
         );
-        connection.get_mut().write_all((head + &body).as_bytes()).expect("to write");
+        connection.get_mut().write_all((head + body).as_bytes()).expect("to write");
         connection
     }
 
@@ -75,7 +87,7 @@ impl Server {
 }
 
 /// Until it is so; the engine and the server are other threads.
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < Duration::from_secs(20), "never: {what}");
@@ -84,7 +96,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// Reads up to and including the line that contains `part`.
-fn read_to(connection: &mut BufReader<TcpStream>, part: &str) -> String {
+pub fn read_to(connection: &mut BufReader<TcpStream>, part: &str) -> String {
     let mut all = String::new();
     while !all.lines().last().unwrap_or_default().contains(part) {
         all += &read_line(connection);
@@ -92,14 +104,14 @@ fn read_to(connection: &mut BufReader<TcpStream>, part: &str) -> String {
     all
 }
 
-fn read_line(connection: &mut BufReader<TcpStream>) -> String {
+pub fn read_line(connection: &mut BufReader<TcpStream>) -> String {
     let mut line = String::new();
     let n = connection.read_line(&mut line).expect("more to read");
     assert!(n > 0, "the end came too early");
     line
 }
 
-fn read_all(mut connection: BufReader<TcpStream>) -> String {
+pub fn read_all(mut connection: BufReader<TcpStream>) -> String {
     let mut all = String::new();
     connection.read_to_string(&mut all).expect("to read");
     all
