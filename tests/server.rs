@@ -4,6 +4,7 @@ mod guard;
 mod hostile;
 mod llama_cpp;
 mod openai;
+mod openapi;
 mod page;
 mod quit;
 mod replies;

@@ -14,6 +14,7 @@
 //! | `GET /replies/{id}`, `POST /replies/{id}/stop` | replies that outlive their connection ([`replies`]) | key |
 //! | `POST /quit` | ends the program, for the page ([`quit`]) | key, token, loopback |
 //! | `GET /health` | llama.cpp: 503 with progress while loading | |
+//! | `GET /openapi.json` | what can be called ([`openapi`]) | |
 //! | `GET /` and its files | the page ([`ui`]) | |
 //!
 //! # Conventions on the wire
@@ -38,6 +39,7 @@ mod listen;
 pub mod llama_cpp;
 mod metrics;
 pub mod openai;
+mod openapi;
 mod quit;
 mod replies;
 mod sse;
@@ -263,6 +265,7 @@ pub fn router(state: AppState) -> Router {
         .route_layer(middleware::from_fn_with_state(state.clone(), replies::keep))
         .route_layer(middleware::from_fn_with_state(state.clone(), guard::require_key));
     let open = Router::new().route("/health", get(llama_cpp::health)).route("/v1/health", get(llama_cpp::health));
+    let open = open.route("/openapi.json", get(openapi::openapi));
     Router::new()
         .merge(apis)
         .merge(open)

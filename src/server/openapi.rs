@@ -1,0 +1,174 @@
+//! `GET /openapi.json`: what can be called, for people's tools.
+//!
+//! [`OPERATIONS`] has a line for each route; a test holds it against the router. What bodies look like stands in
+//! `openapi.json`, under the names that the lines use.
+
+use std::sync::OnceLock;
+
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+/// One method of one path.
+#[derive(Clone, Copy, Debug)]
+struct Operation {
+    method: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    /// Name of the schema of the body; `None` where there is no body.
+    body: Option<&'static str>,
+    /// Content type of the answer, and the name of its schema where it is JSON.
+    answer: (&'static str, Option<&'static str>),
+    /// Content type of the answer where the body says `stream`.
+    stream: Option<&'static str>,
+    /// Needs no API key.
+    is_open: bool,
+}
+
+const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
+const TEXT: &str = "text/plain";
+
+const fn get(path: &'static str, summary: &'static str) -> Operation {
+    let answer = (JSON, Some("Object"));
+    Operation { method: "get", path, summary, body: None, answer, stream: None, is_open: false }
+}
+
+const fn post(path: &'static str, body: &'static str, summary: &'static str) -> Operation {
+    Operation { method: "post", body: Some(body), ..get(path, summary) }
+}
+
+impl Operation {
+    const fn without_body(self) -> Operation {
+        Operation { body: None, ..self }
+    }
+
+    const fn answers(self, schema: &'static str) -> Operation {
+        Operation { answer: (JSON, Some(schema)), ..self }
+    }
+
+    const fn answers_with(self, content_type: &'static str) -> Operation {
+        Operation { answer: (content_type, None), ..self }
+    }
+
+    const fn streams(self, content_type: &'static str) -> Operation {
+        Operation { stream: Some(content_type), ..self }
+    }
+
+    const fn open(self) -> Operation {
+        Operation { is_open: true, ..self }
+    }
+}
+
+#[rustfmt::skip]
+const OPERATIONS: &[Operation] = &[
+    // OpenAI
+    post("/v1/chat/completions", "ChatRequest", "The next message of a conversation").answers("ChatCompletion").streams(EVENTS),
+    post("/chat/completions", "ChatRequest", "The same as /v1/chat/completions").answers("ChatCompletion").streams(EVENTS),
+    post("/v1/completions", "TextRequest", "Text that goes on").answers("TextCompletion").streams(EVENTS),
+    get("/v1/models", "The one model").answers("Models"),
+    get("/models", "The same as /v1/models").answers("Models"),
+    get("/v1/models/{id}", "A model by its id").answers("Model"),
+    // llama.cpp
+    post("/completion", "CompletionRequest", "Text that goes on, with all that llama.cpp tells").streams(EVENTS),
+    post("/completions", "CompletionRequest", "The same as /completion").streams(EVENTS),
+    post("/tokenize", "TokenizeRequest", "The tokens of a text").answers("Tokens"),
+    post("/detokenize", "DetokenizeRequest", "The text of tokens").answers("Content"),
+    post("/apply-template", "ApplyTemplateRequest", "The prompt of a conversation, and its length").answers("AppliedTemplate"),
+    get("/props", "The model, its settings and this program"),
+    get("/slots", "What each slot does").answers("Slots"),
+    get("/metrics", "Counters and histograms in Prometheus' format").answers_with(TEXT),
+    get("/health", "Whether requests are answered").open(),
+    get("/v1/health", "The same as /health").open(),
+    // Our own
+    get("/replies/{id}", "A reply that began with the header `x-reply-id`, from an event on").answers_with(EVENTS),
+    post("/replies/{id}/stop", "", "Stops such a reply").without_body().answers("StoppedReply"),
+    post("/quit", "", "Ends the program: only on loopback, with the token that /props tells").without_body(),
+    get("/openapi.json", "This document").open(),
+];
+
+/// The handler.
+pub async fn openapi() -> Response {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    let text = TEXT.get_or_init(|| document().to_string());
+    ([(header::CONTENT_TYPE, JSON)], text.as_str()).into_response()
+}
+
+fn document() -> Value {
+    // A constant of this program; a test parses it.
+    let mut document: Value = serde_json::from_str(include_str!("openapi.json")).unwrap_or_default();
+    document["info"]["version"] = json!(env!("CARGO_PKG_VERSION"));
+    let mut paths = Map::new();
+    for operation in OPERATIONS {
+        let path = paths.entry(operation.path).or_insert_with(|| json!({}));
+        path[operation.method] = describe(operation);
+    }
+    document["paths"] = Value::Object(paths);
+    document
+}
+
+fn describe(operation: &Operation) -> Value {
+    let schema = |name: &str| json!({ "schema": { "$ref": format!("#/components/schemas/{name}") } });
+    let (content_type, answer) = operation.answer;
+    let mut content = json!({ content_type: answer.map_or(json!({ "schema": { "type": "string" } }), schema) });
+    if let Some(stream) = operation.stream {
+        content[stream] = json!({ "schema": { "type": "string" } });
+    }
+    let mut responses = json!({ "200": { "description": "the answer", "content": content } });
+    let errors = [
+        ("400", "the request is wrong"),
+        ("401", "an API key is missing or wrong"),
+        ("403", "not from this host or page"),
+        ("404", "there is no such thing"),
+        ("405", "not with this method"),
+        ("408", "the body came too slowly"),
+        ("409", "the id is in use"),
+        ("410", "it was there and is not any more"),
+        ("413", "the body is too large"),
+        ("500", "it failed"),
+        ("503", "not now: loading, shutting down, or too many requests"),
+    ];
+    for (status, description) in errors {
+        responses[status] = json!({ "description": description, "content": { JSON: schema("Error") } });
+    }
+    let mut described = json!({
+        "summary": operation.summary,
+        "operationId": format!("{} {}", operation.method, operation.path),
+        "responses": responses,
+    });
+    let mut parameters: Vec<Value> = Vec::new();
+    for name in operation.path.split(['{', '}']).skip(1).step_by(2) {
+        parameters.push(json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }));
+    }
+    if operation.path == "/replies/{id}" {
+        let schema = json!({ "type": "integer", "minimum": 0 });
+        let description = "how many events were seen already";
+        parameters.push(json!({ "name": "offset", "in": "query", "schema": schema, "description": description }));
+    }
+    if !parameters.is_empty() {
+        described["parameters"] = json!(parameters);
+    }
+    if let Some(body) = operation.body {
+        described["requestBody"] = json!({ "required": true, "content": { JSON: schema(body) } });
+    }
+    if operation.is_open {
+        described["security"] = json!([]);
+    }
+    described
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_schema_that_is_used_is_there() {
+        let document = document();
+        let schemas = &document["components"]["schemas"];
+        let text = document.to_string();
+        for reference in text.split("#/components/schemas/").skip(1) {
+            let name: String = reference.chars().take_while(char::is_ascii_alphanumeric).collect();
+            assert!(schemas[&name].is_object(), "{name}");
+        }
+    }
+}
