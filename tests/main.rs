@@ -5,5 +5,9 @@ mod bundle;
 mod cli;
 mod engine;
 mod golden;
+#[cfg(target_os = "linux")]
+mod load;
+#[cfg(unix)]
+mod program;
 mod server;
 mod util;
