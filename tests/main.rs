@@ -9,5 +9,7 @@ mod golden;
 mod load;
 #[cfg(unix)]
 mod program;
+#[cfg(target_os = "linux")]
+mod sandbox;
 mod server;
 mod util;

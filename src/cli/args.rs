@@ -165,9 +165,18 @@ pub struct RunArgs {
     /// Key that API clients must send (repeatable)
     #[arg(long, value_name = "KEY", help_heading = "Server")]
     pub api_key: Vec<String>,
+    /// File with one such key in each line; unlike an argument, other users do not see it in the list of processes
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    pub api_key_file: Option<PathBuf>,
     /// Origin whose pages may call the API, `*` for all (repeatable)
     #[arg(long, value_name = "ORIGIN", help_heading = "Server")]
     pub cors: Vec<String>,
+    /// Append a line of JSON for each request to this file
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    pub log_file: Option<PathBuf>,
+    /// Let the running server open files, make connections and start programs (Linux)
+    #[arg(long, help_heading = "Server")]
+    pub no_sandbox: bool,
 }
 
 /// A seed, or the wish for a fresh one.
@@ -412,7 +421,10 @@ impl RunArgs {
             host: self.host.or(defaults.host),
             port: self.port.or(defaults.port),
             api_key: list(self.api_key, defaults.api_key),
+            api_key_file: self.api_key_file.or(defaults.api_key_file),
             cors: list(self.cors, defaults.cors),
+            log_file: self.log_file.or(defaults.log_file),
+            no_sandbox: self.no_sandbox || defaults.no_sandbox,
         }
     }
 

@@ -166,7 +166,10 @@ mod tests {
             open_browser: false,
             banner: false,
             api_keys: Vec::new(),
+            api_key_file: None,
             cors_origins: Vec::new(),
+            log_file: None,
+            sandbox: false,
         }
     }
 

@@ -1,7 +1,8 @@
 //! Opening the page in the user's browser, where there is one to be expected.
 
 use std::ffi::OsString;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// How long the opener may take to fail; it may run as long as the browser does.
@@ -34,16 +35,55 @@ pub fn can_open(variable: impl Fn(&str) -> Option<OsString>) -> Result<(), NoBro
     }
 }
 
+/// A thread that waits for a URL to open. It was started early and so may start a program when the rest of the process no
+/// longer may.
+pub struct Opener {
+    url: mpsc::Sender<String>,
+    is_started: mpsc::Receiver<()>,
+}
+
+impl Opener {
+    /// Starts the thread. `failed` is called if the browser does not come.
+    pub fn new(failed: impl FnOnce() + Send + 'static) -> Opener {
+        let (url, urls) = mpsc::channel::<String>();
+        let (started, is_started) = mpsc::channel();
+        std::thread::spawn(move || {
+            let Ok(url) = urls.recv() else {
+                return;
+            };
+            let child = start(&url);
+            let _ = started.send(());
+            // The opener may take a while to fail.
+            if !child.is_some_and(seems_to_work) {
+                failed();
+            }
+        });
+        Opener { url, is_started }
+    }
+
+    /// Opens the URL. Returns when the system's opener has been started, or could not be.
+    pub fn open(self, url: &str) {
+        if self.url.send(url.to_owned()).is_ok() {
+            let _ = self.is_started.recv();
+        }
+    }
+}
+
 /// Opens the URL with the system's opener, detached and silent; whether that seems to have worked.
 pub fn open(url: &str) -> bool {
+    start(url).is_some_and(seems_to_work)
+}
+
+fn start(url: &str) -> Option<Child> {
     let mut command = opener(url);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // Ctrl-C in our terminal is not meant for the browser.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    let Ok(mut child) = command.spawn() else {
-        return false;
-    };
+    command.spawn().ok()
+}
+
+fn seems_to_work(mut child: Child) -> bool {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
         match child.try_wait() {

@@ -13,6 +13,7 @@ mod error;
 mod help;
 mod load;
 mod locate;
+mod log;
 mod machine;
 mod one_shot;
 mod prompt;

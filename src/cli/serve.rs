@@ -1,22 +1,25 @@
 //! The server: bind, answer at once, load, open the browser, stop in an orderly way.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
 use super::bind::{Bound, bind, lan_address, url};
-use super::browser;
+use super::browser::{self, Opener};
 use super::demo::DEMO_NOTICE;
 use super::error::CliError;
 use super::load::Opened;
 use super::locate::Place;
-use super::settings::{ComputeSettings, Serve, Settings};
+use super::log;
+use super::settings::{ComputeSettings, Serve, Settings, is_api_key};
 use super::signals;
 use super::terminal::{Terminal, print, prompt};
 use crate::chat::ChatTemplate;
 use crate::engine::Engine;
 use crate::error::bytes_for_people;
+use crate::server::sandbox::{self, Folders};
 use crate::server::{self, AppState, ModelFacts, ServerOptions};
 
 /// Threads that answer HTTP; the model has its own.
@@ -26,7 +29,11 @@ const SERVER_THREADS: usize = 2;
 ///
 /// # Errors
 /// A port that cannot be had, a model that cannot be loaded.
-pub fn run(settings: Settings, serve: Serve, opened: Opened, terminal: Terminal) -> Result<(), CliError> {
+pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Terminal) -> Result<(), CliError> {
+    if let Some(file) = &serve.api_key_file {
+        serve.api_keys.extend(read_keys(file)?);
+    }
+    log::start(terminal.is_verbose, serve.log_file.as_deref())?;
     let (listener, moved) = match bind(&serve, &opened.id())? {
         Bound::Listening { listener, moved } => (listener, moved),
         Bound::AlreadyRunning(address) => return show_running(&serve, &url(address), &terminal),
@@ -34,16 +41,23 @@ pub fn run(settings: Settings, serve: Serve, opened: Opened, terminal: Terminal)
     let io_error = |error: std::io::Error| CliError::System(format!("the listener does not work: {error}"));
     listener.set_nonblocking(true).map_err(io_error)?;
     let address = listener.local_addr().map_err(io_error)?;
+    if serve.banner {
+        banner(&opened, &settings.compute, &terminal);
+    }
+    warn_about_address(&serve, address, moved, &terminal);
+    let opener = (serve.open_browser && browser::can_open(|name| std::env::var_os(name)).is_ok()).then(|| {
+        let (url, terminal) = (url(address), terminal);
+        Opener::new(move || terminal.note(format!("Open {url} in a browser.")))
+    });
+    // The first fence holds for threads that are started from now on: the last moment is before the first of them.
+    let folders = Folders::default();
+    let has_landlock = serve.sandbox && sandbox::fence_files(&folders);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(SERVER_THREADS)
         .thread_name("http")
         .enable_all()
         .build()
         .map_err(|error| CliError::System(format!("the asynchronous runtime does not start: {error}")))?;
-    if serve.banner {
-        banner(&opened, &settings.compute, &terminal);
-    }
-    warn_about_address(&serve, address, moved, &terminal);
     let result = runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(io_error)?;
         let mut options = ServerOptions::new(address);
@@ -62,18 +76,24 @@ pub fn run(settings: Settings, serve: Serve, opened: Opened, terminal: Terminal)
         };
         let (engine, facts, template) = loaded?;
         state.set_ready(engine, facts, template);
-        announce(&serve, &url(address), &terminal)?;
+        announce(&serve, opener, &url(address), &terminal)?;
+        if serve.sandbox {
+            state.set_sandbox(close_sandbox(has_landlock, &folders, address, &terminal));
+        }
+        tracing::info!(target: server::log::TARGET, address = %address, "ready");
         tokio::select! {
             () = &mut signal => {}
             () = state.quit_requested() => {}
         }
         terminal.note("stopping; Ctrl-C again quits at once");
+        tracing::info!(target: server::log::TARGET, "stopping");
         stop.notify_one();
         tokio::select! {
             _ = server => {}
             () = signals::stop() => return Err(CliError::Interrupted),
         }
         terminal.note("stopped");
+        tracing::info!(target: server::log::TARGET, "stopped");
         Ok(())
     });
     // What still runs must not keep the program: an orderly end was tried above.
@@ -174,8 +194,44 @@ fn warn_about_address(serve: &Serve, address: SocketAddr, moved: bool, terminal:
     }
 }
 
+/// One key in each line; empty lines and those that begin with `#` are none.
+fn read_keys(file: &Path) -> Result<Vec<String>, CliError> {
+    let text = std::fs::read_to_string(file).map_err(|source| CliError::Read { path: file.to_owned(), source })?;
+    let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let keys = lines.map(|(number, key)| match is_api_key(key) {
+        true => Ok(key.to_owned()),
+        // Not the key itself: errors end up in logs.
+        false => Err(CliError::usage(format!(
+            "`--api-key-file {}`, line {}: a key is visible ASCII characters without spaces",
+            file.display(),
+            number + 1
+        ))),
+    });
+    let keys = keys.collect::<Result<Vec<_>, _>>()?;
+    match keys.is_empty() {
+        // Whoever names a file wants a lock; an empty one must not open the door.
+        true => Err(CliError::usage(format!("`--api-key-file {}` has no key in it", file.display()))),
+        false => Ok(keys),
+    }
+}
+
+/// The second fence, and a look at whether both hold.
+fn close_sandbox(has_landlock: bool, folders: &Folders, own: SocketAddr, terminal: &Terminal) -> sandbox::Report {
+    let mut report =
+        sandbox::Report { landlock: has_landlock, seccomp: sandbox::fence_calls(folders), leaks: Vec::new() };
+    if report.seccomp {
+        report.leaks = sandbox::check(folders, own);
+    }
+    let line = format!("sandbox  {}", report.line());
+    match report.leaks.is_empty() {
+        true => terminal.detail(line),
+        false => terminal.note(format!("warning: {line}")),
+    }
+    report
+}
+
 /// The URL, alone on stdout; then the browser.
-fn announce(serve: &Serve, url: &str, terminal: &Terminal) -> Result<(), CliError> {
+fn announce(serve: &Serve, opener: Option<Opener>, url: &str, terminal: &Terminal) -> Result<(), CliError> {
     if !terminal.is_quiet && serve.banner {
         // Where both streams are one screen, the line of the banner is completed by the URL.
         if terminal.stdout_is_terminal && terminal.stderr_is_terminal {
@@ -185,8 +241,10 @@ fn announce(serve: &Serve, url: &str, terminal: &Terminal) -> Result<(), CliErro
         }
     }
     print(&format!("{url}\n"))?;
-    if serve.open_browser {
-        open_browser(url, terminal);
+    match opener {
+        Some(opener) => opener.open(url),
+        None if serve.open_browser => explain_missing_browser(url, terminal),
+        None => {}
     }
     if serve.banner {
         terminal.note("stop     press Ctrl-C here");
@@ -194,22 +252,12 @@ fn announce(serve: &Serve, url: &str, terminal: &Terminal) -> Result<(), CliErro
     Ok(())
 }
 
-fn open_browser(url: &str, terminal: &Terminal) {
-    let to_open = format!("Open {url} in a browser.");
+fn explain_missing_browser(url: &str, terminal: &Terminal) {
     match browser::can_open(|name| std::env::var_os(name)) {
-        Ok(()) => {
-            let (url, terminal) = (url.to_owned(), *terminal);
-            // The opener may take a while to fail; the server does not wait.
-            std::thread::spawn(move || {
-                if !browser::open(&url) {
-                    terminal.note(to_open);
-                }
-            });
-        }
-        Err(browser::NoBrowser::Automation) => {}
-        Err(browser::NoBrowser::NoDisplay) => terminal.note(to_open),
+        Ok(()) | Err(browser::NoBrowser::Automation) => {}
+        Err(browser::NoBrowser::NoDisplay) => terminal.note(format!("Open {url} in a browser.")),
         Err(browser::NoBrowser::Remote) => {
-            terminal.note(to_open);
+            terminal.note(format!("Open {url} in a browser."));
             let port = url.trim_end_matches('/').rsplit(':').next().unwrap_or_default();
             terminal.note(format!(
                 "From another computer: ssh -L {port}:127.0.0.1:{port} USER@HOST, then the same URL there"

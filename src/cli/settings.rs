@@ -112,8 +112,14 @@ pub struct Serve {
     pub banner: bool,
     /// Keys of API clients.
     pub api_keys: Vec<String>,
+    /// More of them, in a file.
+    pub api_key_file: Option<PathBuf>,
     /// Origins that may call the APIs.
     pub cors_origins: Vec<String>,
+    /// Where the log goes.
+    pub log_file: Option<PathBuf>,
+    /// Give up what a running server does not need.
+    pub sandbox: bool,
 }
 
 impl Settings {
@@ -170,7 +176,10 @@ fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
         (given.host.is_some(), "--host"),
         (given.port.is_some(), "--port"),
         (!given.api_key.is_empty(), "--api-key"),
+        (given.api_key_file.is_some(), "--api-key-file"),
         (!given.cors.is_empty(), "--cors"),
+        (given.log_file.is_some(), "--log-file"),
+        (given.no_sandbox, "--no-sandbox"),
     ];
     let first = |flags: &[(bool, &'static str)]| flags.iter().find(|(is_given, _)| *is_given).map(|(_, flag)| *flag);
     if given.escape && all.prompt.is_none() {
@@ -203,10 +212,8 @@ fn mode(args: &RunArgs) -> Result<Mode, CliError> {
     if let Some(prompt) = PromptSource::of(args)? {
         return Ok(Mode::OneShot(OneShot { prompt, is_raw: args.raw, echo: args.echo }));
     }
-    for key in &args.api_key {
-        if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {
-            return Err(CliError::usage("`--api-key` takes visible ASCII characters without spaces"));
-        }
+    if !args.api_key.iter().all(|key| is_api_key(key)) {
+        return Err(CliError::usage("`--api-key` takes visible ASCII characters without spaces"));
     }
     Ok(Mode::Serve(Serve {
         host: args.host.clone().unwrap_or_else(|| "127.0.0.1".into()),
@@ -214,8 +221,16 @@ fn mode(args: &RunArgs) -> Result<Mode, CliError> {
         open_browser: !args.nobrowser && !args.server,
         banner: !args.nologo,
         api_keys: args.api_key.clone(),
+        api_key_file: args.api_key_file.clone(),
         cors_origins: args.cors.clone(),
+        log_file: args.log_file.clone(),
+        sandbox: !args.no_sandbox,
     }))
+}
+
+/// Whether this can travel in a header.
+pub fn is_api_key(key: &str) -> bool {
+    !key.is_empty() && key.chars().all(|c| c.is_ascii_graphic())
 }
 
 fn compute(args: &RunArgs, warnings: &mut Vec<String>) -> Result<ComputeSettings, CliError> {

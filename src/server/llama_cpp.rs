@@ -85,6 +85,7 @@ async fn props(State(state): State<AppState>, Loaded(ready): Loaded) -> Json<Val
         "is_demo": facts.is_demo,
         "version": version,
         "quit_token": state.quit().token(),
+        "sandbox": state.sandbox(),
         "page_templates": {
             "prompt": page.prompt,
             "history": page.history,

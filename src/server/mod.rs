@@ -37,11 +37,13 @@ mod generation;
 mod guard;
 mod listen;
 pub mod llama_cpp;
+pub mod log;
 mod metrics;
 pub mod openai;
 mod openapi;
 mod quit;
 mod replies;
+pub mod sandbox;
 mod sse;
 pub mod ui;
 mod wire;
@@ -153,6 +155,7 @@ struct Shared {
     open_connections: AtomicUsize,
     replies: Arc<Replies>,
     quit: Quit,
+    sandbox: OnceLock<sandbox::Report>,
 }
 
 /// What all handlers share; cheap to clone. Starts as loading.
@@ -165,6 +168,7 @@ impl AppState {
         AppState(Arc::new(Shared {
             replies: Arc::new(Replies::new(options.replies)),
             quit: Quit::new(options.local_addr),
+            sandbox: OnceLock::new(),
             options,
             ready: OnceLock::new(),
             loading: Mutex::new(Loading { progress: 0.0, stage: "starting".into() }),
@@ -212,6 +216,15 @@ impl AppState {
 
     fn options(&self) -> &ServerOptions {
         &self.0.options
+    }
+
+    /// The sandbox is up. A second call changes nothing.
+    pub fn set_sandbox(&self, report: sandbox::Report) {
+        let _ = self.0.sandbox.set(report);
+    }
+
+    fn sandbox(&self) -> Option<&sandbox::Report> {
+        self.0.sandbox.get()
     }
 
     /// Ready when the page has asked for the end of the program.
@@ -272,5 +285,6 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .fallback(ui::page)
         .layer(middleware::from_fn_with_state(state.clone(), guard::guard))
+        .layer(middleware::from_fn(log::log))
         .with_state(state)
 }

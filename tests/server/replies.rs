@@ -22,8 +22,11 @@ fn reattach(server: &Server, offset: usize) -> BufReader<TcpStream> {
 
 /// One event: its number and its data.
 fn read_event(connection: &mut BufReader<TcpStream>) -> (usize, String) {
-    let id = read_to(connection, "id: ");
-    let id = id.trim_end().rsplit("id: ").next().and_then(|id| id.parse().ok()).expect("a number");
+    let id = loop {
+        if let Some(id) = read_line(connection).strip_prefix("id: ") {
+            break id.trim_end().parse().expect("a number");
+        }
+    };
     let data = read_line(connection);
     (id, data.trim_end().strip_prefix("data: ").expect("data after the id").to_owned())
 }

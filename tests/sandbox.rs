@@ -1,0 +1,62 @@
+//! What the running program can no longer do, seen from outside.
+
+use serde_json::{Value, json};
+
+use crate::program::Server;
+
+/// A field of the status of each thread of the server.
+fn of_all_threads(server: &Server, field: &str) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.child.id())).expect("threads");
+    let statuses = tasks.filter_map(|task| std::fs::read_to_string(task.expect("a thread").path().join("status")).ok());
+    let value = |status: String| {
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(str::trim));
+        line.unwrap_or_default().to_owned()
+    };
+    statuses.map(value).collect()
+}
+
+fn props(server: &Server) -> Value {
+    serde_json::from_str(&server.get("/props")).expect("JSON")
+}
+
+#[test]
+fn a_running_server_has_given_up_files_connections_and_programs() {
+    let server = Server::start("0", &["-v", "--log-file", "log.jsonl"]);
+    // The URL comes before the fence.
+    let start = std::time::Instant::now();
+    while props(&server)["sandbox"].is_null() {
+        assert!(start.elapsed().as_secs() < 20, "no sandbox");
+        std::thread::yield_now();
+    }
+    let sandbox = props(&server)["sandbox"].clone();
+    assert_eq!((&sandbox["seccomp"], &sandbox["leaks"]), (&json!(true), &json!([])), "{sandbox}");
+    let has_landlock = std::fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|lsm| lsm.contains("landlock"));
+    assert!(sandbox["landlock"] == true || !has_landlock, "{sandbox}");
+    for (field, expected) in [("Seccomp", "2"), ("NoNewPrivs", "1")] {
+        let values = of_all_threads(&server, field);
+        assert!(values.len() > 3 && values.iter().all(|value| value == expected), "{field}: {values:?}");
+    }
+    // It still does what it is for.
+    let mut stream = server.send("POST", "/completion", "X-Request-Id: mine\r\n", r#"{"prompt":"Hi","n_predict":8}"#);
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut answer).expect("an answer");
+    assert!(answer.contains("200 OK") && answer.contains("x-request-id: mine"), "{answer}");
+    assert!(server.get("/").contains("<!doctype html>"), "the page");
+    let log = std::fs::read_to_string(server.folder.path("log.jsonl")).expect("the log");
+    let line = log.lines().find(|line| line.contains("/completion")).unwrap_or_else(|| panic!("not in: {log}"));
+    let line: Value = serde_json::from_str(line).expect("JSON");
+    assert_eq!(json!([line["id"], line["method"], line["status"], line["end"]]), json!(["mine", "POST", 200, "sent"]));
+    let stderr = server.stop();
+    assert!(stderr.contains("sandbox  ") && stderr.contains("seccomp"), "{stderr}");
+    assert!(!stderr.contains("warning"), "{stderr}");
+}
+
+#[test]
+fn the_sandbox_can_be_left_out() {
+    let server = Server::start("0", &["--no-sandbox"]);
+    assert_eq!(props(&server)["sandbox"], Value::Null);
+    let own = std::fs::read_to_string("/proc/self/status").expect("a status");
+    let own = own.lines().find_map(|line| line.strip_prefix("Seccomp:")).expect("a line").trim().to_owned();
+    assert!(of_all_threads(&server, "Seccomp").iter().all(|value| *value == own));
+    server.stop();
+}
