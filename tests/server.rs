@@ -3,6 +3,7 @@
 mod guard;
 mod hostile;
 mod llama_cpp;
+mod metrics;
 mod openai;
 mod openapi;
 mod page;

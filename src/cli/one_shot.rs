@@ -200,6 +200,7 @@ mod tests {
         let timings = Timings {
             prompt_tokens: 900,
             cached_tokens: 88,
+            queued: Duration::ZERO,
             prefill: Duration::from_secs(2),
             decoded_tokens: 96,
             decode: Duration::from_millis(6_761),

@@ -35,7 +35,7 @@ use crate::tokenizer::{TokenId, Tokenizer};
 use session::Session;
 use worker::{Shared, Worker};
 
-pub use metrics::Metrics;
+pub use metrics::{Histogram, Metrics, Waits};
 
 /// Most tokens reported with each token made ([`Request::n_probs`]).
 pub const MAX_N_PROBS: usize = 1024;
@@ -200,6 +200,8 @@ pub struct Timings {
     pub prompt_tokens: usize,
     /// Tokens of it that came from the cache.
     pub cached_tokens: usize,
+    /// Waiting for a slot.
+    pub queued: Duration,
     /// Reading the rest of the prompt, up to the first token's logits.
     pub prefill: Duration,
     /// Tokens made, the end token included (for which there is no [`Event::Token`] unless control tokens are shown).

@@ -24,6 +24,7 @@ pub(super) struct Session {
     decoder: StreamDecoder,
     stop: StopMatcher,
     events: Sender<Event>,
+    submitted: Instant,
     started: Option<Instant>,
     first_logits: Option<Instant>,
     /// The event that ends it. Sent when the session is dropped, which is after its slot is free: whoever has seen the
@@ -57,6 +58,7 @@ impl Session {
             decoder: StreamDecoder::default(),
             stop: StopMatcher::new(&request.stop),
             events,
+            submitted: Instant::now(),
             started: None,
             first_logits: None,
             last: None,
@@ -166,6 +168,7 @@ impl Session {
         Timings {
             prompt_tokens: self.n_prompt,
             cached_tokens: self.n_cached,
+            queued: between(Some(self.submitted), self.started),
             prefill: between(self.started, self.first_logits),
             decoded_tokens: self.n_decoded(),
             decode: between(self.first_logits, None),

@@ -186,7 +186,10 @@ impl<M: LanguageModel> Worker<M> {
         slot.last_used = self.clock;
         session.start(n_cached);
         slot.session = Some(session);
-        self.count(|metrics| metrics.cached_tokens += n_cached as u64);
+        self.count(|metrics| {
+            metrics.cached_tokens += n_cached as u64;
+            metrics.cache_hits += u64::from(n_cached > 0);
+        });
     }
 
     /// One forward pass for all slots that need one, and what follows from its logits.
@@ -306,6 +309,7 @@ impl<M: LanguageModel> Worker<M> {
             metrics.running -= 1;
             metrics.prefill += timings.prefill;
             metrics.decode += timings.decode;
+            metrics.waits.record(&timings);
             count(metrics);
         });
         self.publish();

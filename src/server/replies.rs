@@ -349,6 +349,12 @@ impl Replies {
         Replies { limits, shelf: Mutex::default() }
     }
 
+    /// How many there are, and their bytes.
+    pub(super) fn size(&self) -> (usize, usize) {
+        let shelf = self.lock();
+        (shelf.replies.len(), shelf.n_bytes)
+    }
+
     /// Begins a reply.
     fn open(&self, id: &str) -> Result<Arc<Kept>, ApiError> {
         let mut shelf = self.lock();
