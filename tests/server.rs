@@ -9,6 +9,7 @@ mod openapi;
 mod page;
 mod quit;
 mod replies;
+mod slow;
 mod socket;
 
 use std::net::SocketAddr;

@@ -1,7 +1,6 @@
 //! The body of a request, read field by field, so that an error can name the field and what it should have been.
 
 use std::ops::RangeInclusive;
-use std::time::Duration;
 
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
@@ -16,9 +15,6 @@ pub const MAX_BODY_BYTES: usize = 16 << 20;
 
 /// Bodies above this take turns: parsed JSON can be twenty times as large as its text.
 const LARGE_BODY_BYTES: usize = 1 << 20;
-
-/// A body must be complete after this time.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A JSON object. A field that is `null` counts as absent.
 #[derive(Clone, Debug, Default)]
@@ -153,7 +149,9 @@ impl FromRequest<AppState> for Fields {
         }
         let small = declared.is_some_and(|bytes| bytes <= LARGE_BODY_BYTES);
         let _turn = if small { None } else { state.large_bodies().acquire().await.ok() };
-        let body = tokio::time::timeout(BODY_TIMEOUT, read(request)).await.map_err(|_| ApiError::timeout())??;
+        let body = tokio::time::timeout(state.options().patience.body, read(request))
+            .await
+            .map_err(|_| ApiError::timeout())??;
         Fields::parse(&body)
     }
 }

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 
-use super::{AppState, router};
+use super::{AppState, Patience, router};
 
 /// Connections served at a time; others wait in the system's queue.
 const MAX_CONNECTIONS: usize = 512;
@@ -26,14 +26,8 @@ const MAX_CONNECTIONS: usize = 512;
 /// Connections from one other machine. This machine's own may be those of a proxy, which stand for many clients.
 const MAX_CONNECTIONS_OF_ONE: usize = 128;
 
-/// A request line and all headers together.
+/// A request line and all headers together, about: the buffer may end up twice as large.
 const MAX_HEAD_BYTES: usize = 64 << 10;
-
-/// From a connection's start, or the last response, to the end of the next request's headers.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// A client that takes nothing for so long while there is something to take is gone.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What is left to write after the engine has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -63,7 +57,7 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
                         continue;
                     };
                     let open = state.count_connection();
-                    let connection = connection(stream, service.clone(), stopping.clone());
+                    let connection = connection(stream, state.options().patience, service.clone(), stopping.clone());
                     connections.spawn(async move {
                         connection.await;
                         drop((open, place, permit));
@@ -93,17 +87,18 @@ async fn drain(connections: &mut JoinSet<()>) {
 
 async fn connection(
     stream: TcpStream,
+    patience: Patience,
     service: TowerToHyperService<axum::Router>,
     mut stopping: watch::Receiver<bool>,
 ) {
     // A token is a small packet that somebody waits for.
     let _ = stream.set_nodelay(true);
     let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(WRITE_TIMEOUT));
+    stream.set_write_timeout(Some(patience.write));
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
+            .header_read_timeout(patience.head)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(Box::pin(stream)), service)
     );

@@ -86,8 +86,27 @@ pub struct ServerOptions {
     pub version: String,
     /// How long running replies may go on at shutdown.
     pub shutdown_grace: Duration,
+    /// How slow a client may be.
+    pub patience: Patience,
     /// How much is kept of replies that outlive their connection.
     pub replies: ReplyLimits,
+}
+
+/// How slow a client may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// From a connection's start, or the last response, to the end of the next request's headers.
+    pub head: Duration,
+    /// From the end of the headers to the end of the body.
+    pub body: Duration,
+    /// Taking nothing while there is something to take.
+    pub write: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { head: Duration::from_secs(60), body: Duration::from_secs(30), write: Duration::from_secs(30) }
+    }
 }
 
 impl ServerOptions {
@@ -100,6 +119,7 @@ impl ServerOptions {
             ui_dir: None,
             version: env!("CARGO_PKG_VERSION").into(),
             shutdown_grace: Duration::from_secs(3),
+            patience: Patience::default(),
             replies: ReplyLimits::default(),
         }
     }
