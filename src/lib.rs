@@ -25,6 +25,7 @@
 //! | [`weights`] | one tensor source over both file formats; names, shapes and norm convention settled | gguf, safetensors, bundle, kernels |
 //! | [`tokenizer`] | text to token ids and back | weights |
 //! | [`chat`] | messages to token ids; the only place that knows the turn markers | tokenizer |
+//! | [`quantize`] | tensors to blocks to a new GGUF file | weights, gguf, kernels, tokenizer, bundle |
 //! | [`ops`] | shapes and threads over kernels: linear, norm, rope, attention | kernels |
 //! | [`model`] | Gemma 2 as the paper states it | ops, weights |
 //! | [`engine`] | requests in, events out: scheduler, sessions, sampler, stop strings | model, tokenizer |
@@ -53,6 +54,7 @@ pub mod gguf;
 pub mod kernels;
 pub mod model;
 pub mod ops;
+pub mod quantize;
 pub mod safetensors;
 pub mod server;
 pub mod tokenizer;

@@ -11,5 +11,6 @@ mod load;
 mod program;
 #[cfg(target_os = "linux")]
 mod sandbox;
+mod quantize;
 mod server;
 mod util;

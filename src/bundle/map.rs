@@ -16,6 +16,8 @@ pub struct Bytes {
 
 enum Owner {
     Mapped(memmap2::Mmap),
+    /// A copy in memory of its own, behind which there is no file.
+    Copied(memmap2::Mmap),
     Owned(Vec<u8>),
     Static(&'static [u8]),
 }
@@ -80,7 +82,7 @@ impl Bytes {
         map.copy_from_slice(self);
         let map = map.make_read_only()?;
         let range = 0..map.len();
-        Ok(Bytes { owner: Arc::new(Owner::Mapped(map)), range })
+        Ok(Bytes { owner: Arc::new(Owner::Copied(map)), range })
     }
 
     /// Keeps the whole mapping that these bytes are a part of from being swapped out.
@@ -90,8 +92,21 @@ impl Bytes {
     pub fn lock(&self) -> std::io::Result<()> {
         match &*self.owner {
             #[cfg(unix)]
-            Owner::Mapped(map) => map.lock(),
+            Owner::Mapped(map) | Owner::Copied(map) => map.lock(),
             _ => Err(std::io::Error::from(std::io::ErrorKind::Unsupported)),
+        }
+    }
+
+    /// Tells the system that these bytes are not read again soon. Memory that holds mapped pages becomes free for
+    /// others; the bytes stay what they are.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Owner::Mapped(map) = &*self.owner {
+            // SAFETY: the mapping is of a file and read-only, so that pages thrown away are read from the file again.
+            // Should the system refuse, nothing changes.
+            let _ = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.range.start, self.range.len())
+            };
         }
     }
 
@@ -109,7 +124,7 @@ impl Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         let all: &[u8] = match &*self.owner {
-            Owner::Mapped(map) => map,
+            Owner::Mapped(map) | Owner::Copied(map) => map,
             Owner::Owned(vec) => vec,
             Owner::Static(bytes) => bytes,
         };

@@ -13,6 +13,7 @@ mod executable;
 mod locate;
 mod manifest;
 mod map;
+mod new_file;
 mod pack;
 mod sources;
 mod unpack;
@@ -22,6 +23,7 @@ pub use args_file::{ARGS_MEMBER, ArgsError, ArgsFile};
 pub use locate::{Bundle, BundleError, is_weights, running_executable};
 pub use manifest::{Hashed, MANIFEST_MEMBER, Manifest, Member, Parameters};
 pub use map::{Bytes, MapError};
+pub use new_file::{NewFile, free_space};
 pub use pack::{OnProgress, PackError, PackOptions, Progress, pack};
 pub use unpack::{UnpackError, Verification, unpack, verify};
 

@@ -1,6 +1,6 @@
 //! Makes a packed file: program, archive, weights, in one pass over the weights.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use super::args_file::{ARGS_MEMBER, ArgsFile};
 use super::executable::is_windows_executable;
 use super::locate::{Bundle, BundleError, is_weights, running_executable};
 use super::manifest::{Hashed, MANIFEST_MEMBER, Manifest, Member, Parameters, hex};
+use super::new_file::{NewFile, free_space};
 use super::sources::{Source, file_name, weight_sources};
 use super::zip::{Layout, NewMember, ZipError};
 use super::{Bytes, MapError};
@@ -151,8 +152,8 @@ pub fn pack(options: &PackOptions, on_progress: &mut OnProgress<'_>) -> Result<u
         return Err(PackError::WindowsLimit(contents.layout.total()));
     }
     check_space(output, contents.layout.total())?;
-    let temporary = Temporary::create(output)?;
-    contents.write(&temporary.file, on_progress).map_err(|stop| match stop {
+    let temporary = NewFile::create(output, true).map_err(io_error(output))?;
+    contents.write(temporary.file(), on_progress).map_err(|stop| match stop {
         Stop::Interrupted => PackError::Interrupted,
         Stop::Io(source) if source.kind() == std::io::ErrorKind::StorageFull => PackError::NoSpace {
             path: output.clone(),
@@ -161,7 +162,7 @@ pub fn pack(options: &PackOptions, on_progress: &mut OnProgress<'_>) -> Result<u
         },
         Stop::Io(source) => io_error(output)(source),
     })?;
-    temporary.rename_to(output)?;
+    temporary.rename_to(output).map_err(io_error(output))?;
     Ok(contents.layout.total())
 }
 
@@ -327,61 +328,11 @@ impl Copy<'_, '_> {
     }
 }
 
-/// A new file beside the output that is removed unless it becomes the output.
-struct Temporary {
-    file: File,
-    path: Option<PathBuf>,
-}
-
-impl Temporary {
-    fn create(output: &Path) -> Result<Temporary, PackError> {
-        let name = output.file_name().unwrap_or_default().to_string_lossy();
-        let path = output.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o777);
-        let file = options.open(&path).map_err(io_error(output))?;
-        Ok(Temporary { file, path: Some(path) })
-    }
-
-    fn rename_to(mut self, output: &Path) -> Result<(), PackError> {
-        if let Some(path) = &self.path {
-            std::fs::rename(path, output).map_err(io_error(output))?;
-            self.path = None;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            // Nothing better can be done about a failure here than to leave the file.
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
 fn check_space(output: &Path, needed: u64) -> Result<(), PackError> {
     match free_space(output) {
         Some(free) if free < needed => Err(PackError::NoSpace { path: output.to_owned(), needed, free }),
         _ => Ok(()),
     }
-}
-
-/// Bytes free where `output` goes; `None` where the system does not say.
-#[cfg(unix)]
-fn free_space(output: &Path) -> Option<u64> {
-    let parent = output.parent().filter(|p| *p != Path::new(""));
-    let stat = rustix::fs::statvfs(parent.unwrap_or(Path::new("."))).ok()?;
-    stat.f_bavail.checked_mul(stat.f_frsize)
-}
-
-/// Bytes free where `output` goes; `None` where the system does not say.
-#[cfg(not(unix))]
-fn free_space(_output: &Path) -> Option<u64> {
-    None
 }
 
 #[cfg(test)]

@@ -223,6 +223,8 @@ pub enum Tool {
     Info(InfoArgs),
     /// Measure how fast a model reads prompts and makes tokens
     Bench(BenchArgs),
+    /// Write the weights in a smaller format, as a GGUF file
+    Quantize(QuantizeArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
 }
@@ -342,6 +344,29 @@ pub enum TableFormat {
     Json,
     /// Markdown
     Md,
+}
+
+/// `quantize`.
+#[derive(Clone, Debug, PartialEq, clap::Args)]
+pub struct QuantizeArgs {
+    /// Weights: a .gguf file, a model directory, or a packed file
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// The file to make
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0, BF16, F16 or another of llama.cpp's names
+    #[arg(value_name = "TYPE")]
+    pub recipe: String,
+    /// Replace an existing file
+    #[arg(long)]
+    pub force: bool,
+    /// CPU threads [default: physical cores]
+    #[arg(short, long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// No progress on stderr
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// `completions`.

@@ -8,6 +8,7 @@ use crate::chat::ChatError;
 use crate::engine::EngineError;
 use crate::error::Hint;
 use crate::model::ModelError;
+use crate::quantize::QuantizeError;
 use crate::tokenizer::TokenizerError;
 use crate::weights::WeightsError;
 
@@ -60,6 +61,9 @@ pub enum CliError {
     /// `unpack` and `verify`.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
+    /// `quantize`.
+    #[error(transparent)]
+    Quantize(#[from] QuantizeError),
     /// `verify` found differences; they were printed.
     #[error("`{}` is not as it was packed", .0.display())]
     Damaged(PathBuf),
@@ -134,7 +138,11 @@ impl CliError {
             CliError::Network { .. } => 4,
             CliError::Memory { .. } => 5,
             CliError::PromptTooLong { .. } | CliError::Engine(EngineError::PromptTooLong { .. }) => 6,
+            CliError::Quantize(
+                QuantizeError::Weights(_) | QuantizeError::Tokenizer(_) | QuantizeError::Value { .. },
+            ) => 3,
             CliError::Interrupted
+            | CliError::Quantize(QuantizeError::Interrupted)
             | CliError::Pack(PackError::Interrupted)
             | CliError::Unpack(UnpackError::Interrupted) => 130,
             CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 141,
@@ -177,6 +185,7 @@ impl Hint for CliError {
             CliError::Engine(error) => error.hint(),
             CliError::Pack(error) => error.hint(),
             CliError::Unpack(error) => error.hint(),
+            CliError::Quantize(error) => error.hint(),
             CliError::Damaged(_) => Some("download or copy the file again".into()),
             CliError::PromptTooLong { n_ctx, n_ctx_train, .. } if n_ctx < n_ctx_train => {
                 Some(format!("`-c 0` uses the model's whole context of {n_ctx_train} tokens"))

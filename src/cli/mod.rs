@@ -17,6 +17,7 @@ mod log;
 mod machine;
 mod one_shot;
 mod prompt;
+mod quantize;
 mod serve;
 mod settings;
 mod signals;

@@ -1,4 +1,4 @@
-//! `pack`, `unpack`, `list`, `verify`, `tokenize`, `info`, `completions`.
+//! The tools: `pack`, `unpack`, `list`, `verify`, `tokenize`, `info`, `completions`; larger ones have files of their own.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -12,6 +12,7 @@ use super::error::CliError;
 use super::load::{Opened, kv_cache_bytes};
 use super::locate::{Surroundings, locate_weights};
 use super::prompt::read_text;
+use super::quantize::run_quantize;
 use super::settings::{DEFAULT_N_CTX, Settings};
 use super::signals;
 use super::terminal::{Terminal, error_line, print};
@@ -36,6 +37,10 @@ pub fn run(tool: Tool, version: &'static str, mut terminal: Terminal) -> Result<
         Tool::Tokenize(args) => tokenize(&args, &terminal),
         Tool::Info(args) => info(&args, &terminal),
         Tool::Bench(args) => bench(&args, &terminal),
+        Tool::Quantize(args) => {
+            terminal.is_quiet = args.quiet;
+            run_quantize(args, &terminal)
+        }
         Tool::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut args::command(version), "gemma2", &mut script);

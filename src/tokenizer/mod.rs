@@ -18,7 +18,7 @@ mod vocab;
 pub(crate) mod tests;
 
 pub use decode::StreamDecoder;
-pub use vocab::{MAX_PIECE_BYTES, MAX_TOKENS, SentencePieceToken, SpecialIds};
+pub use vocab::{MAX_PIECE_BYTES, MAX_TOKENS, OwnedToken, SentencePieceToken, SpecialIds};
 
 use crate::error::Hint;
 use crate::weights::{JsonVocabulary, SpmVocabulary, TokenType, Vocabulary};
@@ -135,6 +135,20 @@ impl Tokenizer {
         ends.sort_unstable();
         ends.dedup();
         Ok(Tokenizer { vocab, bos, ends })
+    }
+
+    /// The vocabulary as SentencePiece's pieces with scores, in id order, for a GGUF file: what it encodes, it encodes to
+    /// the same ids.
+    ///
+    /// # Errors
+    /// A `tokenizer.json` whose merges are in an order that scores of pieces cannot give.
+    pub fn to_sentencepiece(&self) -> Result<Vec<OwnedToken>, TokenizerError> {
+        self.vocab.to_sentencepiece()
+    }
+
+    /// The token that stands for text that cannot be expressed.
+    pub fn unknown(&self) -> Option<TokenId> {
+        self.vocab.unknown()
     }
 
     /// Number of token ids.

@@ -761,3 +761,17 @@ impl Random {
         (self.next() % n.max(1) as u64) as usize
     }
 }
+
+#[test]
+fn a_tokenizer_json_written_as_pieces_with_scores_encodes_alike() {
+    let written = |tokenizer: &Tokenizer| {
+        let tokens = tokenizer.to_sentencepiece().expect("pieces");
+        let ids = SpecialIds { bos: Some(tokenizer.bos()), unknown: tokenizer.unknown(), ..SpecialIds::default() };
+        let tokens = tokens.iter().map(|t| SentencePieceToken { piece: &t.piece, score: t.score, kind: t.kind });
+        Tokenizer::from_sentencepiece(tokens, &ids).expect("a tokenizer")
+    };
+    check_golden_strings(&written(&tiny()), "expect/tokenizer-tiny.json", Form::Gguf);
+    if let Some(json) = real_json() {
+        check_golden_strings(&written(&from_json(&json)), "expect/tokenizer.json", Form::Gguf);
+    }
+}

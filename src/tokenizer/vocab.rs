@@ -25,6 +25,17 @@ pub struct SentencePieceToken<'a> {
     pub kind: TokenType,
 }
 
+/// A token as GGUF metadata is to describe it: see [`SentencePieceToken`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnedToken {
+    /// See [`SentencePieceToken::piece`].
+    pub piece: Vec<u8>,
+    /// See [`SentencePieceToken::score`].
+    pub score: f32,
+    /// What it is.
+    pub kind: TokenType,
+}
+
 /// What a model file says beside the tokens. What it does not say is found by the tokens' text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpecialIds {
@@ -248,6 +259,60 @@ impl Vocab {
     /// Replaces what decides which merge comes first: merges are listed by pieces, so the table comes before them.
     pub fn set_ranks(&mut self, ranks: Ranks) {
         self.ranks = ranks;
+    }
+
+    /// See [`super::Tokenizer::to_sentencepiece`].
+    pub fn to_sentencepiece(&self) -> Result<Vec<OwnedToken>, TokenizerError> {
+        let scores = self.scores()?;
+        let token = |(id, score): (usize, f32)| {
+            let piece = self.pieces.get(id as TokenId);
+            let kind = match self.kinds[id] {
+                _ if self.unknown == Some(id as TokenId) => TokenType::Unknown,
+                kind => kind,
+            };
+            let piece = match kind {
+                TokenType::Byte => format!("<0x{:02X}>", piece.first().unwrap_or(&0)).into_bytes(),
+                TokenType::Normal => String::from_utf8_lossy(piece).replace(' ', SPACE_MARK).into_bytes(),
+                _ => piece.to_vec(),
+            };
+            OwnedToken { piece, score, kind }
+        };
+        Ok(scores.into_iter().enumerate().map(token).collect())
+    }
+
+    /// Scores with which SentencePiece merges in the same order: minus the number of pieces whose merges come before.
+    fn scores(&self) -> Result<Vec<f32>, TokenizerError> {
+        let n_vocab = self.n_vocab();
+        let ranges: Vec<(u32, u32, usize)> = match &self.ranks {
+            Ranks::ByPiece(ranks) => ranks.iter().enumerate().map(|(id, &rank)| (rank, rank, id)).collect(),
+            Ranks::ByHalves { starts, merges } => {
+                let range = |id: usize| {
+                    let merges = merges.get(*starts.get(id)? as usize..*starts.get(id + 1)? as usize)?;
+                    let ranks = || merges.iter().map(|(_, rank)| *rank);
+                    Some((ranks().min()?, ranks().max()?, id))
+                };
+                (0..n_vocab).filter_map(range).collect()
+            }
+        };
+        // Tokens that are cut out of the text before merging have no place in the order.
+        let mut ordered = ranges;
+        ordered.retain(|(.., id)| self.kinds[*id] == TokenType::Normal);
+        ordered.sort_unstable();
+        if ordered.windows(2).any(|pair| pair[0].1 > pair[1].0) {
+            let what = "its merges are not ordered by the token they give, which GGUF cannot express";
+            return Err(TokenizerError::NotGemma(what.into()));
+        }
+        // What no merge gives comes last; nothing asks for its score.
+        let mut scores = vec![-(ordered.len() as f32); n_vocab];
+        for (number, (.., id)) in ordered.into_iter().enumerate() {
+            scores[id] = -(number as f32);
+        }
+        for (score, kind) in scores.iter_mut().zip(&self.kinds) {
+            if *kind != TokenType::Normal {
+                *score = 0.0;
+            }
+        }
+        Ok(scores)
     }
 
     pub fn n_vocab(&self) -> usize {

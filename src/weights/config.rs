@@ -95,6 +95,16 @@ const GGUF: Keys = Keys {
     sliding_window: "gemma2.attention.sliding_window",
 };
 
+const VALUE_LENGTH: &str = "gemma2.attention.value_length";
+
+/// A value of [`Config::to_gguf`], in the type that llama.cpp expects of its key.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs)] // The names are the types.
+pub enum GgufNumber {
+    U32(u32),
+    F32(f32),
+}
+
 impl Config {
     /// Reads `config.json`. Whatever it asks for that this program does not compute is an error, never left out silently.
     pub(super) fn from_json(json: &Json) -> Result<Config, WeightsError> {
@@ -154,7 +164,7 @@ impl Config {
         let architecture = architecture.ok_or_else(|| missing(header, "general.architecture"))?;
         check_architecture(header.file, architecture)?;
         let mut config = Config::read(header, &GGUF, n_vocab)?;
-        for key in ["gemma2.attention.value_length", "gemma2.rope.dimension_count"] {
+        for key in [VALUE_LENGTH, "gemma2.rope.dimension_count"] {
             if let Some(n) = header.usize(key)?
                 && n != config.head_dim
             {
@@ -169,15 +179,42 @@ impl Config {
             let expected = "scaled RoPE is not supported".into();
             return Err(bad(header, "gemma2.rope.scaling.type", value, expected));
         }
-        // There is no key for the scale. llama.cpp's rule: the 27B, known by its 46 layers, scales by the width of a head
-        // as it would be if heads divided the model's width; all others by the real one.
-        let scalar = if config.n_layers == 46 { config.d_model / config.n_heads } else { config.head_dim };
+        let scalar = gguf_query_scalar(&config);
         if scalar == 0 {
             let expected = format!("there are {} heads", config.n_heads);
             return Err(bad(header, GGUF.d_model, config.d_model, expected));
         }
         config.query_scale = query_scale(scalar as f64);
         Ok(config)
+    }
+
+    /// The keys and values with which a GGUF file says the same.
+    ///
+    /// # Errors
+    /// What GGUF has no key for, in words: `query_pre_attn_scalar` and `layer_types` that do not follow llama.cpp's rules.
+    pub fn to_gguf(&self) -> Result<Vec<(&'static str, GgufNumber)>, String> {
+        if self.query_scale != query_scale(gguf_query_scalar(self) as f64) {
+            return Err(format!("a `query_pre_attn_scalar` of {}", self.query_scale.powi(-2)));
+        }
+        if !self.local_layers.iter().enumerate().all(|(i, is_local)| *is_local == i.is_multiple_of(2)) {
+            return Err("`layer_types` that do not alternate".into());
+        }
+        let count = |n: usize| GgufNumber::U32(u32::try_from(n).unwrap_or(u32::MAX));
+        Ok(vec![
+            (GGUF.n_ctx_train, count(self.n_ctx_train)),
+            (GGUF.d_model, count(self.d_model)),
+            (GGUF.n_layers, count(self.n_layers)),
+            (GGUF.d_ff, count(self.d_ff)),
+            (GGUF.n_heads, count(self.n_heads)),
+            (GGUF.n_kv_heads, count(self.n_kv_heads)),
+            (GGUF.rms_eps, GgufNumber::F32(self.rms_eps)),
+            (GGUF.head_dim, count(self.head_dim)),
+            (VALUE_LENGTH, count(self.head_dim)),
+            (GGUF.rope_base, GgufNumber::F32(self.rope_base)),
+            (GGUF.attn_softcap, GgufNumber::F32(self.attn_softcap)),
+            (GGUF.final_softcap, GgufNumber::F32(self.final_softcap)),
+            (GGUF.sliding_window, count(self.sliding_window)),
+        ])
     }
 
     /// What both formats have in common. Each number is bounded, so that no later product of sizes can overflow; the
@@ -271,6 +308,12 @@ fn check_architecture(file: &str, architecture: &str) -> Result<(), WeightsError
         return Ok(());
     }
     Err(WeightsError::Architecture { file: file.to_owned(), architecture: name_for_people(architecture.as_bytes()) })
+}
+
+/// There is no key for the scale. llama.cpp's rule: the 27B, known by its 46 layers, scales by the width of a head as it
+/// would be if heads divided the model's width; all others by the real one.
+fn gguf_query_scalar(config: &Config) -> usize {
+    if config.n_layers == 46 { config.d_model / config.n_heads } else { config.head_dim }
 }
 
 fn query_scale(scalar: f64) -> f32 {

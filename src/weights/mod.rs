@@ -18,7 +18,7 @@ mod tensors;
 mod tests;
 mod vocabulary;
 
-pub use config::Config;
+pub use config::{Config, GgufNumber};
 pub use error::WeightsError;
 pub use files::{Files, HuggingFaceFiles, NamedBytes};
 pub use source::Source;
@@ -26,6 +26,7 @@ pub use vocabulary::{JsonVocabulary, SpmVocabulary, TokenType, Vocabulary};
 
 use crate::bundle::Bytes;
 use crate::kernels::Format;
+use names::{Part, Scheme};
 
 /// A weight matrix where it lies in the mapped file: `[n_rows, n_cols]`, rows contiguous.
 #[derive(Clone, Debug)]
@@ -76,4 +77,39 @@ pub struct LayerTensors {
     pub w_down: Matrix,
     /// `[d_model]`, on the feed-forward branch before the add.
     pub post_ffn_norm: Vec<f32>,
+}
+
+/// Any tensor.
+#[derive(Clone, Copy, Debug)]
+pub enum Tensor<'a> {
+    /// Factors, `[d_model]`.
+    Norm(&'a [f32]),
+    /// A weight matrix.
+    Matrix(&'a Matrix),
+}
+
+impl Tensors {
+    /// All tensors in reading order, with the names that they have in GGUF files.
+    pub fn by_gguf_name(&self) -> Vec<(String, Tensor<'_>)> {
+        let scheme = Scheme::Gguf;
+        let mut all = vec![(scheme.embedding().to_owned(), Tensor::Matrix(&self.embedding))];
+        for (number, layer) in self.layers.iter().enumerate() {
+            let parts = [
+                (Part::PreAttnNorm, Tensor::Norm(&layer.pre_attn_norm)),
+                (Part::Wq, Tensor::Matrix(&layer.wq)),
+                (Part::Wk, Tensor::Matrix(&layer.wk)),
+                (Part::Wv, Tensor::Matrix(&layer.wv)),
+                (Part::Wo, Tensor::Matrix(&layer.wo)),
+                (Part::PostAttnNorm, Tensor::Norm(&layer.post_attn_norm)),
+                (Part::PreFfnNorm, Tensor::Norm(&layer.pre_ffn_norm)),
+                (Part::WGate, Tensor::Matrix(&layer.w_gate)),
+                (Part::WUp, Tensor::Matrix(&layer.w_up)),
+                (Part::WDown, Tensor::Matrix(&layer.w_down)),
+                (Part::PostFfnNorm, Tensor::Norm(&layer.post_ffn_norm)),
+            ];
+            all.extend(parts.map(|(part, tensor)| (scheme.layer(number, part), tensor)));
+        }
+        all.push((scheme.output_norm().to_owned(), Tensor::Norm(&self.output_norm)));
+        all
+    }
 }

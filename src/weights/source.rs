@@ -96,6 +96,14 @@ impl Source {
         self.used_entries().map(|entry| entry.bytes.len() as u64).sum()
     }
 
+    /// The header of the GGUF file (the first one of a split model); `None` for safetensors.
+    pub fn gguf(&self) -> Option<&Gguf<crate::bundle::Bytes>> {
+        match &self.vocabulary {
+            Vocabulary::Spm(vocabulary) => Some(vocabulary.gguf()),
+            Vocabulary::Json(_) => None,
+        }
+    }
+
     /// `gguf` or `safetensors`.
     pub fn format_name(&self) -> &'static str {
         match self.scheme {

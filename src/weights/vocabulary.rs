@@ -68,6 +68,11 @@ pub enum TokenType {
 }
 
 impl TokenType {
+    /// Its number in GGUF files.
+    pub fn id(self) -> i32 {
+        self as i32 + 1
+    }
+
     fn from_id(id: i32) -> TokenType {
         match id {
             2 => TokenType::Unknown,
@@ -169,6 +174,11 @@ impl SpmVocabulary {
             add_space_prefix,
             gguf,
         })
+    }
+
+    /// The header that the vocabulary stands in.
+    pub(super) fn gguf(&self) -> &Gguf<Bytes> {
+        &self.gguf
     }
 
     /// Number of tokens, and of items of [`tokens`](Self::tokens), [`scores`](Self::scores) and [`types`](Self::types).
