@@ -56,6 +56,12 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         unsafe { if VNNI { run_vnni(Avx2(()), kernel) } else { run(Avx2(()), kernel) } }
     }
 
+    #[inline(always)]
+    fn prefetch(self, line: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+    }
+
     memory_instructions! {
         fn load_i(self, from: *const i32) -> __m256i { _mm256_loadu_si256(from.cast()) }
         fn load_f(self, from: *const f32) -> __m256 { _mm256_loadu_ps(from) }

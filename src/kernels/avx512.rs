@@ -62,6 +62,12 @@ impl Simd for Avx512 {
         partial
     }
 
+    #[inline(always)]
+    fn prefetch(self, line: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+    }
+
     memory_instructions! {
         fn load_i(self, from: *const i32) -> __m512i { _mm512_loadu_si512(from.cast()) }
         fn load_f(self, from: *const f32) -> __m512 { _mm512_loadu_ps(from) }

@@ -12,7 +12,7 @@ use super::WeightRows;
 use super::blocks::{Format, LANES};
 use super::panel;
 use super::q8::{FEW, Q8Rows, RowSuperblock};
-use super::simd::{Kernel, Rows, Simd};
+use super::simd::{Kernel, Rows, Simd, prefetch_ahead};
 use super::unpack::{self, Bytes, Scales, Stream, Unpack, zero_shift};
 
 /// `out[c][r] = dot(weights[r], acts[c])` as `scalar.rs` defines it.
@@ -73,6 +73,8 @@ impl<U: Unpack, const COLUMNS: usize> Kernel for Few<'_, U, COLUMNS> {
             let mut sums = [s.splat(0.0); COLUMNS];
             let full = weights.row_bytes / bytes;
             for b in 0..full {
+                // The rows lie one behind the other: together they are one stream.
+                prefetch_ahead(s, rows[0].as_ptr().wrapping_add(b * bytes * S::ROWS), bytes * S::ROWS);
                 let blocks = rows.map(|row| &row[b * bytes..][..bytes]);
                 let superblock = Superblock::new::<U>(s, blocks);
                 for c in 0..n_columns {

@@ -11,7 +11,7 @@ use super::WeightRows;
 use super::blocks::Format;
 use super::panel::{FoldPanel, with_scratch};
 use super::scalar::{self, SUMS};
-use super::simd::{Kernel, Simd};
+use super::simd::{Kernel, Simd, prefetch_ahead};
 
 /// Up to so many columns the weights are not worth a panel.
 const FEW: usize = 16;
@@ -156,6 +156,11 @@ fn few_rows<S: Simd, L: Load, const COLUMNS: usize>(s: S, few: &mut Few<'_, L>, 
     let rows: [usize; FEW_ROWS] = std::array::from_fn(|i| (r + i).min(n - 1));
     let mut sums = [[[s.splat(0.0); 2]; COLUMNS]; FEW_ROWS];
     for at in (0..k).step_by(SUMS) {
+        if first == 0 {
+            // The rows lie one behind the other: together they are one stream.
+            let stream = few.rows.as_ptr().wrapping_add((r * k + at * FEW_ROWS) * L::BYTES);
+            prefetch_ahead(s, stream, SUMS * FEW_ROWS * L::BYTES);
+        }
         for v in 0..S::VECTORS {
             let at = at + v * S::LANES;
             let mut x = [s.splat(0.0); COLUMNS];

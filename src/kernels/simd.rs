@@ -67,6 +67,9 @@ pub(super) trait Simd: Copy {
     /// 8 numbers, for each row the same.
     unsafe fn repeat_i(self, from: *const i32) -> Self::I;
     unsafe fn repeat_f(self, from: *const f32) -> Self::F;
+    /// Asks for a cache line, by an address that need not exist. Does nothing where that is left to the processor.
+    #[inline(always)]
+    fn prefetch(self, _line: *const u8) {}
 
     // ---- scales of quantized rows ----
 
@@ -147,6 +150,18 @@ pub(super) trait Simd: Copy {
     fn fold_rows(self, x: Self::F) -> Rows<f32>;
     /// The fold of 16 numbers: of `VECTORS` vectors, the rest being ignored.
     fn fold_16(self, x: [Self::F; 2]) -> f32;
+}
+
+/// How far ahead of their use rows that are streamed once are asked for. The processor's own prefetching ends at every
+/// 4 KiB page; without ours a row waits for memory at the start of each (measured: a third of a Q4_K product's time).
+const PREFETCH_BYTES: usize = 4096;
+
+/// Asks for the lines of `len` bytes, [`PREFETCH_BYTES`] behind `at`.
+#[inline(always)]
+pub(super) fn prefetch_ahead<S: Simd>(s: S, at: *const u8, len: usize) {
+    for line in (0..len).step_by(64) {
+        s.prefetch(at.wrapping_add(PREFETCH_BYTES + line));
+    }
 }
 
 /// Methods whose bodies are instructions.
