@@ -29,7 +29,7 @@
 //! | [`ops`] | shapes and threads over kernels: linear, norm, rope, attention | kernels |
 //! | [`model`] | Gemma 2 as the paper states it | ops, weights |
 //! | [`engine`] | requests in, events out: scheduler, sessions, sampler, stop strings | model, tokenizer |
-//! | [`bench`](mod@bench) | the workloads behind `gemma2 bench` | engine, kernels |
+//! | [`bench`](mod@bench) | the workloads behind `gemma2 bench` and `gemma2 perplexity` | engine, model, kernels |
 //! | [`server`] | the HTTP APIs and the embedded page | engine, chat, tokenizer |
 //! | [`cli`] | what was typed, what it means, and the terminal | everything |
 //!

@@ -9,8 +9,8 @@ mod golden;
 mod load;
 #[cfg(unix)]
 mod program;
+mod quantize;
 #[cfg(target_os = "linux")]
 mod sandbox;
-mod quantize;
 mod server;
 mod util;

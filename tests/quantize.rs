@@ -1,4 +1,4 @@
-//! `gemma2 quantize`, through the binary.
+//! `gemma2 quantize` and `gemma2 perplexity`, through the binary.
 
 use std::path::{Path, PathBuf};
 
@@ -75,4 +75,23 @@ fn files_that_exist_are_kept_and_nothing_half_made_is_left() {
     let mut left: Vec<_> = left.collect();
     left.sort();
     assert_eq!(left, ["in.gguf", "out.gguf"]);
+}
+
+#[test]
+fn perplexity_is_one_figure_whatever_computes_it() {
+    let folder = Folder::new();
+    folder.write("text", "The capital of France is Paris. The sky is blue, and two and two are four.\n".repeat(12));
+    folder.run(&["quantize", text(&demo_model()), "small.gguf", "Q2_K"]).expect(0);
+    let figure = |args: &[&str]| -> f64 {
+        let args = [&["perplexity", "-f", "text", "-c", "32"], args].concat();
+        let line = folder.run(&args).expect(0).stdout;
+        let after = line.split("perplexity ").nth(1).expect("a figure");
+        after.split(' ').next().and_then(|n| n.parse().ok()).expect("a number")
+    };
+    let all = figure(&["-m", text(&demo_model())]);
+    assert!(all > 1.0 && all < 2048.0, "better than a guess among all tokens: {all}");
+    assert_eq!(all, figure(&["-m", text(&demo_model()), "-t", "1", "--isa", "scalar"]), "the same arithmetic");
+    assert_ne!(all, figure(&["-m", "small.gguf"]));
+    assert_ne!(all, figure(&["-m", text(&demo_model()), "--chunks", "1"]));
+    folder.run(&["perplexity", "-f", "text", "-c", "4096"]).expect(2).says(&["a chunk has", "-c"]);
 }

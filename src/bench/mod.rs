@@ -1,5 +1,9 @@
 //! The workloads behind `gemma2 bench`: reading a prompt and making tokens, through the same engine as everything else.
 
+mod perplexity;
+
+pub use perplexity::{Estimate, perplexity};
+
 use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, EngineError, Event, Limit, Request, Sampling, Timings};

@@ -223,6 +223,8 @@ pub enum Tool {
     Info(InfoArgs),
     /// Measure how fast a model reads prompts and makes tokens
     Bench(BenchArgs),
+    /// Measure how well a model predicts a text
+    Perplexity(PerplexityArgs),
     /// Write the weights in a smaller format, as a GGUF file
     Quantize(QuantizeArgs),
     /// Print completions for a shell
@@ -344,6 +346,29 @@ pub enum TableFormat {
     Json,
     /// Markdown
     Md,
+}
+
+/// `perplexity`.
+#[derive(Clone, Debug, PartialEq, clap::Args)]
+pub struct PerplexityArgs {
+    /// The text; `-` is stdin
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// The model, as for the program itself
+    #[arg(short, long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// Tokens of a chunk, of whose second half each token is scored; 0 is the model's maximum [default: 512]
+    #[arg(short, long, value_name = "N")]
+    pub ctx_size: Option<usize>,
+    /// At most this many chunks [default: all]
+    #[arg(long, value_name = "N", value_parser = parse_positive)]
+    pub chunks: Option<usize>,
+    /// CPU threads [default: physical cores]
+    #[arg(short, long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// The instruction set to use [default: the widest there is]
+    #[arg(long, value_name = "NAME")]
+    pub isa: Option<String>,
 }
 
 /// `quantize`.
@@ -508,6 +533,10 @@ fn flags_with_value(command: &clap::Command) -> Vec<String> {
         }
     }
     flags
+}
+
+fn parse_positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "a whole number from 1".into())
 }
 
 fn parse_seed(text: &str) -> Result<Seed, String> {

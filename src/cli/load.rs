@@ -91,6 +91,16 @@ impl Opened {
         Ok(fit)
     }
 
+    /// Takes the weights.
+    ///
+    /// # Errors
+    /// Weights that do not make a Gemma 2.
+    pub fn model(&self, compute: &ComputeSettings) -> Result<Model, CliError> {
+        let tensors = self.source.tensors()?;
+        let on_cpu = Compute::cpu(compute.kernels, compute.n_threads).map_err(crate::model::ModelError::from)?;
+        Ok(Model::new(self.source.config().clone(), tensors, on_cpu, compute.n_ubatch)?)
+    }
+
     /// Takes the weights and starts the engine.
     ///
     /// # Errors
@@ -102,9 +112,7 @@ impl Opened {
         compute: &ComputeSettings,
         terminal: &Terminal,
     ) -> Result<Engine, CliError> {
-        let tensors = self.source.tensors()?;
-        let on_cpu = Compute::cpu(compute.kernels, compute.n_threads).map_err(crate::model::ModelError::from)?;
-        let model = Model::new(self.source.config().clone(), tensors, on_cpu, compute.n_ubatch)?;
+        let model = self.model(compute)?;
         terminal.detail(format!(
             "engine   {n_parallel} × {} tokens of context, {} prompt tokens a step",
             self.n_ctx, compute.n_ubatch

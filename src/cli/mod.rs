@@ -16,6 +16,7 @@ mod locate;
 mod log;
 mod machine;
 mod one_shot;
+mod perplexity;
 mod prompt;
 mod quantize;
 mod serve;

@@ -11,6 +11,7 @@ use super::bench::bench;
 use super::error::CliError;
 use super::load::{Opened, kv_cache_bytes};
 use super::locate::{Surroundings, locate_weights};
+use super::perplexity::run_perplexity;
 use super::prompt::read_text;
 use super::quantize::run_quantize;
 use super::settings::{DEFAULT_N_CTX, Settings};
@@ -37,6 +38,7 @@ pub fn run(tool: Tool, version: &'static str, mut terminal: Terminal) -> Result<
         Tool::Tokenize(args) => tokenize(&args, &terminal),
         Tool::Info(args) => info(&args, &terminal),
         Tool::Bench(args) => bench(&args, &terminal),
+        Tool::Perplexity(args) => run_perplexity(&args, &terminal),
         Tool::Quantize(args) => {
             terminal.is_quiet = args.quiet;
             run_quantize(args, &terminal)
