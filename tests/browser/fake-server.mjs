@@ -8,7 +8,6 @@
  * | `file NAME` | `tests/browser/replies/NAME.md` |
  * | `count N` | the numbers 1 to N |
  * | `fail TEXT` | an error frame after a few words |
- * | `drop` | the connection breaks after a few words |
  * | `refuse` | a 500 before the stream begins |
  * | anything else | a sentence that repeats the message |
  *
@@ -57,11 +56,10 @@ const DEFAULT_TEMPLATES = {
  * @property {number} nCtxMax
  * @property {boolean} demo
  * @property {string | null} scriptText every reply
- * @property {boolean} byCharacter a piece is a character, not a word
  */
 
 /** @returns {Script} */
-export const quietScript = () => ({ loading: null, tokenMs: 8, prefillMs: 0, nCtx: 4096, nCtxMax: 8192, demo: false, scriptText: null, byCharacter: false });
+export const quietScript = () => ({ loading: null, tokenMs: 8, prefillMs: 0, nCtx: 4096, nCtxMax: 8192, demo: false, scriptText: null });
 
 /**
  * @typedef {object} Fake what a journey may change while the server runs
@@ -69,6 +67,7 @@ export const quietScript = () => ({ loading: null, tokenMs: 8, prefillMs: 0, nCt
  * @property {Script} script
  * @property {any[]} requests bodies of the chat requests, in order
  * @property {{ running: number, cancelled: number }} counts
+ * @property {() => void} drop breaks every connection; replies with an id go on
  * @property {() => Promise<void>} stop closes every connection, as a killed program does
  */
 
@@ -81,6 +80,8 @@ export async function startFake({ port = 0 } = {}) {
   /** @type {any[]} */
   const requests = [];
   const counts = { running: 0, cancelled: 0 };
+  /** @type {Map<string, Kept>} replies with an id */
+  const kept = new Map();
 
   const server = createServer(async (request, response) => {
     try {
@@ -107,14 +108,42 @@ export async function startFake({ port = 0 } = {}) {
       const list = tokens([{ text: body.content, control: body.parse_special !== false }]).slice(body.add_special ? 0 : 1);
       return json(response, { tokens: body.with_pieces ? list : list.map((token) => token.id) });
     }
-    if (path === '/completion') return complete(body, response);
+    const [, replyId, stopping] = /^\/replies\/([\w-]+)(\/stop)?$/.exec(path) ?? [];
+    if (replyId) {
+      const reply = kept.get(replyId);
+      if (!reply) return fail(response, 404, { message: 'no such reply', type: 'not_found_error' });
+      if (stopping) {
+        if (reply.state === 'running') reply.end('stopped');
+        return json(response, { id: replyId, state: reply.state, events: reply.events.length });
+      }
+      const offset = Number(new URL(request.url ?? '', 'http://localhost').searchParams.get('offset'));
+      response.writeHead(200, { ...STREAM, 'X-Reply-State': reply.state });
+      return reply.listen(response, offset);
+    }
+    if (path === '/completion') return complete(body, stream(request, response));
     if (path === '/apply-template') {
       const list = tokens(render(body.messages, body.templates));
       const prompt = render(body.messages, body.templates).map((segment) => segment.text).join('');
       return json(response, { prompt, n_tokens: list.length, n_ctx: script.nCtx, ...(body.with_pieces ? { tokens: list } : {}) });
     }
-    if (path === '/v1/chat/completions') return chat(body, response);
+    if (path === '/v1/chat/completions') return chat(body, response, request);
     return fail(response, 404, { message: `no such path: ${path}`, type: 'not_found_error' });
+  }
+
+  /** A stream that somebody may come back to, when the request has an id. @param {import('node:http').IncomingMessage} request @param {import('node:http').ServerResponse} response */
+  function stream(request, response) {
+    response.writeHead(200, STREAM);
+    const reply = new Kept();
+    counts.running += 1;
+    void reply.ended.then((state) => {
+      counts.running -= 1;
+      if (state === 'stopped') counts.cancelled += 1;
+    });
+    const id = request.headers['x-reply-id'];
+    if (typeof id === 'string') kept.set(id, reply);
+    else response.on('close', () => reply.end('stopped'));
+    reply.listen(response, 0);
+    return reply;
   }
 
   function props() {
@@ -127,26 +156,22 @@ export async function startFake({ port = 0 } = {}) {
     };
   }
 
-  /** @param {any} body @param {import('node:http').ServerResponse} response */
-  async function complete(body, response) {
+  /** @param {any} body @param {Kept} reply */
+  async function complete(body, reply) {
     requests.push(body);
-    response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' });
-    counts.running += 1;
-    response.on('close', () => {
-      counts.running -= 1;
-    });
     const pieces = (script.scriptText ?? ' and so it goes on.').match(/\s*\S+|\s+$/g) ?? [];
     for (const content of pieces) {
       if (script.tokenMs > 0) await pause(script.tokenMs);
-      if (response.destroyed) return;
-      response.write(`data: ${JSON.stringify({ index: 0, content, stop: false })}\n\n`);
+      if (reply.state !== 'running') return;
+      reply.write({ index: 0, content, stop: false });
     }
     const timings = { prompt_n: 3, prompt_per_second: 100, predicted_n: pieces.length, predicted_per_second: 50 };
-    response.end(`data: ${JSON.stringify({ index: 0, content: '', stop: true, stop_type: 'eos', stop_reason: 'end_of_turn', tokens_predicted: pieces.length, tokens_evaluated: 3, generation_settings: { seed: body.seed }, timings })}\n\n`);
+    reply.write({ index: 0, content: '', stop: true, stop_type: 'eos', stop_reason: 'end_of_turn', tokens_predicted: pieces.length, tokens_evaluated: 3, generation_settings: { seed: body.seed }, timings });
+    reply.end('finished');
   }
 
-  /** @param {any} body @param {import('node:http').ServerResponse} response */
-  async function chat(body, response) {
+  /** @param {any} body @param {import('node:http').ServerResponse} response @param {import('node:http').IncomingMessage} request */
+  async function chat(body, response, request) {
     requests.push(body);
     const prompt = tokens(render(body.messages, body.templates));
     if (prompt.length >= script.nCtx) {
@@ -157,46 +182,36 @@ export async function startFake({ port = 0 } = {}) {
     if (asked === 'refuse' && script.scriptText === null) return fail(response, 500, { message: 'the engine met an error', type: 'server_error', hint: 'start gemma2 again with -v' });
     const whole = await replyTo(asked);
     const rest = last.role === 'assistant' && whole.startsWith(last.content) ? whole.slice(last.content.length) : whole;
-    response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' });
-    let gone = false;
-    counts.running += 1;
-    response.on('close', () => {
-      counts.running -= 1;
-      if (!response.writableEnded) {
-        gone = true;
-        counts.cancelled += 1;
-      }
-    });
+    const reply = stream(request, response);
     /** @param {object} choice @param {object} [extra] */
     const frame = (choice, extra = {}) =>
-      response.write(`data: ${JSON.stringify({ id: 'chatcmpl-1', object: 'chat.completion.chunk', created: 0, model: 'scripted', choices: [{ index: 0, finish_reason: null, ...choice }], ...extra })}\n\n`);
+      reply.write({ id: 'chatcmpl-1', object: 'chat.completion.chunk', created: 0, model: 'scripted', choices: [{ index: 0, finish_reason: null, ...choice }], ...extra });
     frame({ delta: { role: 'assistant', content: '' } });
     if (script.prefillMs > 0) {
-      for (let step = 1; step <= 4 && !gone; step += 1) {
+      for (let step = 1; step <= 4 && reply.state === 'running'; step += 1) {
         await pause(script.prefillMs / 4);
         frame({ delta: {} }, { prompt_progress: { total: prompt.length, cache: 0, processed: Math.round((prompt.length * step) / 4), time_ms: 1 } });
       }
     }
-    const pieces = script.byCharacter ? [...rest] : (rest.match(/\s*\S+|\s+$/g) ?? []);
+    const pieces = rest.match(/\s*\S+|\s+$/g) ?? [];
     const limit = typeof body.max_tokens === 'number' && body.max_tokens > 0 ? body.max_tokens : Infinity;
     const room = script.nCtx - prompt.length;
     let made = 0;
     let reason = 'end_of_turn';
     const started = Date.now();
     for (const piece of pieces) {
-      if (gone) return undefined;
       if (made >= limit) reason = 'token_limit';
       else if (made >= room) reason = 'context_full';
       if (reason !== 'end_of_turn') break;
       if (script.tokenMs > 0) await pause(script.tokenMs);
-      if (gone) return undefined;
+      if (reply.state !== 'running') return undefined;
       const likely = (/** @type {string} */ token, /** @type {number} */ share) => ({ id: 1, token, bytes: [...Buffer.from(token)], logprob: Math.log(share) });
       const logprobs = body.logprobs ? { content: [{ ...likely(piece, 0.5), top_logprobs: [likely(piece, 0.5), likely(' other', 0.25), likely('<end_of_turn>', 0.01)] }] } : undefined;
       frame({ delta: { content: piece }, logprobs });
       made += 1;
-      if (made === 4 && asked === 'drop') return response.destroy();
       if (made === 4 && asked.startsWith('fail ')) {
-        response.end(`data: ${JSON.stringify({ error: { message: asked.slice(5), type: 'server_error' } })}\n\n`);
+        reply.write({ error: { message: asked.slice(5), type: 'server_error' } });
+        reply.end('finished');
         return undefined;
       }
     }
@@ -204,7 +219,9 @@ export async function startFake({ port = 0 } = {}) {
     const timings = { cache_n: 0, prompt_n: prompt.length, prompt_ms: 10, prompt_per_second: 120.5, predicted_n: made, predicted_ms: ms, predicted_per_second: (made * 1000) / ms };
     frame({ delta: {}, finish_reason: reason === 'end_of_turn' ? 'stop' : 'length', stop_reason: reason, stopping_word: '', seed: body.seed }, { timings });
     const usage = { prompt_tokens: prompt.length, completion_tokens: made, total_tokens: prompt.length + made };
-    response.end(`data: ${JSON.stringify({ choices: [], usage, timings })}\n\ndata: [DONE]\n\n`);
+    reply.write({ choices: [], usage, timings });
+    reply.write('[DONE]');
+    reply.end('finished');
     return undefined;
   }
 
@@ -225,6 +242,9 @@ export async function startFake({ port = 0 } = {}) {
     script,
     requests,
     counts,
+    drop: () => {
+      for (const reply of kept.values()) reply.drop();
+    },
     stop: () =>
       new Promise((done) => {
         server.close(() => done());
@@ -232,6 +252,54 @@ export async function startFake({ port = 0 } = {}) {
       }),
   };
 }
+
+/** A reply that goes on when nobody listens. */
+class Kept {
+  constructor() {
+    /** @type {string[]} */
+    this.events = [];
+    /** @type {'running' | 'finished' | 'stopped'} */
+    this.state = 'running';
+    /** @type {Set<import('node:http').ServerResponse>} */
+    this.listeners = new Set();
+    /** @type {Promise<string>} */
+    this.ended = new Promise((done) => {
+      this.tell = done;
+    });
+  }
+
+  /** @param {object | '[DONE]'} data */
+  write(data) {
+    const event = `id: ${this.events.length + 1}\ndata: ${typeof data === 'string' ? data : JSON.stringify(data)}\n\n`;
+    this.events.push(event);
+    for (const response of this.listeners) response.write(event);
+  }
+
+  /** @param {'finished' | 'stopped'} state */
+  end(state) {
+    if (this.state !== 'running') return;
+    this.state = state;
+    this.tell?.(state);
+    for (const response of this.listeners) response.end();
+  }
+
+  /** @param {import('node:http').ServerResponse} response @param {number} offset */
+  listen(response, offset) {
+    response.write(this.events.slice(offset).join('') || ': here\n\n');
+    if (this.state !== 'running') {
+      response.end();
+      return;
+    }
+    this.listeners.add(response);
+    response.on('close', () => this.listeners.delete(response));
+  }
+
+  drop() {
+    for (const response of this.listeners) response.destroy();
+  }
+}
+
+const STREAM = { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' };
 
 /**
  * The templates of the page, as the program expands them: one pass, so that braces in a message stay what they are.

@@ -19,6 +19,8 @@ import { events } from './stream.js';
  * @property {number | null} bytes size of the weights
  * @property {string} path
  * @property {boolean} demo the built-in demo model
+ * @property {string | null} quitToken lets this page end the program; null where that is nobody's right
+ * @property {number | null} movedFrom the usual port, when another program has it
  * @property {string} version of the program
  * @property {Record<string, unknown>} params default sampling parameters
  * @property {Record<string, unknown>} templates what the program prefills
@@ -37,6 +39,10 @@ import { events } from './stream.js';
  * @property {number | null} promptTokens
  * @property {number | null} replyTokens
  * @property {import('./tree.js').Timings} timings
+ *
+ * @typedef {object} Place in a reply that the server keeps while nobody listens
+ * @property {string} id
+ * @property {number} offset events of it that have arrived
  *
  * @typedef {{ type: 'prefill', done: number, total: number } | { type: 'text', text: string, token?: import('./tree.js').Token } | End} Reply
  */
@@ -62,11 +68,6 @@ export class Api {
     this.quietMs = 5000;
     /** Sent when the server asks for one. */
     this.key = '';
-  }
-
-  /** @returns {Record<string, string>} */
-  #headers() {
-    return this.key === '' ? {} : { Authorization: `Bearer ${this.key}` };
   }
 
   /**
@@ -98,6 +99,8 @@ export class Api {
       bytes: number(raw.size_bytes),
       path: text(raw.model_path),
       demo: raw.is_demo === true,
+      quitToken: text(raw.quit_token) || null,
+      movedFrom: number(raw.moved_from),
       version: text(raw.version) || text(raw.build_info),
       params: settings.params ?? {},
       templates: raw.page_templates ?? {},
@@ -148,85 +151,95 @@ export class Api {
   }
 
   /**
-   * Text that follows a prompt as it is, without templates; pieces as those of `chat`.
+   * Text that follows a prompt as it is, without templates. As `chat`.
    * @param {Record<string, unknown>} body
+   * @param {Place} place
    * @param {AbortSignal} signal
-   * @returns {AsyncGenerator<Reply>}
    */
-  async *complete(body, signal) {
-    for await (const frame of this.#frames('/completion', body, signal)) {
-      const progress = frame.prompt_progress;
-      if (progress) yield { type: 'prefill', done: number(progress.processed) ?? 0, total: number(progress.total) ?? 0 };
-      if (text(frame.content) !== '') yield { type: 'text', text: frame.content };
-      if (frame.stop !== true) continue;
-      yield {
-        type: 'end',
-        reason: frame.stop_reason ?? (frame.stop_type === 'limit' ? 'token_limit' : 'end_of_turn'),
-        seed: number(frame.generation_settings?.seed),
-        promptTokens: number(frame.tokens_evaluated),
-        replyTokens: number(frame.tokens_predicted),
-        timings: pickTimings(frame.timings ?? {}),
-      };
-      return;
-    }
-    throw new ApiError(BROKEN);
+  complete(body, place, signal) {
+    return completed(this.#frames(() => this.#begin('/completion', body, place, signal), place, signal));
   }
 
   /**
-   * A reply, piece by piece. Breaking off the iteration or `signal` cancels it on the server too. Throws `ApiError`.
+   * A reply, piece by piece. A connection that breaks is made anew, and the reply goes on where it was; only `stopReply`
+   * ends it on the server. `place` moves along. Throws `ApiError`: `network` while nothing answers, `gone` when the
+   * server does not know the reply any more, `stopped` when somebody else has stopped it.
    * @param {Record<string, unknown>} body
+   * @param {Place} place
    * @param {AbortSignal} signal
-   * @returns {AsyncGenerator<Reply>}
    */
-  async *chat(body, signal) {
-    /** @type {End} */
-    const end = { type: 'end', reason: 'end_of_turn', seed: null, promptTokens: null, replyTokens: null, timings: {} };
-    let finished = false;
+  chat(body, place, signal) {
     const request = { ...body, stream_options: { include_usage: true } };
-    for await (const chunk of this.#frames('/v1/chat/completions', request, signal)) {
-      const progress = chunk.prompt_progress;
-      if (progress) yield { type: 'prefill', done: number(progress.processed) ?? 0, total: number(progress.total) ?? 0 };
-      if (chunk.usage) {
-        end.promptTokens = number(chunk.usage.prompt_tokens);
-        end.replyTokens = number(chunk.usage.completion_tokens);
-      }
-      if (chunk.timings) end.timings = pickTimings(chunk.timings);
-      const choice = chunk.choices?.[0];
-      const piece = choice?.delta?.content;
-      if (typeof piece === 'string' && piece !== '') yield { type: 'text', text: piece, token: readToken(piece, choice.logprobs) };
-      if (choice?.finish_reason) {
-        finished = true;
-        end.seed = number(choice.seed);
-        end.reason = choice.stop_reason ?? (choice.finish_reason === 'length' ? 'token_limit' : 'end_of_turn');
-      }
-    }
-    // A server that is killed closes the connection like one that is done; only the finish reason tells them apart.
-    if (!finished) throw new ApiError(BROKEN);
-    yield end;
+    return chatted(this.#frames(() => this.#begin('/v1/chat/completions', request, place, signal), place, signal));
   }
 
   /**
-   * The JSON frames of a streamed answer. Throws `ApiError` for refusals, error frames and broken connections.
-   * @param {string} path
-   * @param {Record<string, unknown>} body
+   * The rest of a reply, as `complete` (`raw`) or `chat` would have given it.
+   * @param {boolean} raw
+   * @param {Place} place
+   * @param {AbortSignal} signal
+   */
+  resume(raw, place, signal) {
+    const frames = this.#frames(() => this.#reattach(place, signal), place, signal);
+    return raw ? completed(frames) : chatted(frames);
+  }
+
+  /** Ends a reply; harmless where it has ended. @param {string} id */
+  async stopReply(id) {
+    await this.#post(`/replies/${id}/stop`, {});
+  }
+
+  /** Ends the program. @param {string} token from `props` */
+  async quit(token) {
+    await this.#post('/quit', {}, undefined, { 'X-Quit-Token': token });
+  }
+
+  /**
+   * The JSON frames of a streamed answer, up to its last. Throws `ApiError` for refusals, error frames and connections that
+   * cannot be made again.
+   * @param {() => Promise<Response>} begin
+   * @param {Place} place
    * @param {AbortSignal} signal
    * @returns {AsyncGenerator<any>}
    */
-  async *#frames(path, body, signal) {
-    const response = await this.#post(path, { ...body, stream: true, return_progress: true }, signal);
-    if (!response.body) throw new ApiError(BROKEN);
-    try {
-      for await (const data of events(response.body, this.quietMs)) {
-        if (data === null) continue;
-        if (data === '[DONE]') return;
-        const frame = JSON.parse(data);
-        if (frame.error) throw new ApiError(failureFrom(frame.error, 0));
-        yield frame;
+  async *#frames(begin, place, signal) {
+    let response = await begin();
+    for (;;) {
+      const before = place.offset;
+      try {
+        for await (const event of events(/** @type {ReadableStream<Uint8Array>} */ (response.body), this.quietMs)) {
+          if (event === null) continue;
+          place.offset = event.id;
+          if (event.data === '[DONE]') return;
+          const frame = JSON.parse(event.data);
+          if (frame.error) throw new ApiError(failureFrom(frame.error, 0));
+          yield frame;
+          if (frame.stop === true) return;
+        }
+        const state = response.headers.get('X-Reply-State') ?? 'running';
+        if (state !== 'running') throw new ApiError({ kind: state === 'stopped' ? 'stopped' : 'gone', message: state });
+      } catch (error) {
+        if (error instanceof ApiError || isAbort(error)) throw error;
       }
-    } catch (error) {
-      if (error instanceof ApiError || isAbort(error)) throw error;
-      throw new ApiError(BROKEN);
+      // A server that is killed closes the connection like one that is done: only a last frame tells them apart.
+      const again = await this.#reattach(place, signal);
+      if (place.offset === before && response.headers.get('X-Reply-State') === 'running') throw new ApiError(BROKEN);
+      response = again;
     }
+  }
+
+  /** @param {string} path @param {Record<string, unknown>} body @param {Place} place @param {AbortSignal} signal */
+  #begin(path, body, place, signal) {
+    const request = { ...body, stream: true, return_progress: true };
+    return this.#post(path, request, signal, { 'X-Reply-Id': place.id });
+  }
+
+  /** @param {Place} place @param {AbortSignal} signal */
+  async #reattach(place, signal) {
+    const response = await this.#fetch(`/replies/${place.id}?offset=${place.offset}`, { signal, cache: 'no-store' }, BROKEN);
+    if (response.ok) return response;
+    const gone = [400, 404, 410].includes(response.status);
+    throw new ApiError(gone ? { kind: 'gone', message: 'gone' } : await failureOf(response));
   }
 
   /**
@@ -243,28 +256,29 @@ export class Api {
 
   /** @param {string} path @param {AbortSignal} [signal] */
   async #get(path, signal) {
-    const response = await this.fetch(this.base + path, { headers: this.#headers(), signal, cache: 'no-store' });
+    const response = await this.#fetch(path, { signal, cache: 'no-store' });
     if (!response.ok) throw new ApiError(await failureOf(response));
     return response;
   }
 
-  /** @param {string} path @param {Record<string, unknown>} body @param {AbortSignal} [signal] */
-  async #post(path, body, signal) {
-    /** @type {Response} */
-    let response;
-    try {
-      response = await this.fetch(this.base + path, {
-        method: 'POST',
-        headers: { 'Content-Type': 'application/json', ...this.#headers() },
-        body: JSON.stringify(body),
-        signal,
-      });
-    } catch (error) {
-      if (isAbort(error)) throw error;
-      throw new ApiError(UNREACHABLE);
-    }
+  /** @param {string} path @param {Record<string, unknown>} body @param {AbortSignal} [signal] @param {Record<string, string>} [headers] */
+  async #post(path, body, signal, headers) {
+    const init = { method: 'POST', headers: { 'Content-Type': 'application/json', ...headers }, body: JSON.stringify(body), signal };
+    const response = await this.#fetch(path, init);
     if (!response.ok) throw new ApiError(await failureOf(response));
     return response;
+  }
+
+  /** @param {string} path @param {RequestInit} init @param {Failure} [failure] where nothing answers */
+  async #fetch(path, init, failure = UNREACHABLE) {
+    const headers = new Headers(init.headers);
+    if (this.key !== '') headers.set('Authorization', `Bearer ${this.key}`);
+    try {
+      return await this.fetch(this.base + path, { ...init, headers });
+    } catch (error) {
+      if (isAbort(error)) throw error;
+      throw new ApiError(failure);
+    }
   }
 }
 
@@ -272,6 +286,55 @@ export class Api {
 const BROKEN = { kind: 'network', message: 'broken' };
 /** @type {Failure} */
 const UNREACHABLE = { kind: 'network', message: 'unreachable' };
+
+/**
+ * Frames of `/completion` as replies.
+ * @param {AsyncIterable<any>} frames
+ * @returns {AsyncGenerator<Reply>}
+ */
+async function* completed(frames) {
+  for await (const frame of frames) {
+    const progress = frame.prompt_progress;
+    if (progress) yield { type: 'prefill', done: number(progress.processed) ?? 0, total: number(progress.total) ?? 0 };
+    if (text(frame.content) !== '') yield { type: 'text', text: frame.content };
+    if (frame.stop !== true) continue;
+    yield {
+      type: 'end',
+      reason: frame.stop_reason ?? (frame.stop_type === 'limit' ? 'token_limit' : 'end_of_turn'),
+      seed: number(frame.generation_settings?.seed),
+      promptTokens: number(frame.tokens_evaluated),
+      replyTokens: number(frame.tokens_predicted),
+      timings: pickTimings(frame.timings ?? {}),
+    };
+  }
+}
+
+/**
+ * Frames of `/v1/chat/completions` as replies.
+ * @param {AsyncIterable<any>} frames
+ * @returns {AsyncGenerator<Reply>}
+ */
+async function* chatted(frames) {
+  /** @type {End} */
+  const end = { type: 'end', reason: 'end_of_turn', seed: null, promptTokens: null, replyTokens: null, timings: {} };
+  for await (const chunk of frames) {
+    const progress = chunk.prompt_progress;
+    if (progress) yield { type: 'prefill', done: number(progress.processed) ?? 0, total: number(progress.total) ?? 0 };
+    if (chunk.usage) {
+      end.promptTokens = number(chunk.usage.prompt_tokens);
+      end.replyTokens = number(chunk.usage.completion_tokens);
+    }
+    if (chunk.timings) end.timings = pickTimings(chunk.timings);
+    const choice = chunk.choices?.[0];
+    const piece = choice?.delta?.content;
+    if (typeof piece === 'string' && piece !== '') yield { type: 'text', text: piece, token: readToken(piece, choice.logprobs) };
+    if (choice?.finish_reason) {
+      end.seed = number(choice.seed);
+      end.reason = choice.stop_reason ?? (choice.finish_reason === 'length' ? 'token_limit' : 'end_of_turn');
+    }
+  }
+  yield end;
+}
 
 /** @param {unknown} error */
 export const isAbort = (error) => error instanceof Error && error.name === 'AbortError';

@@ -84,7 +84,7 @@ export async function importFiles(app, list) {
       app.notify('toast.importFailed', { name: file.name, reason: t(`import.${result.problem}`) });
       continue;
     }
-    await app.importChats(result.chats);
+    await app.chats.import(result.chats);
     app.notify('toast.imported', { count: result.chats.length, skipped: result.skipped });
   }
 }

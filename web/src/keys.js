@@ -16,7 +16,7 @@ export function listenForKeys(app, ui) {
         ui.set({ drawer: false });
         document.getElementById('menu')?.focus();
       } else if (busy(app.state.machine) || app.state.machine.queued) {
-        app.stop();
+        app.replies.stop();
         document.getElementById('message')?.focus();
       }
       return;
@@ -42,8 +42,8 @@ export function listenForKeys(app, ui) {
     if (event.shiftKey) {
       if (key === 'o') return newChat;
       if (key === 'enter') {
-        const last = app.path.findLast((message) => message.role === 'assistant');
-        return last ? () => void app.regenerate(last.id) : null;
+        const last = app.messages.path.findLast((message) => message.role === 'assistant');
+        return last ? () => void app.replies.regenerate(last.id) : null;
       }
       return null;
     }
@@ -54,7 +54,7 @@ export function listenForKeys(app, ui) {
   }
 
   function newChat() {
-    app.newChat();
+    app.chats.create();
     document.getElementById('message')?.focus();
   }
 

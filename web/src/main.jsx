@@ -49,7 +49,7 @@ app.subscribe(() => {
 const typed = new URLSearchParams(location.search).get('q') ?? '';
 void Store.open().then((store) => app.start(store, { open: typed === '' ? lastOpen() : null, typed }));
 document.addEventListener('visibilitychange', () => {
-  if (document.visibilityState === 'visible') app.checkNow();
+  if (document.visibilityState === 'visible') app.connection.checkNow();
 });
 // After the first paint, so that it delays nothing.
 requestAnimationFrame(() =>

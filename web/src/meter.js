@@ -66,7 +66,7 @@ export function debounced(count, delay) {
  * Which messages to leave out so that the rest fits: whole turns from the oldest on, never the last message.
  * @template {{ id: string, role: string }} M
  * @param {M[]} path
- * @param {(rest: M[]) => Promise<number>} count tokens of a prompt made of these messages
+ * @param {(at: number) => Promise<number>} count tokens of a prompt whose oldest turns before `path[at]` are left out
  * @param {number} room tokens the prompt may have
  * @returns {Promise<string | null>} id of the first message that is still sent; null when not even the last turn fits
  */
@@ -77,7 +77,7 @@ export async function firstThatFits(path, count, room) {
   let high = starts.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if ((await count(path.slice(starts[middle].at))) <= room) high = middle;
+    if ((await count(starts[middle].at)) <= room) high = middle;
     else low = middle + 1;
   }
   return starts[low]?.message.id ?? null;

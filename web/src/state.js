@@ -9,7 +9,8 @@
  * @typedef {object} Failure
  * @property {string} message what went wrong, in words for a person
  * @property {string} [hint] what to do about it
- * @property {'context' | 'network' | 'request' | 'server' | 'key'} kind
+ * @property {'context' | 'network' | 'request' | 'server' | 'key' | 'gone' | 'stopped'} kind `gone`: the server has
+ *   forgotten the reply; `stopped`: somewhere else
  * @property {number} [promptTokens] the prompt's length, when it was too long
  *
  * @typedef {object} State

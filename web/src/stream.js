@@ -2,8 +2,10 @@
  * Server-sent events from a byte stream, and the speed of what arrives.
  */
 
+/** @typedef {{ data: string, id: number }} Event `id`: its number, where the server counts them; otherwise 0 */
+
 /**
- * Splits a byte stream into the `data` of its events. Pieces may be cut anywhere, also inside a UTF-8 character or between
+ * Splits a byte stream into its events. Pieces may be cut anywhere, also inside a UTF-8 character or between
  * the two characters of a line end. Comments (lines that start with a colon) are reported as `null`, so that the caller
  * sees that the server is alive.
  */
@@ -14,11 +16,12 @@ export class EventParser {
     this.rest = '';
     /** @type {string[]} the data lines of the event that is being read */
     this.data = [];
+    this.id = 0;
   }
 
   /**
    * @param {Uint8Array} bytes
-   * @returns {(string | null)[]}
+   * @returns {(Event | null)[]}
    */
   push(bytes) {
     return this.#lines(this.decoder.decode(bytes, { stream: true }), false);
@@ -26,7 +29,7 @@ export class EventParser {
 
   /**
    * Ends the stream. A last event without its blank line is dropped, as the standard says.
-   * @returns {(string | null)[]}
+   * @returns {(Event | null)[]}
    */
   end() {
     return this.#lines(this.decoder.decode(), true);
@@ -37,7 +40,7 @@ export class EventParser {
    * @param {boolean} last
    */
   #lines(text, last) {
-    /** @type {(string | null)[]} */
+    /** @type {(Event | null)[]} */
     const events = [];
     let pending = this.rest + text;
     for (;;) {
@@ -47,12 +50,14 @@ export class EventParser {
       const line = pending.slice(0, at);
       pending = pending.slice(pending[at] === '\r' && pending[at + 1] === '\n' ? at + 2 : at + 1);
       if (line === '') {
-        if (this.data.length > 0) events.push(this.data.join('\n'));
+        if (this.data.length > 0) events.push({ data: this.data.join('\n'), id: this.id });
         this.data = [];
       } else if (line.startsWith(':')) {
         events.push(null);
       } else if (line.startsWith('data:')) {
         this.data.push(line.slice(line[5] === ' ' ? 6 : 5));
+      } else if (line.startsWith('id:')) {
+        this.id = Number(line.slice(3)) || 0;
       }
     }
     this.rest = pending;
@@ -64,7 +69,7 @@ export class EventParser {
  * The events of a response body; ends when the body ends. `null` is a sign of life without content.
  * @param {ReadableStream<Uint8Array>} body
  * @param {number} [quietMs] a body that is silent for longer is given up: the server says something every second
- * @returns {AsyncGenerator<string | null>}
+ * @returns {AsyncGenerator<Event | null>}
  */
 export async function* events(body, quietMs = Infinity) {
   const parser = new EventParser();

@@ -27,6 +27,7 @@
  * @property {import('./state.js').Failure} [failure]
  * @property {Attachment[]} [files]
  * @property {Probabilities} [probs]
+ * @property {import('./api.js').Place} [reply] while it is being written: where the server keeps it
  *
  * @typedef {object} Timings
  * @property {number} [prompt_n] tokens of the prompt that were read

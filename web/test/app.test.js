@@ -5,7 +5,8 @@ import { IDBFactory } from 'fake-indexeddb';
 
 import { quietScript, startFake } from '../../tests/browser/fake-server.mjs';
 import { Api } from '../src/api.js';
-import { App, copyOf, titleOf } from '../src/app.js';
+import { App } from '../src/app.js';
+import { copyOf, titleOf } from '../src/chats.js';
 import { Store } from '../src/store.js';
 
 /** @type {import('../../tests/browser/fake-server.mjs').Fake} */
@@ -65,19 +66,19 @@ const ready = (app) => until(app, (state) => state.machine.phase === 'idle');
 /** @param {App} app @param {string} text */
 async function say(app, text) {
   await ready(app).catch(() => {});
-  app.setDraft(text);
-  await app.send();
+  app.drafts.set(text);
+  await app.replies.send();
 }
 
 /** @param {App} app */
-const texts = (app) => app.path.map(({ role, content }) => `${role}: ${content}`);
+const texts = (app) => app.messages.path.map(({ role, content }) => `${role}: ${content}`);
 
 test('a message is answered, recorded and there after a reload', async () => {
   const factory = new IDBFactory();
   const app = await started(factory);
   await say(app, 'say one two three');
   assert.deepEqual(texts(app), ['user: say one two three', 'assistant: one two three']);
-  const reply = app.path[1];
+  const reply = app.messages.path[1];
   assert.equal(reply.status, 'complete');
   assert.equal(reply.model, 'Gemma 2 2B it');
   assert.equal(reply.params?.seed, fake.requests[0].seed);
@@ -117,9 +118,9 @@ test('the meter is the server’s count, with what is typed', async () => {
   await say(app, 'say one two');
   await until(app, (state) => (state.meter.used ?? 0) > 0);
   const used = Number(app.state.meter.used);
-  app.setDraft('four more words here');
+  app.drafts.set('four more words here');
   await until(app, (state) => Number(state.meter.used) > used);
-  const counted = await app.api.applyTemplate(app.promptRequest(app.path, true));
+  const counted = await app.api.applyTemplate(app.prompts.request(app.messages.path, true));
   assert.equal(app.state.meter.used, counted.tokens);
 });
 
@@ -128,41 +129,41 @@ test('stopping keeps the text so far, and continuing goes on in the same turn', 
   const app = await started();
   await ready(app);
   const whole = Array.from({ length: 60 }, (_, at) => `w${at}`).join(' ');
-  app.setDraft(`say ${whole}`);
-  const sent = app.send();
+  app.drafts.set(`say ${whole}`);
+  const sent = app.replies.send();
   await until(app, (state) => (state.live?.text.length ?? 0) > 10);
-  app.stop();
+  app.replies.stop();
   await sent;
-  const [, stopped] = app.path;
+  const [, stopped] = app.messages.path;
   assert.equal(app.state.machine.phase, 'stopped');
   assert.equal(stopped.status, 'stopped');
   assert.ok(stopped.content.length > 10 && whole.startsWith(stopped.content));
-  await app.continueReply(stopped.id);
+  await app.replies.goOn(stopped.id);
   assert.deepEqual(fake.requests[1].messages.at(-1), { role: 'assistant', content: stopped.content });
-  assert.equal(app.path[1].content, whole);
-  assert.equal(app.path[1].status, 'complete');
-  assert.equal(app.path.length, 2, 'no new turn');
+  assert.equal(app.messages.path[1].content, whole);
+  assert.equal(app.messages.path[1].status, 'complete');
+  assert.equal(app.messages.path.length, 2, 'no new turn');
 });
 
 test('regenerating and editing add alternatives, and each remembers its branch', async () => {
   const factory = new IDBFactory();
   const app = await started(factory);
   await say(app, 'say first');
-  const [mine, first] = app.path;
+  const [mine, first] = app.messages.path;
   await say(app, 'say deeper');
-  await app.regenerate(first.id);
-  assert.equal(app.path.length, 2);
-  const second = app.path[1];
+  await app.replies.regenerate(first.id);
+  assert.equal(app.messages.path.length, 2);
+  const second = app.messages.path[1];
   assert.notEqual(second.params?.seed, first.params?.seed);
-  await app.regenerate(second.id, { seed: Number(first.params?.seed), temperature: 0.5 });
-  assert.equal(app.path[1].params?.seed, first.params?.seed);
-  assert.equal(app.path[1].params?.temperature, 0.5);
-  app.show(first.id);
-  assert.equal(app.path.length, 4, 'the deeper messages are back');
-  await app.editAndSend(mine.id, 'say other');
+  await app.replies.regenerate(second.id, { seed: Number(first.params?.seed), temperature: 0.5 });
+  assert.equal(app.messages.path[1].params?.seed, first.params?.seed);
+  assert.equal(app.messages.path[1].params?.temperature, 0.5);
+  app.messages.show(first.id);
+  assert.equal(app.messages.path.length, 4, 'the deeper messages are back');
+  await app.replies.editAndSend(mine.id, 'say other');
   assert.deepEqual(texts(app), ['user: say other', 'assistant: other']);
-  app.show(mine.id);
-  assert.equal(app.path.length, 4);
+  app.messages.show(mine.id);
+  assert.equal(app.messages.path.length, 4);
   const before = [...app.state.tree.keys()].sort();
   const again = await started(factory, app.state.conversation.id);
   assert.deepEqual([...again.state.tree.keys()].sort(), before);
@@ -173,9 +174,9 @@ test('editing in place keeps what is below', async () => {
   const app = await started();
   await say(app, 'say one');
   await say(app, 'say two');
-  app.editInPlace(app.path[1].id, 'changed');
+  app.messages.editInPlace(app.messages.path[1].id, 'changed');
   assert.deepEqual(texts(app), ['user: say one', 'assistant: changed', 'user: say two', 'assistant: two']);
-  assert.equal(app.path[1].edited, true);
+  assert.equal(app.messages.path[1].edited, true);
   await say(app, 'say three');
   assert.equal(fake.requests[2].messages[1].content, 'changed');
 });
@@ -188,9 +189,9 @@ test('a deletion takes what was announced, and undo brings back every byte', asy
   const { id } = app.state.conversation;
   const stored = async () => JSON.stringify((await app.store.messages(id)).sort((a, b) => (a.id < b.id ? -1 : 1)));
   const before = await stored();
-  const target = app.path[1].id;
-  assert.equal(app.countBelow(target), 3);
-  await app.deleteMessage(target);
+  const target = app.messages.path[1].id;
+  assert.equal(app.messages.countBelow(target), 3);
+  await app.messages.remove(target);
   assert.deepEqual(texts(app), ['user: say one']);
   assert.equal(JSON.parse(await stored()).length, 1);
   app.actOnToast();
@@ -204,26 +205,26 @@ test('a chat can be renamed, pinned, duplicated, branched, deleted and brought b
   const app = await started();
   await say(app, 'say one');
   const first = app.state.conversation.id;
-  app.renameChat(first, '  My chat ');
+  app.chats.rename(first, '  My chat ');
   assert.equal(app.state.conversation.title, 'My chat');
-  app.renameChat(first, '   ');
+  app.chats.rename(first, '   ');
   assert.equal(app.state.conversation.title, 'My chat', 'a chat always has a title');
-  await app.duplicateChat(first);
+  await app.chats.duplicate(first);
   const copy = app.state.conversation.id;
   assert.notEqual(copy, first);
   assert.deepEqual(texts(app), ['user: say one', 'assistant: one']);
-  app.togglePin(first);
+  app.chats.togglePin(first);
   assert.equal(app.state.conversations[0].id, first);
-  await app.branchToNewChat(app.path[0].id);
+  await app.messages.branchToNewChat(app.messages.path[0].id);
   assert.deepEqual(texts(app), ['user: say one']);
-  await app.retry(app.path[0].id);
+  await app.replies.retry(app.messages.path[0].id);
   assert.deepEqual(texts(app), ['user: say one', 'assistant: one']);
-  await app.deleteChat(first);
+  await app.chats.remove(first);
   assert.equal(app.state.conversations.some(({ id }) => id === first), false);
   assert.deepEqual(await app.store.messages(first), []);
   app.actOnToast();
   await until(app, (state) => state.conversations.some(({ id }) => id === first));
-  await app.openChat(first);
+  await app.chats.open(first);
   assert.deepEqual(texts(app), ['user: say one', 'assistant: one']);
 });
 
@@ -231,8 +232,8 @@ test('a message sent while the model loads is answered when it is ready', async 
   fake.script.loading = 0.3;
   const app = await started();
   await until(app, (state) => state.machine.loaded === 0.3);
-  app.setDraft('say late');
-  await app.send();
+  app.drafts.set('say late');
+  await app.replies.send();
   assert.equal(app.state.machine.queued, true);
   assert.deepEqual(texts(app), ['user: say late']);
   fake.script.loading = null;
@@ -244,9 +245,9 @@ test('a waiting message can be taken back', async () => {
   fake.script.loading = 0.3;
   const app = await started();
   await until(app, (state) => state.machine.loaded === 0.3);
-  app.setDraft('say late');
-  await app.send();
-  app.stop();
+  app.drafts.set('say late');
+  await app.replies.send();
+  app.replies.stop();
   fake.script.loading = null;
   await ready(app);
   assert.deepEqual(texts(app), ['user: say late']);
@@ -257,22 +258,86 @@ test('an error keeps the text of both sides and can be retried', async () => {
   const app = await started();
   await say(app, 'refuse');
   assert.equal(app.state.machine.phase, 'error');
-  assert.equal(app.path[1].failure?.message, 'the engine met an error');
-  assert.equal(app.path[1].failure?.hint, 'start gemma2 again with -v');
-  await app.retry(app.path[1].id);
-  assert.equal(app.path.length, 2, 'an empty reply is tried again in its own place');
-  await app.editAndSend(app.path[0].id, 'fail in the middle');
-  assert.equal(app.path[1].status, 'error');
-  assert.ok(app.path[1].content.startsWith('You said'));
+  assert.equal(app.messages.path[1].failure?.message, 'the engine met an error');
+  assert.equal(app.messages.path[1].failure?.hint, 'start gemma2 again with -v');
+  await app.replies.retry(app.messages.path[1].id);
+  assert.equal(app.messages.path.length, 2, 'an empty reply is tried again in its own place');
+  await app.replies.editAndSend(app.messages.path[0].id, 'fail in the middle');
+  assert.equal(app.messages.path[1].status, 'error');
+  assert.ok(app.messages.path[1].content.startsWith('You said'));
 });
 
-test('a broken connection leaves a stopped reply, and the page reconnects', async () => {
+/** The numbers 1 to `n`. @param {number} n */
+const count = (n) => Array.from({ length: n }, (_, at) => at + 1).join(' ');
+
+test('a broken connection is made again, and nothing of the reply is lost or doubled', async () => {
   fake.script.tokenMs = 5;
   const app = await started();
-  await say(app, 'drop');
-  assert.equal(app.path[1].status, 'stopped');
-  assert.equal(app.path[1].failure?.message, 'broken');
-  await until(app, (state) => state.machine.phase === 'idle' || state.machine.phase === 'error');
+  const said = say(app, 'count 60');
+  for (const length of [20, 60, 120]) {
+    await until(app, ({ live }) => (live?.text.length ?? 0) > length || app.messages.path[1]?.status === 'complete');
+    fake.drop();
+    app.chats.togglePin(app.state.conversation.id);
+  }
+  await said;
+  await until(app, (state) => state.machine.phase === 'idle' && state.live === null);
+  assert.deepEqual(texts(app), ['user: count 60', `assistant: ${count(60)}`]);
+  assert.equal(app.messages.path[1].status, 'complete');
+  assert.equal(fake.requests.length, 1);
+});
+
+test('a page that is opened again in the middle of a reply goes on with it', async () => {
+  fake.script.tokenMs = 10;
+  const factory = new IDBFactory();
+  const app = await started(factory);
+  void say(app, 'count 90');
+  await until(app, ({ tree }) => tree.size === 2);
+  const { id } = app.state.conversation;
+  await new Promise((done) => app.streamListeners.add(({ text }) => text.length > 160 && done(undefined)));
+  app.close();
+  const again = await started(factory, id);
+  await until(again, ({ live }) => live !== null);
+  assert.equal(again.state.machine.phase === 'prefill' || again.state.machine.phase === 'streaming', true);
+  await until(again, ({ live }) => live === null);
+  assert.deepEqual(texts(again), ['user: count 90', `assistant: ${count(90)}`]);
+  const [, reply] = again.messages.path;
+  assert.deepEqual([reply.status, reply.reply, reply.replyTokens], ['complete', undefined, 90]);
+  assert.equal(fake.requests.length, 1);
+});
+
+test('a reply that the server has forgotten is a stopped one, and nothing is sent again', async () => {
+  const own = await startFake();
+  own.script.tokenMs = 10;
+  const app = new App(new Api(own.url.slice(0, -1)), { pollFirstMs: 10, pollLastMs: 20 });
+  open.push(app);
+  await app.start(await Store.open(new IDBFactory()));
+  const written = new Promise((done) => app.streamListeners.add(({ text }) => text.length > 20 && done(undefined)));
+  void say(app, 'count 500');
+  await written;
+  await own.stop();
+  await until(app, ({ machine }) => machine.phase === 'disconnected');
+  assert.equal(app.messages.path.length, 2);
+  const back = await startFake({ port: Number(new URL(own.url).port) });
+  after(() => back.stop());
+  await until(app, ({ machine }) => machine.phase === 'stopped');
+  const [, reply] = app.messages.path;
+  assert.deepEqual([reply.status, reply.failure, reply.content.startsWith('1 2')], ['stopped', undefined, true]);
+  assert.equal(back.requests.length, 0);
+  await app.replies.goOn(reply.id);
+  assert.equal(app.messages.path[1].content, count(500));
+});
+
+test('a reply that another page stops is stopped here too', async () => {
+  fake.script.tokenMs = 10;
+  const factory = new IDBFactory();
+  const one = await started(factory);
+  void say(one, 'count 500');
+  await until(one, ({ machine }) => machine.phase === 'streaming');
+  const two = await started(factory, one.state.conversation.id);
+  await until(two, ({ live }) => live !== null);
+  two.replies.stop();
+  await until(one, ({ machine }) => machine.phase === 'stopped');
+  assert.equal(one.messages.path[1].status, 'stopped');
 });
 
 test('a program that is gone is noticed, and its return too', async () => {
@@ -283,8 +348,8 @@ test('a program that is gone is noticed, and its return too', async () => {
   await ready(app);
   await own.stop();
   await until(app, (state) => state.machine.phase === 'disconnected');
-  app.setDraft('draft');
-  await app.send();
+  app.drafts.set('draft');
+  await app.replies.send();
   assert.equal(app.state.draft, 'draft', 'nothing is sent, nothing is lost');
   const back = await startFake({ port: Number(new URL(own.url).port) });
   await ready(app);
@@ -297,13 +362,13 @@ test('a full context is reported, and leaving out old turns makes room', async (
   await say(app, 'say one two three four five six seven eight nine ten');
   await say(app, 'say eleven twelve thirteen fourteen fifteen sixteen');
   await say(app, `say ${'word '.repeat(22)}`);
-  const last = /** @type {import('../src/tree.js').Message} */ (app.path.at(-1));
+  const last = /** @type {import('../src/tree.js').Message} */ (app.messages.path.at(-1));
   assert.ok(last.failure?.kind === 'context' || last.cutBy === 'context_full', JSON.stringify(last));
-  await app.leaveOutOldest();
+  await app.prompts.leaveOutOldest();
   assert.ok(app.state.conversation.sendFrom, 'something is left out');
-  assert.ok(app.sent(app.path).length < app.path.length);
-  assert.equal(app.path.length, 6, 'but everything is still shown');
-  assert.equal(app.path.at(-1)?.status, 'complete');
+  assert.ok(app.prompts.sent(app.messages.path).length < app.messages.path.length);
+  assert.equal(app.messages.path.length, 6, 'but everything is still shown');
+  assert.equal(app.messages.path.at(-1)?.status, 'complete');
 });
 
 test('settings of a chat can become the defaults, and be reset', async () => {
@@ -312,7 +377,7 @@ test('settings of a chat can become the defaults, and be reset', async () => {
   await ready(app);
   app.changeSetting('topK', 10);
   app.makeDefault();
-  app.newChat();
+  app.chats.create();
   assert.equal(app.settings.topK, 10);
   const again = await started(factory);
   assert.equal(again.settings.topK, 10);
@@ -326,17 +391,17 @@ test('a reply goes on in the background while another chat is open', async () =>
   fake.script.tokenMs = 4;
   const app = await started();
   await ready(app);
-  app.setDraft('count 40');
-  const sent = app.send();
+  app.drafts.set('count 40');
+  const sent = app.replies.send();
   await until(app, (state) => state.machine.phase === 'streaming');
   const first = app.state.conversation.id;
-  app.newChat();
-  assert.equal(app.path.length, 0);
+  app.chats.create();
+  assert.equal(app.messages.path.length, 0);
   await sent;
-  assert.equal(app.path.length, 0);
-  await app.openChat(first);
-  assert.equal(app.path[1].status, 'complete');
-  assert.ok(app.path[1].content.endsWith('40'));
+  assert.equal(app.messages.path.length, 0);
+  await app.chats.open(first);
+  assert.equal(app.messages.path[1].status, 'complete');
+  assert.ok(app.messages.path[1].content.endsWith('40'));
 });
 
 test('two pages on the same chats see each other’s changes', async () => {
@@ -346,17 +411,17 @@ test('two pages on the same chats see each other’s changes', async () => {
   await say(one, 'say hello');
   const { id } = one.state.conversation;
   await until(two, (state) => state.conversations.some((chat) => chat.id === id));
-  await two.openChat(id);
-  one.renameChat(id, 'Renamed');
+  await two.chats.open(id);
+  one.chats.rename(id, 'Renamed');
   await until(two, (state) => state.conversation.title === 'Renamed');
 });
 
 test('an imported chat never replaces messages that are stored', async () => {
   const app = await started();
   await say(app, 'say one');
-  const [mine] = app.path;
+  const [mine] = app.messages.path;
   const conversation = { id: 'foreign', title: 'x', created: 1, updated: 1, choices: {}, settings: {} };
-  await app.importChats([{ conversation, messages: [{ ...mine, conversation: 'foreign', content: 'replaced' }] }]);
+  await app.chats.import([{ conversation, messages: [{ ...mine, conversation: 'foreign', content: 'replaced' }] }]);
   assert.equal((await app.store.messages(mine.conversation)).find(({ id }) => id === mine.id)?.content, 'say one');
   assert.equal((await app.store.allMessages()).filter(({ content }) => content === 'replaced').length, 1);
 });
@@ -365,18 +430,18 @@ test('a raw text goes on without templates, is stored, and can be taken back', a
   const factory = new IDBFactory();
   const app = await started(factory);
   await ready(app);
-  app.newRaw();
-  app.setRawText('Once <start_of_turn> upon');
-  await app.generateRaw();
+  app.chats.createRaw();
+  app.raw.setText('Once <start_of_turn> upon');
+  await app.raw.generate();
   const { id } = app.state.conversation;
   assert.equal(app.state.conversation.text, 'Once <start_of_turn> upon and so it goes on.');
   assert.equal(fake.requests[0].prompt, 'Once <start_of_turn> upon');
   assert.equal(fake.requests[0].n_predict, -1);
   assert.equal(fake.requests[0].messages, undefined);
-  app.undoRaw();
+  app.raw.undo();
   assert.equal(app.state.conversation.text, 'Once <start_of_turn> upon');
-  app.setRawLiteral(true);
-  await app.generateRaw();
+  app.raw.setLiteral(true);
+  await app.raw.generate();
   assert.ok(Array.isArray(fake.requests[1].prompt), 'without control tokens it is sent as tokens');
   const again = await started(factory, id);
   assert.equal(again.state.conversation.text, 'Once <start_of_turn> upon and so it goes on.');
@@ -388,11 +453,11 @@ test('a raw text that is stopped keeps what was written', async () => {
   Object.assign(fake.script, { tokenMs: 5, scriptText: Array.from({ length: 80 }, (_, at) => ` w${at}`).join('') });
   const app = await started();
   await ready(app);
-  app.newRaw();
-  app.setRawText('Start');
-  const running = app.generateRaw();
+  app.chats.createRaw();
+  app.raw.setText('Start');
+  const running = app.raw.generate();
   await until(app, (state) => (state.live?.text.length ?? 0) > 20);
-  app.stop();
+  app.replies.stop();
   await running;
   const text = app.state.conversation.text ?? '';
   assert.ok(text.startsWith('Start w0 w1') && !text.endsWith('w79'));
@@ -405,15 +470,15 @@ test('what was typed and not sent is there after a reload, in a new chat and in 
   const factory = new IDBFactory();
   const app = await started(factory);
   await ready(app);
-  app.setDraft('for a new chat');
-  app.newRaw();
+  app.drafts.set('for a new chat');
+  app.chats.createRaw();
   await app.store.conversations();
   assert.equal((await started(factory)).state.draft, 'for a new chat');
-  app.newChat();
+  app.chats.create();
   await say(app, 'say one');
-  app.setDraft('for the old chat');
+  app.drafts.set('for the old chat');
   const { id } = app.state.conversation;
-  app.newChat();
+  app.chats.create();
   await app.store.conversations();
   assert.equal((await started(factory, id)).state.draft, 'for the old chat');
   assert.equal((await started(factory)).state.draft, '', 'and nothing is kept that was sent');
@@ -426,18 +491,18 @@ test('token probabilities are recorded, survive continuing, and another token br
   await say(app, 'say one two three');
   assert.equal(fake.requests[0].logprobs, true);
   assert.equal(fake.requests[0].top_logprobs, 3);
-  const reply = app.path[1];
+  const reply = app.messages.path[1];
   assert.deepEqual(reply.probs?.list.map(([text]) => text), ['one', ' two', ' three']);
   assert.deepEqual(reply.probs?.list[1], [' two', 0.5, [[' two', 0.5], [' other', 0.25], ['<end_of_turn>', 0.01]]]);
   fake.script.scriptText = 'one other way';
-  await app.branchAtToken(reply.id, 1, [' other', 0.25]);
-  const branch = app.path[1];
+  await app.replies.branchAtToken(reply.id, 1, [' other', 0.25]);
+  const branch = app.messages.path[1];
   assert.equal(branch.content, 'one other way');
   assert.notEqual(branch.id, reply.id);
   assert.deepEqual(fake.requests[1].messages.at(-1), { role: 'assistant', content: 'one other' });
   assert.equal(branch.probs?.list.map(([text]) => text).join(''), branch.content);
-  app.editInPlace(branch.id, 'changed');
-  assert.equal(app.path[1].probs, undefined, 'an edited text has none');
+  app.messages.editInPlace(branch.id, 'changed');
+  assert.equal(app.messages.path[1].probs, undefined, 'an edited text has none');
 });
 
 test('deleting everything leaves nothing', async () => {
@@ -445,7 +510,7 @@ test('deleting everything leaves nothing', async () => {
   await say(app, 'say one');
   await app.clearAll();
   assert.deepEqual(await app.store.allMessages(), []);
-  assert.equal(app.path.length, 0);
+  assert.equal(app.messages.path.length, 0);
 });
 
 test('a title is the first line, cut at a word', () => {

@@ -48,7 +48,7 @@ test('a count that fails disturbs nobody', async () => {
 
 test('as few of the oldest turns are left out as needed, and a turn is never torn apart', async () => {
   const path = Array.from({ length: 10 }, (_, at) => ({ id: `m${at}`, role: at % 2 === 0 ? 'user' : 'assistant' }));
-  const count = async (/** @type {unknown[]} */ rest) => rest.length * 10;
+  const count = async (/** @type {number} */ at) => (path.length - at) * 10;
   assert.equal(await firstThatFits(path, count, 100), 'm0');
   assert.equal(await firstThatFits(path, count, 99), 'm2');
   assert.equal(await firstThatFits(path, count, 45), 'm6');

@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { EventParser, events, Speed } from '../src/stream.js';
 
 const text = ': hello\n\ndata: {"a":"ä€😀"}\r\n\r\ndata: one\ndata:two\n\nevent: x\nid: 3\ndata: last\r\rdata: [DONE]\n\n';
-const expected = [null, '{"a":"ä€😀"}', 'one\ntwo', 'last', '[DONE]'];
+const expected = [null, { data: '{"a":"ä€😀"}', id: 0 }, { data: 'one\ntwo', id: 0 }, { data: 'last', id: 3 }, { data: '[DONE]', id: 3 }];
 
 /** @param {Uint8Array[]} pieces */
 function parse(pieces) {
@@ -21,7 +21,7 @@ test('events are the same wherever the bytes are cut', () => {
 });
 
 test('an event without its blank line is dropped', () => {
-  assert.deepEqual(parse([new TextEncoder().encode('data: whole\n\ndata: half')]), ['whole']);
+  assert.deepEqual(parse([new TextEncoder().encode('data: whole\n\ndata: half')]), [{ data: 'whole', id: 0 }]);
 });
 
 test('a body is read to its end and released when the reader leaves early', async () => {
@@ -33,7 +33,7 @@ test('a body is read to its end and released when the reader leaves early', asyn
     },
   });
   for await (const event of events(body)) {
-    assert.equal(event, '1');
+    assert.equal(event?.data, '1');
     break;
   }
   assert.equal(cancelled, true);

@@ -8,12 +8,12 @@ import { IconButton } from './icons.jsx';
 /** What a person should know before reading on: loading, disconnected, a demo model, chats that cannot be saved. */
 export function Banners() {
   return (
-    <div class="banners">
+    <section class="banners" aria-label={t('status.label')}>
       <Loading />
       <Disconnected />
       <Unsaved />
       <Demo />
-    </div>
+    </section>
   );
 }
 
@@ -60,11 +60,11 @@ function Demo() {
   const [hidden, setHidden] = useState(false);
   if (!demo || hidden) return null;
   return (
-    <aside class="banner demo">
+    <div class="banner demo">
       <span>
         {t('status.demo')} <code>gemma2 -m gemma-2-2b-it-Q6_K.gguf</code> {t('status.demoOr')}
       </span>
       <IconButton icon="close" label={t('status.dismiss')} onClick={() => setHidden(true)} />
-    </aside>
+    </div>
   );
 }

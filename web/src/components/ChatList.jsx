@@ -4,6 +4,7 @@ import { useApp, useAppState, useUi, useUiState } from '../context.js';
 import { exportAll, exportChat, importFiles } from '../files.js';
 import { t } from '../i18n.js';
 import { search } from '../search.js';
+import { busy } from '../state.js';
 import { Gem, Icon, IconButton } from './icons.jsx';
 import { Menu } from './Menu.jsx';
 
@@ -23,13 +24,13 @@ export function ChatList() {
   }, [drawer]);
 
   const newChat = () => {
-    app.newChat();
+    app.chats.create();
     ui.set({ drawer: false, query: '' });
     document.getElementById('message')?.focus();
   };
 
   const newRaw = () => {
-    app.newRaw();
+    app.chats.createRaw();
     ui.set({ drawer: false, query: '' });
     requestAnimationFrame(() => document.getElementById('message')?.focus());
   };
@@ -62,6 +63,8 @@ export function ChatList() {
             aria-label={t('list.search')}
             onInput={(event) => ui.set({ query: event.currentTarget.value })}
             onKeyDown={(event) => {
+              if (event.isComposing) return;
+              if (event.key === 'Enter') /** @type {HTMLElement | null | undefined} */ (nav.current?.querySelector('button.hit'))?.click();
               if (event.key !== 'Escape') return;
               event.stopPropagation();
               ui.set({ query: '' });
@@ -85,11 +88,30 @@ export function ChatList() {
           <IconButton icon="upload" label={t('list.import')} onClick={() => picker.current?.click()} />
           <IconButton icon="keyboard" label={t('list.help')} onClick={() => ui.open({ name: 'help' })} />
           <IconButton icon="info" label={t('list.about')} onClick={() => ui.open({ name: 'about' })} />
+          <Quit />
         </div>
       </nav>
       {drawer && <div class="shade" onClick={() => ui.set({ drawer: false })} />}
     </>
   );
+}
+
+/** Ends the program: one that was started by a double-click may have no window of its own. */
+function Quit() {
+  const app = useApp();
+  const ui = useUi();
+  const token = useAppState((state) => state.props?.quitToken);
+  const there = useAppState((state) => state.machine.phase !== 'disconnected');
+  if (!token || !there) return null;
+  const ask = () =>
+    ui.open({
+      name: 'confirm',
+      title: t('quit.title'),
+      text: t(busy(app.state.machine) ? 'quit.questionBusy' : 'quit.question'),
+      yes: t('quit.yes'),
+      act: () => void app.quit(token),
+    });
+  return <IconButton icon="power" label={t('quit.title')} onClick={ask} class="quit" />;
 }
 
 function Groups() {
@@ -139,7 +161,7 @@ function Entry({ chat }) {
           defaultValue={chat.title}
           ref={(field) => field?.focus()}
           onBlur={(event) => {
-            app.renameChat(chat.id, event.currentTarget.value);
+            app.chats.rename(chat.id, event.currentTarget.value);
             setRenaming(false);
           }}
           onKeyDown={(event) => {
@@ -162,7 +184,7 @@ function Entry({ chat }) {
         dir="auto"
         aria-current={open ? 'true' : undefined}
         onClick={() => {
-          void app.openChat(chat.id);
+          void app.chats.open(chat.id);
           ui.set({ drawer: false });
         }}
       >
@@ -174,12 +196,12 @@ function Entry({ chat }) {
         label={t('list.actions', { title: chat.title })}
         items={[
           { icon: 'edit', label: t('list.rename'), act: () => setRenaming(true) },
-          { icon: 'pin', label: t(chat.pinned ? 'list.unpin' : 'list.pin'), act: () => app.togglePin(chat.id) },
-          { icon: 'copy', label: t('list.duplicate'), act: () => void app.duplicateChat(chat.id) },
+          { icon: 'pin', label: t(chat.pinned ? 'list.unpin' : 'list.pin'), act: () => app.chats.togglePin(chat.id) },
+          { icon: 'copy', label: t('list.duplicate'), act: () => void app.chats.duplicate(chat.id) },
           { icon: 'download', label: t('list.export'), act: () => void exportChat(app, chat.id, 'json') },
           { icon: 'download', label: t('list.exportMarkdown'), act: () => void exportChat(app, chat.id, 'markdown') },
           { icon: 'download', label: t('list.exportPage'), act: () => void exportChat(app, chat.id, 'page') },
-          { icon: 'trash', label: t('list.delete'), act: () => void app.deleteChat(chat.id), danger: true },
+          { icon: 'trash', label: t('list.delete'), act: () => void app.chats.remove(chat.id), danger: true },
         ]}
       />
     </li>
@@ -210,11 +232,15 @@ function Results({ query }) {
               type="button"
               class="entry-open hit"
               onClick={async () => {
-                await app.openChat(hit.conversation);
+                await app.chats.open(hit.conversation);
                 ui.set({ drawer: false });
                 if (hit.message) {
-                  app.show(hit.message);
-                  requestAnimationFrame(() => document.getElementById(`m-${hit.message}`)?.scrollIntoView({ block: 'center' }));
+                  app.messages.show(hit.message);
+                  requestAnimationFrame(() => {
+                    const message = document.getElementById(`m-${hit.message}`);
+                    message?.scrollIntoView({ block: 'center' });
+                    message?.focus({ preventScroll: true });
+                  });
                 }
               }}
             >

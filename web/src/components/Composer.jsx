@@ -29,7 +29,7 @@ export function Composer() {
   const attach = async (list) => {
     const { files: read, refused } = await readTextFiles(list);
     if (refused) app.notify(refused.key, refused.values);
-    if (read.length > 0) app.setFiles([...app.state.files, ...read]);
+    if (read.length > 0) app.drafts.setFiles([...app.state.files, ...read]);
   };
 
   // Files may be dropped anywhere: exported chats are imported, others attached.
@@ -57,8 +57,8 @@ export function Composer() {
   /** @param {string} text that was just pasted */
   const offerAsFile = (text) => {
     const act = () => {
-      app.setDraft(app.state.draft.replace(text.replace(/\r\n?/g, '\n'), ''));
-      app.setFiles([...app.state.files, { name: t('composer.pastedName'), text }]);
+      app.drafts.set(app.state.draft.replace(text.replace(/\r\n?/g, '\n'), ''));
+      app.drafts.setFiles([...app.state.files, { name: t('composer.pastedName'), text }]);
       field.current?.focus();
     };
     app.notify('composer.longPaste', { count: text.length }, { key: 'composer.asFile', act });
@@ -72,12 +72,12 @@ export function Composer() {
       const control = event.ctrlKey || event.metaKey;
       if (sendWith === 'enter' ? !control : control) {
         event.preventDefault();
-        void app.send();
+        void app.replies.send();
       }
     }
     const plain = !event.altKey && !event.ctrlKey && !event.metaKey && !event.shiftKey;
     if (event.key === 'ArrowUp' && plain && app.state.draft === '') {
-      const mine = app.path.findLast((message) => message.role === 'user');
+      const mine = app.messages.path.findLast((message) => message.role === 'user');
       if (mine && !busy(app.state.machine)) {
         event.preventDefault();
         ui.set({ editing: mine.id });
@@ -92,7 +92,7 @@ export function Composer() {
         class="composer"
         onSubmit={(event) => {
           event.preventDefault();
-          void app.send();
+          void app.replies.send();
         }}
       >
         {files.length > 0 && (
@@ -105,7 +105,7 @@ export function Composer() {
                 <IconButton
                   icon="close"
                   label={t('composer.removeFile', { name: file.name })}
-                  onClick={() => app.setFiles(files.filter((_, other) => other !== at))}
+                  onClick={() => app.drafts.setFiles(files.filter((_, other) => other !== at))}
                 />
               </li>
             ))}
@@ -121,7 +121,7 @@ export function Composer() {
           aria-label={t('composer.label')}
           aria-describedby="composer-hint"
           autocomplete="off"
-          onInput={(event) => app.setDraft(event.currentTarget.value)}
+          onInput={(event) => app.drafts.set(event.currentTarget.value)}
           onKeyDown={onKeyDown}
           onPaste={(event) => {
             const pasted = [...(event.clipboardData?.files ?? [])];
@@ -160,13 +160,31 @@ export function Composer() {
 
 /** What the running reply is doing, and that a message waits. */
 function Notice() {
+  const app = useApp();
+  const turns = useAppState((state) => state.tree.size > 1);
   const queued = useAppState((state) => state.machine.queued);
   const elsewhere = useAppState((state) => state.live !== null && state.live.conversation !== state.conversation.id);
   const meter = useAppState((state) => state.meter);
   const typed = useAppState((state) => state.draft.trim() !== '' || state.files.length > 0);
   const tooLong = typed && level(meter) === 'full';
   if (queued) return <p class="notice">{t('composer.queued')}</p>;
-  if (tooLong) return <p class="notice warn">{t('composer.tooLong', { used: meter.used ?? 0, total: meter.total })}</p>;
+  if (tooLong) {
+    return (
+      <p class="notice warn">
+        {t('composer.tooLong', { used: meter.used ?? 0, total: meter.total })}
+        {turns && (
+          <>
+            <button type="button" class="small" onClick={() => void app.prompts.leaveOutOldest()}>
+              {t('full.leaveOut')}
+            </button>
+            <button type="button" class="small" onClick={() => app.prompts.newChatWithLastAnswer()}>
+              {t('full.newChat')}
+            </button>
+          </>
+        )}
+      </p>
+    );
+  }
   if (elsewhere) return <p class="notice">{t('composer.elsewhere')}</p>;
   return null;
 }
@@ -184,7 +202,7 @@ export function SendOrStop() {
         aria-label={t(action === 'stop' ? 'composer.stop' : 'composer.unqueue')}
         title={t(action === 'stop' ? 'composer.stop' : 'composer.unqueue')}
         onClick={() => {
-          app.stop();
+          app.replies.stop();
           document.getElementById('message')?.focus();
         }}
       >

@@ -80,8 +80,8 @@ function ExactPrompt({ id }) {
   const [problem, setProblem] = useState('');
   const reply = id === undefined ? undefined : app.state.tree.get(id);
   const request = reply
-    ? app.promptRequest(app.sent(ancestry(app.state.tree, reply.parent)))
-    : app.promptRequest(app.sent(app.path), true);
+    ? app.prompts.request(app.prompts.sent(ancestry(app.state.tree, reply.parent)))
+    : app.prompts.request(app.prompts.sent(app.messages.path), true);
   const { text, literal } = app.state.conversation;
   const empty = text === undefined ? request.messages.length === 0 : text === '';
   useEffect(() => {

@@ -25,7 +25,7 @@ export function Failure({ message, failure }) {
           onSubmit={(event) => {
             event.preventDefault();
             app.useKey(key);
-            void app.retry(message.id);
+            void app.replies.retry(message.id);
           }}
         >
           <input
@@ -41,7 +41,7 @@ export function Failure({ message, failure }) {
           </button>
         </form>
       ) : (
-        <button type="button" onClick={() => void app.retry(message.id)} disabled={!ready}>
+        <button type="button" onClick={() => void app.replies.retry(message.id)} disabled={!ready}>
           {t('failure.retry')}
         </button>
       )}
@@ -62,10 +62,10 @@ export function FullContext({ message }) {
         {used !== undefined && t('full.prompt', { used, total: meter.total })}
       </p>
       <div class="choices">
-        <button type="button" class="primary" onClick={() => void app.leaveOutOldest()} disabled={!ready}>
+        <button type="button" class="primary" onClick={() => void app.prompts.leaveOutOldest()} disabled={!ready}>
           {t('full.leaveOut')}
         </button>
-        <button type="button" onClick={() => void app.newChatWithLastAnswer()}>
+        <button type="button" onClick={() => void app.prompts.newChatWithLastAnswer()}>
           {t('full.newChat')}
         </button>
       </div>

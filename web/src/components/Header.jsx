@@ -16,7 +16,7 @@ export function Header() {
   return (
     <header class="header">
       <IconButton icon="menu" id="menu" label={t('header.menu')} onClick={() => ui.toggleList()} />
-      {!list && <IconButton icon="plus" label={t('header.newChat')} onClick={() => app.newChat()} class="wide-only" />}
+      {!list && <IconButton icon="plus" label={t('header.newChat')} onClick={() => app.chats.create()} class="wide-only" />}
       <Title />
       <ModelChip />
       <div class="header-end">
@@ -27,7 +27,7 @@ export function Header() {
           class="wide-only"
         />
         <IconButton icon="settings" id="settings" label={t('header.settings')} onClick={() => ui.open({ name: 'settings' })} />
-        <IconButton icon="plus" label={t('header.newChat')} onClick={() => app.newChat()} class="narrow-only" />
+        <IconButton icon="plus" label={t('header.newChat')} onClick={() => app.chats.create()} class="narrow-only" />
       </div>
     </header>
   );
@@ -53,7 +53,7 @@ function Title() {
   }
   /** @param {string | null} value */
   const finish = (value) => {
-    if (value !== null) app.renameChat(conversation.id, value);
+    if (value !== null) app.chats.rename(conversation.id, value);
     setEditing(false);
     requestAnimationFrame(() => button.current?.focus());
   };
@@ -66,7 +66,7 @@ function Title() {
         defaultValue={conversation.title}
         ref={(field) => field?.select()}
         onBlur={(event) => {
-          app.renameChat(conversation.id, event.currentTarget.value);
+          app.chats.rename(conversation.id, event.currentTarget.value);
           setEditing(false);
         }}
         onKeyDown={(event) => {
@@ -89,7 +89,10 @@ function ModelChip() {
   const parts = [props.name, props.quant].filter((part) => part !== '');
   return (
     <button type="button" class="chip" title={t('header.model')} onClick={() => ui.open({ name: 'model' })}>
-      <span class="chip-name">{parts.join(' · ')}</span>
+      <span class="chip-name">
+        {parts.join(' · ')}
+        <span class="wide-only"> · {t('header.context', { count: props.nCtx })}</span>
+      </span>
       {props.demo && <span class="badge">{t('message.demo')}</span>}
       <Icon name="info" />
     </button>

@@ -182,17 +182,17 @@ function Actions({ message, last, siblings, tokens, setTokens }) {
   const colder = Math.max(0, Math.round((temperature - 0.3) * 100) / 100);
 
   const remove = () => {
-    const count = app.countBelow(id);
+    const count = app.messages.countBelow(id);
     ui.open({
       name: 'confirm',
       title: t('delete.title'),
-      text: t('delete.question', { count }),
+      text: t(siblings.length > 1 ? 'delete.alternative' : 'delete.question', { count }),
       yes: t('delete.yes'),
       act: () => {
-        const index = app.path.findIndex((other) => other.id === id);
-        void app.deleteMessage(id);
+        const index = app.messages.path.findIndex((other) => other.id === id);
+        void app.messages.remove(id);
         requestAnimationFrame(() => {
-          const near = app.path[index] ?? app.path[index - 1];
+          const near = app.messages.path[index] ?? app.messages.path[index - 1];
           (document.getElementById(near ? `m-${near.id}` : 'message') ?? document.getElementById('message'))?.focus();
         });
       },
@@ -204,15 +204,15 @@ function Actions({ message, last, siblings, tokens, setTokens }) {
   const unfinished = message.status !== 'complete';
   if (role === 'assistant' && ready) {
     if (last && !unfinished) {
-      more.push({ icon: 'play', label: t('message.continue'), act: () => void app.continueReply(id) });
+      more.push({ icon: 'play', label: t('message.continue'), act: () => void app.replies.goOn(id) });
     }
     more.push(
-      { icon: 'redo', label: t('message.sameSeed'), act: () => void app.regenerate(id, { seed: Number(message.params?.seed ?? 0) }) },
-      { icon: 'redo', label: t('message.hotter', { value: hotter }), act: () => void app.regenerate(id, { temperature: hotter }) },
-      { icon: 'redo', label: t('message.colder', { value: colder }), act: () => void app.regenerate(id, { temperature: colder }) },
+      { icon: 'redo', label: t('message.sameSeed'), act: () => void app.replies.regenerate(id, { seed: Number(message.params?.seed ?? 0) }) },
+      { icon: 'redo', label: t('message.hotter', { value: hotter }), act: () => void app.replies.regenerate(id, { temperature: hotter }) },
+      { icon: 'redo', label: t('message.colder', { value: colder }), act: () => void app.replies.regenerate(id, { temperature: colder }) },
     );
   }
-  more.push({ icon: 'branch', label: t('message.branch'), act: () => void app.branchToNewChat(id) });
+  more.push({ icon: 'branch', label: t('message.branch'), act: () => void app.messages.branchToNewChat(id) });
   if (message.probs) {
     more.push({ icon: 'text', label: t(tokens ? 'tokens.hide' : 'tokens.show'), act: () => setTokens(!tokens) });
   }
@@ -245,16 +245,16 @@ function Actions({ message, last, siblings, tokens, setTokens }) {
       />
       <IconButton icon="edit" label={t('message.edit')} onClick={() => ui.set({ editing: id })} disabled={running} />
       {role === 'assistant' && (
-        <IconButton icon="redo" label={t('message.regenerate')} onClick={() => void app.regenerate(id)} disabled={!ready} />
+        <IconButton icon="redo" label={t('message.regenerate')} onClick={() => void app.replies.regenerate(id)} disabled={!ready} />
       )}
       {role === 'assistant' && last && unfinished && message.content !== '' && (
-        <button type="button" class="small" onClick={() => void app.continueReply(id)} disabled={!ready}>
+        <button type="button" class="small" onClick={() => void app.replies.goOn(id)} disabled={!ready}>
           <Icon name="play" />
           {t('message.continue')}
         </button>
       )}
       {role === 'user' && last && ready && (
-        <button type="button" class="small" onClick={() => void app.retry(id)}>
+        <button type="button" class="small" onClick={() => void app.replies.retry(id)}>
           <Icon name="play" />
           {t('message.reply')}
         </button>
@@ -267,7 +267,7 @@ function Actions({ message, last, siblings, tokens, setTokens }) {
   function switchTo(target) {
     if (!target) return;
     const name = document.activeElement?.getAttribute('aria-label');
-    app.show(target);
+    app.messages.show(target);
     requestAnimationFrame(() => {
       const buttons = /** @type {NodeListOf<HTMLButtonElement>} */ (
         document.querySelectorAll(`#m-${target} .alternatives button`)
@@ -301,14 +301,14 @@ function Editor({ message }) {
   const mine = message.role === 'user';
   const main = () => {
     done();
-    if (mine) void app.editAndSend(message.id, text);
+    if (mine) void app.replies.editAndSend(message.id, text);
     else {
-      app.editInPlace(message.id, text);
-      void app.continueReply(message.id);
+      app.messages.editInPlace(message.id, text);
+      void app.replies.goOn(message.id);
     }
   };
   const saveOnly = () => {
-    app.editInPlace(message.id, text);
+    app.messages.editInPlace(message.id, text);
     done();
   };
   return (

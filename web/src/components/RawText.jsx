@@ -57,7 +57,7 @@ export function RawText() {
         class="raw-box"
         onSubmit={(event) => {
           event.preventDefault();
-          void app.generateRaw();
+          void app.raw.generate();
         }}
       >
         <p class="help" id="raw-help">
@@ -74,11 +74,11 @@ export function RawText() {
           aria-label={t('raw.label')}
           aria-describedby="raw-help"
           placeholder={t('raw.placeholder')}
-          onInput={(event) => app.setRawText(event.currentTarget.value)}
+          onInput={(event) => app.raw.setText(event.currentTarget.value)}
           onKeyDown={(event) => {
             if (event.isComposing || event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
             event.preventDefault();
-            void app.generateRaw();
+            void app.raw.generate();
           }}
         />
         {failure && (
@@ -93,12 +93,12 @@ export function RawText() {
               type="checkbox"
               checked={!literal}
               disabled={writing}
-              onChange={(event) => app.setRawLiteral(!event.currentTarget.checked)}
+              onChange={(event) => app.raw.setLiteral(!event.currentTarget.checked)}
             />
             {t('raw.control')}
           </label>
           <Meter />
-          <button type="button" onClick={() => app.undoRaw()} disabled={before === null || writing}>
+          <button type="button" onClick={() => app.raw.undo()} disabled={before === null || writing}>
             {t('toast.undo')}
           </button>
           {writing ? (

@@ -59,14 +59,14 @@ export function Thread() {
           {messages.length === 0 ? <Empty /> : articles}
         </div>
       </main>
-      <div class="latest-place">
+      <section class="latest-place" aria-label={t('status.latest')}>
         {!atEnd && (
           <button type="button" class="latest" onClick={() => follower.current?.jump()}>
             <Icon name="down" />
             {t('status.latest')}
           </button>
         )}
-      </div>
+      </section>
     </>
   );
 }
@@ -91,7 +91,7 @@ function Empty() {
             <button
               type="button"
               onClick={() => {
-                app.setDraft(t(key));
+                app.drafts.set(t(key));
                 document.getElementById('message')?.focus();
               }}
             >

@@ -53,7 +53,7 @@ export function Tokens({ message, probs }) {
                   class="small"
                   // What is half a character, a marker, or taken already is no way to go on.
                   disabled={!ready || other[0] === token[0] || /\ufffd|^<\w+>$/.test(other[0]) || other[0] === ''}
-                  onClick={() => void app.branchAtToken(message.id, open, other)}
+                  onClick={() => void app.replies.branchAtToken(message.id, open, other)}
                 >
                   <code>{visible(other[0])}</code> {percent(other[1])}
                 </button>

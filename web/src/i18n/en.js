@@ -11,6 +11,7 @@ export default {
   'header.menu': 'Show or hide the list of chats',
   'header.rename': 'Rename this chat',
   'header.newChat': 'New chat',
+  'header.context': '{count} tokens',
   'header.model': 'About the model',
   'header.settings': 'Settings of this chat',
   'header.theme': 'Theme: {theme}',
@@ -45,6 +46,12 @@ export default {
   'list.help': 'Keyboard shortcuts',
   'list.about': 'About',
   'list.close': 'Close the list of chats',
+
+  'quit.title': 'Quit gemma2',
+  'quit.question': 'Quit gemma2? Chats stay in this browser and are there when it is started again.',
+  'quit.questionBusy': 'Quit gemma2 while it is replying? What it has written so far is kept.',
+  'quit.yes': 'Quit',
+  'quit.failed': 'gemma2 could not be quit: {reason}',
 
   'empty.title': 'What is on your mind?',
   'empty.model': 'You are talking to {model}.',
@@ -141,6 +148,7 @@ export default {
   'full.restart': 'A restart gives this model up to {max} tokens:',
   'full.lastTooLong': 'Even the last message alone does not fit into the context.',
 
+  'status.label': 'State of the program',
   'status.loadingPercent': 'Loading the model: {percent} %',
   'status.disconnected': 'gemma2 is not running. Start it again; this page reconnects by itself.',
   'status.demo': 'DEMO MODEL: tiny; it only shows that everything works. Real chat:',
@@ -295,5 +303,6 @@ export default {
   'dialog.cancel': 'Cancel',
   'delete.title': 'Delete',
   'delete.question': '{count, plural, one {Delete this message?} other {Delete this message and everything below it, # messages in all?}}',
+  'delete.alternative': '{count, plural, one {Delete this alternative? The others stay.} other {Delete this alternative and everything below it, # messages in all? The other alternatives stay.}}',
   'delete.yes': 'Delete',
 };

@@ -1,0 +1,54 @@
+/** Watches whether the server is there, and how far it is with loading the model. */
+
+import * as machine from './state.js';
+
+export class Connection {
+  /**
+   * @param {import('./app.js').App} app
+   * @param {{ pollFirstMs: number, pollLastMs: number }} options from the first question after a loss to the slowest rhythm
+   */
+  constructor(app, { pollFirstMs, pollLastMs }) {
+    this.app = app;
+    this.pollFirstMs = pollFirstMs;
+    this.pollLastMs = pollLastMs;
+    this.wait = pollFirstMs;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.timer = undefined;
+    this.closed = false;
+  }
+
+  /** Looks at once whether the server is there; for a connection that just broke, and for a tab that wakes up. */
+  checkNow() {
+    void this.#poll();
+  }
+
+  close() {
+    clearTimeout(this.timer);
+    this.closed = true;
+  }
+
+  async #poll() {
+    const { app } = this;
+    clearTimeout(this.timer);
+    if (this.closed) return;
+    try {
+      const health = await app.api.health();
+      if (this.closed) return;
+      const { phase } = app.state.machine;
+      if (health.state === 'loading') {
+        app.event({ type: 'loading', progress: health.progress });
+        this.wait = Math.min(this.pollFirstMs, 250);
+      } else {
+        if (phase === 'loading' || phase === 'disconnected') await app.serverIsReady();
+        this.wait = this.pollLastMs;
+      }
+    } catch {
+      const known = app.state.machine.phase === 'disconnected';
+      this.wait = known ? Math.min(this.wait * 1.5, this.pollLastMs) : this.pollFirstMs;
+      // A running reply notices by itself, and better: its own connection breaks.
+      if (!machine.busy(app.state.machine)) app.event({ type: 'lost' });
+    }
+    clearTimeout(this.timer);
+    if (!this.closed) this.timer = setTimeout(() => void this.#poll(), this.wait);
+  }
+}
