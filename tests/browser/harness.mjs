@@ -123,6 +123,34 @@ export async function ask(page, text) {
   await finished(page);
 }
 
+/** Waits until everything that was asked for has been painted and no transition runs. @param {Page} page */
+export async function settled(page) {
+  await page.evaluate(async () => {
+    const frame = () => new Promise((done) => requestAnimationFrame(done));
+    await frame();
+    await frame();
+    while (document.getAnimations().some((animation) => animation.playState === 'running')) await frame();
+  });
+}
+
+/**
+ * A file with one chat, as the page exports it.
+ * @param {{ role: string, content: string }[]} list one branch
+ * @param {string} [title]
+ */
+export function chatFile(list, title = 'Imported') {
+  const id = (/** @type {number} */ at) => `i${String(at).padStart(5, '0')}`;
+  const messages = list.map((message, at) => ({ id: id(at), conversation: 'imported', parent: at === 0 ? null : id(at - 1), time: 1000 + at, status: 'complete', ...message }));
+  const conversation = { id: 'imported', title, created: 1, updated: Date.now(), choices: {}, settings: {} };
+  return JSON.stringify({ format: 'gemma2-chat', version: 1, chats: [{ conversation, messages }] });
+}
+
+/** Imports a file and waits for what the page says about it. @param {Page} page @param {string} text @param {string} [name] */
+export async function importFile(page, text, name = 'chats.json') {
+  await page.setInputFiles('.list-foot input[type=file]', { name, mimeType: 'application/json', buffer: Buffer.from(text) });
+  await page.waitForSelector('.toast');
+}
+
 /** The text of all shown messages. @param {Page} page @returns {Promise<string[]>} */
 export const texts = (page) => page.locator('article.message .text').allInnerTexts();
 
@@ -165,11 +193,16 @@ export function check(condition, what) {
   if (!condition) throw new Error(what);
 }
 
-/** Keeps a picture of a failure. @param {Page} page @param {string} name */
-export async function keepShot(page, name) {
+/** Where the picture `name` goes. @param {string} name @returns {Promise<string>} */
+export async function shotPath(name) {
   const folder = join(here, 'shots');
   await mkdir(folder, { recursive: true });
-  const path = join(folder, `${name.replace(/\W+/g, '-')}.png`);
+  return join(folder, `${name.replace(/\W+/g, '-')}.png`);
+}
+
+/** Keeps a picture of a failure. @param {Page} page @param {string} name */
+export async function keepShot(page, name) {
+  const path = await shotPath(`failed ${name}`);
   await page.screenshot({ path }).catch(() => {});
   return path;
 }
