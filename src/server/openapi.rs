@@ -70,8 +70,8 @@ const OPERATIONS: &[Operation] = &[
     get("/models", "The same as /v1/models").answers("Models"),
     get("/v1/models/{id}", "A model by its id").answers("Model"),
     // llama.cpp
-    post("/completion", "CompletionRequest", "Text that goes on, with all that llama.cpp tells").streams(EVENTS),
-    post("/completions", "CompletionRequest", "The same as /completion").streams(EVENTS),
+    post("/completion", "CompletionRequest", "Text that goes on, with all that llama.cpp tells").answers("Completions").streams(EVENTS),
+    post("/completions", "CompletionRequest", "The same as /completion").answers("Completions").streams(EVENTS),
     post("/tokenize", "TokenizeRequest", "The tokens of a text").answers("Tokens"),
     post("/detokenize", "DetokenizeRequest", "The text of tokens").answers("Content"),
     post("/apply-template", "ApplyTemplateRequest", "The prompt of a conversation, and its length").answers("AppliedTemplate"),
@@ -110,9 +110,10 @@ fn document() -> Value {
 fn describe(operation: &Operation) -> Value {
     let schema = |name: &str| json!({ "schema": { "$ref": format!("#/components/schemas/{name}") } });
     let (content_type, answer) = operation.answer;
-    let mut content = json!({ content_type: answer.map_or(json!({ "schema": { "type": "string" } }), schema) });
+    let answer = answer.unwrap_or(if content_type == EVENTS { "Event" } else { "Text" });
+    let mut content = json!({ content_type: schema(answer) });
     if let Some(stream) = operation.stream {
-        content[stream] = json!({ "schema": { "type": "string" } });
+        content[stream] = schema("Event");
     }
     let mut responses = json!({ "200": { "description": "the answer", "content": content } });
     let errors = [
