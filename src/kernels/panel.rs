@@ -8,17 +8,17 @@
 //! for each panel:
 //!     for each chunk of superblocks:
 //!         unpack
-//!         for j in 0..8:                                  the running sum that block j of each superblock goes to
+//!         for j in 0, 4, 2, 6, 1, 5, 3, 7:                the running sum that block j of each superblock goes to
 //!             for each group of columns:
 //!                 for each pair of vectors of the panel:  a register tile
-//!                     load the tile's sums j
+//!                     take the tile's sums j
 //!                     for each superblock of the chunk:   sums += products of block j
-//!                     store them
-//!     fold the 8 sums of each row and column
+//!                     put them back; in the last chunk, add those that can be folded already
 //! ```
 //!
 //! With j outside, the 8 sums of a product need not be in registers together, and block j of the chunk stays in the
-//! first-level cache while the columns pass.
+//! first-level cache while the columns pass. In that order of j the last chunk folds its sums as they come: what lies in
+//! memory between two passes is half as much where there is one chunk only, and the last pass writes results.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -54,24 +54,23 @@ pub(super) fn matmul<S: Simd, U: Unpack>(s: S, weights: &WeightRows<'_>, acts: &
     let n_chunks = superblocks.div_ceil(CHUNK);
     let chunk = superblocks.div_ceil(n_chunks);
     let panel_len = chunk * LANES * record_vectors::<U>() * S::LANES;
-    let sums_len = LANES * n_columns * pair_rows;
+    let n_sums = if n_chunks == 1 { LANES / 2 } else { LANES };
+    let sums_len = n_sums * n_columns * pair_rows;
     with_scratch(PAIRS * panel_len, PAIRS * sums_len, |panels, sums| {
         for first_row in (0..weights.n).step_by(PAIRS * pair_rows) {
             let n_pairs = PAIRS.min((weights.n - first_row).div_ceil(pair_rows));
             let panels = &mut panels[..n_pairs * panel_len];
             let sums = &mut sums[..n_pairs * sums_len];
-            sums.fill(0.0);
             for start in (0..superblocks).step_by(chunk) {
                 let n = chunk.min(superblocks - start);
                 for (p, panel) in panels.chunks_exact_mut(panel_len).enumerate() {
                     let first_row = first_row + p * pair_rows;
                     s.vectorize(PackPanel::<U> { format: PhantomData, weights, first_row, start, n, panel });
                 }
-                s.vectorize(Chunk::<U> { format: PhantomData, panels, panel_len, acts, start, n, sums, sums_len });
-            }
-            for (p, sums) in sums.chunks_exact_mut(sums_len).enumerate() {
-                let first_row = first_row + p * pair_rows;
-                s.vectorize(FoldPanel { sums, n_columns, first_row, n_rows: weights.n, out });
+                let out = Out { values: out, n_rows: weights.n, first_row };
+                let is_last = start + n == superblocks;
+                let format = PhantomData;
+                s.vectorize(Chunk::<U> { format, panels, panel_len, acts, start, n, is_last, sums, sums_len, out });
             }
         }
     });
@@ -262,7 +261,10 @@ impl<S: Simd> Stream<S, 8> for ColumnStream<'_, S> {
     }
 }
 
-/// Adds the products of a chunk to the running sums, for all columns.
+/// The order in which sums are folded: halves first, see [`scalar::fold`](super::scalar::fold).
+const FOLD_ORDER: [usize; LANES] = [0, 4, 2, 6, 1, 5, 3, 7];
+
+/// Adds the products of a chunk to the running sums, for all columns; the last one folds them into results.
 struct Chunk<'a, U> {
     format: PhantomData<U>,
     /// Of each pair of vectors `panel_len` numbers: the records `[j][n]`.
@@ -273,32 +275,36 @@ struct Chunk<'a, U> {
     start: usize,
     /// Superblocks in it.
     n: usize,
-    /// Of each pair of vectors `sums_len` numbers: `[j][columns][VECTORS][LANES]`.
+    is_last: bool,
+    /// Of each pair of vectors `sums_len` numbers: `[j][columns][VECTORS][LANES]`. The first chunk finds anything there.
     sums: &'a mut [f32],
     sums_len: usize,
+    out: Out<'a>,
+}
+
+/// Where a panel's results go.
+struct Out<'a> {
+    /// `[columns, n_rows]`
+    values: &'a mut [f32],
+    n_rows: usize,
+    /// The panel's first row.
+    first_row: usize,
 }
 
 impl<U: Unpack> Kernel for Chunk<'_, U> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let n_groups = self.acts.n().div_ceil(GROUP);
-        let blocks_len = self.n * record_vectors::<U>() * S::LANES;
-        let group_len = GROUP * VECTORS * S::LANES;
-        for j in 0..LANES {
-            for g in 0..n_groups {
-                let acts = &self.acts.group(j, g)[self.start..][..self.n];
-                let panels = self.panels.chunks_exact(self.panel_len);
-                for (panel, sums) in panels.zip(self.sums.chunks_exact_mut(self.sums_len)) {
-                    let blocks = &panel[j * blocks_len..][..blocks_len];
-                    let sums = &mut sums[(j * n_groups + g) * group_len..][..group_len];
+    fn run<S: Simd>(mut self, s: S) {
+        for j in FOLD_ORDER {
+            for g in 0..self.acts.n().div_ceil(GROUP) {
+                for pair in 0..self.panels.len() / self.panel_len {
                     match S::TILE_COLUMNS {
                         2 => {
-                            tile::<S, U, 2>(s, blocks, acts, 0, sums);
-                            tile::<S, U, 2>(s, blocks, acts, 2, sums);
+                            self.tile::<S, 2>(s, j, g, pair, 0);
+                            self.tile::<S, 2>(s, j, g, pair, 2);
                         }
-                        _ => tile::<S, U, 4>(s, blocks, acts, 0, sums),
+                        _ => self.tile::<S, 4>(s, j, g, pair, 0),
                     }
                 }
             }
@@ -306,27 +312,86 @@ impl<U: Unpack> Kernel for Chunk<'_, U> {
     }
 }
 
-/// Columns `first..first + COLUMNS` of a group: adds the products of the records of weights with the blocks of
-/// activations to the group's sums, `[4][VECTORS][LANES]`.
+impl<U: Unpack> Chunk<'_, U> {
+    /// Sum j of the columns `first..first + COLUMNS` of group g and the rows of a pair of vectors.
+    #[inline(always)]
+    fn tile<S: Simd, const COLUMNS: usize>(&mut self, s: S, j: usize, g: usize, pair: usize, first: usize) {
+        let n_groups = self.acts.n().div_ceil(GROUP);
+        let group_len = GROUP * VECTORS * S::LANES;
+        let blocks_len = self.n * record_vectors::<U>() * S::LANES;
+        let acts = &self.acts.group(j, g)[self.start..][..self.n];
+        let blocks = &self.panels[pair * self.panel_len + j * blocks_len..][..blocks_len];
+        let all = &mut self.sums[pair * self.sums_len..][..self.sums_len];
+        let at = |j: usize| (j * n_groups + g) * group_len + first * VECTORS * S::LANES;
+
+        let mut sums = [[s.splat(0.0); VECTORS]; COLUMNS];
+        if self.start > 0 {
+            sums = load_sums(s, &all[at(j)..]);
+        }
+        sums = add_products::<S, U, COLUMNS>(s, blocks, acts, first, sums);
+        let mut to = j;
+        if self.is_last {
+            for half in [4, 2, 1] {
+                if to < half {
+                    break;
+                }
+                to -= half;
+                let other: [[S::F; VECTORS]; COLUMNS] = load_sums(s, &all[at(to)..]);
+                for c in 0..COLUMNS {
+                    for v in 0..VECTORS {
+                        sums[c][v] = s.add(other[c][v], sums[c][v]);
+                    }
+                }
+            }
+        }
+        if !(self.is_last && j == LANES - 1) {
+            let to = &mut all[at(to)..][..COLUMNS * VECTORS * S::LANES];
+            for (to, sums) in to.chunks_exact_mut(S::LANES).zip(sums.as_flattened()) {
+                // SAFETY: the chunk is a vector.
+                unsafe { s.store_f(to.as_mut_ptr(), *sums) };
+            }
+            return;
+        }
+        let Out { values, n_rows, first_row } = &mut self.out;
+        let columns = values.chunks_exact_mut(*n_rows).skip(g * GROUP + first);
+        for (column, sums) in columns.zip(sums) {
+            for (v, sum) in sums.into_iter().enumerate() {
+                let first_row = *first_row + (pair * VECTORS + v) * S::LANES;
+                let mut results = [0.0; 16];
+                // SAFETY: a vector has at most 16 lanes. The zero is `scalar::fold`'s.
+                unsafe { s.store_f(results.as_mut_ptr(), s.add(sum, s.splat(0.0))) };
+                let rows = first_row.min(*n_rows)..(first_row + S::LANES).min(*n_rows);
+                let n = rows.len();
+                column[rows].copy_from_slice(&results[..n]);
+            }
+        }
+    }
+}
+
+/// The sums of some columns, `[COLUMNS][VECTORS][LANES]`.
 #[inline(always)]
-fn tile<S: Simd, U: Unpack, const COLUMNS: usize>(
+fn load_sums<S: Simd, const COLUMNS: usize>(s: S, from: &[f32]) -> [[S::F; VECTORS]; COLUMNS] {
+    let from = &from[..COLUMNS * VECTORS * S::LANES];
+    let mut sums = [[s.splat(0.0); VECTORS]; COLUMNS];
+    for (sum, from) in sums.as_flattened_mut().iter_mut().zip(from.chunks_exact(S::LANES)) {
+        // SAFETY: the chunk is a vector.
+        *sum = unsafe { s.load_f(from.as_ptr()) };
+    }
+    sums
+}
+
+/// Columns `first..first + COLUMNS` of a group: the sums, and added to them the products of the records of weights with
+/// the blocks of activations.
+#[inline(always)]
+fn add_products<S: Simd, U: Unpack, const COLUMNS: usize>(
     s: S,
     weights: &[f32],
     acts: &[GroupBlock],
     first: usize,
-    sums: &mut [f32],
-) {
+    mut sums: [[S::F; VECTORS]; COLUMNS],
+) -> [[S::F; VECTORS]; COLUMNS] {
     let record = record_vectors::<U>() * S::LANES;
-    assert!(weights.len() == acts.len() * record && sums.len() == GROUP * VECTORS * S::LANES);
-    assert!(first + COLUMNS <= GROUP);
-    let sums_at = sums[first * VECTORS * S::LANES..].as_mut_ptr();
-    let mut sums = [[s.splat(0.0); VECTORS]; COLUMNS];
-    for c in 0..COLUMNS {
-        for v in 0..VECTORS {
-            // SAFETY: within the group's sums, as asserted.
-            sums[c][v] = unsafe { s.load_f(sums_at.add((c * VECTORS + v) * S::LANES)) };
-        }
-    }
+    assert!(weights.len() == acts.len() * record && first + COLUMNS <= GROUP);
     for (i, acts) in acts.iter().enumerate() {
         // SAFETY: there are as many records as blocks of activations, as asserted.
         let weights = unsafe { weights.as_ptr().add(i * record) };
@@ -370,12 +435,7 @@ fn tile<S: Simd, U: Unpack, const COLUMNS: usize>(
             }
         }
     }
-    for c in 0..COLUMNS {
-        for v in 0..VECTORS {
-            // SAFETY: as where they were loaded.
-            unsafe { s.store_f(sums_at.add((c * VECTORS + v) * S::LANES), sums[c][v]) };
-        }
-    }
+    sums
 }
 
 /// The integer sums of half a block with one scale, or of all of it if it has one scale only.
