@@ -50,51 +50,75 @@ fn damaged_files_never_panic_and_never_take_more_than_a_multiple_of_their_size()
         (random % below.max(1) as u64) as usize
     };
     for path in golden_files() {
-        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-        let whole = std::fs::read(&path).expect("a golden file");
-        // Headers are where a claim can do harm; most damage goes there.
-        let header = whole.len().min(40_000);
+        let file = NamedBytes::open(&path).expect("a golden file");
+        let others = siblings(&path);
+        let n_others: usize = others.iter().map(|other| other.bytes.len()).sum();
         for round in 0..120 {
-            let mut bytes = whole.clone();
-            match round % 3 {
-                0 => bytes.truncate(if round % 2 == 0 { next(header) } else { next(whole.len()) }),
-                1 => (0..1 + next(3)).for_each(|_| bytes[next(header)] ^= 1 << next(8)),
-                _ => {
-                    // A length or a count that claims the world.
-                    let at = next(header.saturating_sub(8));
-                    bytes[at..at + 8].copy_from_slice(&(u64::MAX >> next(40)).to_le_bytes());
-                }
-            }
-            let len = bytes.len();
-            let bytes = Bytes::from(bytes);
+            let mut bytes = file.bytes.to_vec();
+            damage(&mut bytes, round, &mut next);
+            let len = bytes.len() + n_others;
+            let damaged = NamedBytes { name: file.base_name().to_owned(), bytes: Bytes::from(bytes) };
             let before = NOW.load(Relaxed);
             PEAK.store(before, Relaxed);
-            open(&name, bytes);
+            open(damaged, others.clone());
             let taken = PEAK.load(Relaxed) - before;
-            assert!(taken <= allowed(len), "{name}, round {round}: {taken} bytes for a file of {len}");
+            assert!(taken <= allowed(len), "{}, round {round}: {taken} bytes for files of {len}", file.name);
         }
     }
 }
 
-/// Everything that reads such a file before a model is made of it. What it says of the damage does not matter here.
-fn open(name: &str, bytes: Bytes) {
+/// Cuts the file short, turns bits, or makes a length claim the world. Headers are where a claim can do harm; most damage
+/// goes there.
+fn damage(bytes: &mut Vec<u8>, round: usize, next: &mut dyn FnMut(usize) -> usize) {
+    let header = bytes.len().min(40_000);
+    match round % 3 {
+        0 => bytes.truncate(if round.is_multiple_of(2) { next(header) } else { next(bytes.len()) }),
+        1 => (0..1 + next(3)).for_each(|_| bytes[next(header)] ^= 1 << next(8)),
+        _ => {
+            let at = next(header.saturating_sub(8));
+            // Lengths are binary, or decimal digits where a header is JSON.
+            match next(2) {
+                0 => bytes[at..at + 8].copy_from_slice(&(u64::MAX >> next(40)).to_le_bytes()),
+                _ => bytes[at..at + 8].copy_from_slice(b"99999999"),
+            }
+        }
+    }
+}
+
+/// Everything that reads such files before a model is made of them. What it says of the damage does not matter here.
+fn open(damaged: NamedBytes, others: Vec<NamedBytes>) {
+    let NamedBytes { name, bytes } = &damaged;
     if name.ends_with(".zip") || name.ends_with(".llamafile") {
-        let bundle = Bundle::from_bytes(Path::new(name), bytes);
+        let bundle = Bundle::from_bytes(Path::new(name), bytes.clone());
         if let Ok(Some(bundle)) = bundle {
             let _ = (bundle.args(), bundle.manifest());
         }
         return;
     }
     if name == "tokenizer.json" {
-        let _ = Tokenizer::from_tokenizer_json(&bytes, &SpecialIds::default());
-        return;
+        let _ = Tokenizer::from_tokenizer_json(bytes, &SpecialIds::default());
     }
-    let files = Files::from_members(vec![NamedBytes { name: name.to_owned(), bytes }]);
-    if let Ok(source) = files.and_then(Source::open) {
+    let mut files = others;
+    files.push(damaged);
+    if let Ok(source) = Files::from_members(files).and_then(Source::open) {
         let _ = source.tensors();
         let _ = Tokenizer::from_vocabulary(source.vocabulary());
     }
 }
+
+/// The other files of a Hugging Face directory, which say nothing alone; none for a file that is whole in itself.
+fn siblings(path: &Path) -> Vec<NamedBytes> {
+    let directory = path.parent().expect("a folder");
+    if !directory.join("config.json").exists() {
+        return Vec::new();
+    }
+    let entries = std::fs::read_dir(directory).expect("a folder").map(|e| e.expect("an entry").path());
+    let others = entries.filter(|entry| entry != path);
+    others.map(|other| NamedBytes::open(&other).expect("a golden file")).collect()
+}
+
+/// Files that are opened alone; of a Hugging Face directory every file is damaged in its turn.
+const ENDINGS: [&str; 4] = [".gguf", ".zip", ".llamafile", "tokenizer.json"];
 
 fn golden_files() -> Vec<PathBuf> {
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")];
@@ -104,12 +128,12 @@ fn golden_files() -> Vec<PathBuf> {
             let name = entry.to_string_lossy().into_owned();
             if entry.is_dir() {
                 folders.push(entry);
-            } else if [".gguf", ".zip", ".llamafile", "tokenizer.json"].iter().any(|end| name.ends_with(end)) {
+            } else if ENDINGS.iter().any(|end| name.ends_with(end)) || folder.join("config.json").exists() {
                 files.push(entry);
             }
         }
     }
     files.sort();
-    assert!(files.len() >= 8, "only {} files", files.len());
+    assert!(files.len() >= 20, "only {} files", files.len());
     files
 }

@@ -2,9 +2,10 @@
 //!
 //! First candle's plain arithmetic in F32 must agree with the goldens to 0.005 for every file format; then our kernels,
 //! on every instruction set this machine has, must agree with that exact arithmetic within the tolerance of their number
-//! format. `tests/fixtures/golden` holds every model and every format once; the whole collection is read too where it
-//! lies beside the repository.
+//! format. `tests/fixtures/golden` holds every model and every format once, four of the formats in one file
+//! (`scripts/mix-golden`); the whole collection is read too where it lies beside the repository.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -92,6 +93,22 @@ fn every_golden_file_gives_the_reference_logits() {
             check_kernels(variant, &model, kernels.isa(), &exact);
         }
     }
+}
+
+#[test]
+fn the_repository_s_own_golden_files_have_every_format_of_the_collection() {
+    let mut found = BTreeSet::new();
+    for variant in variants(&fixtures()) {
+        let source = Source::open(Files::from_path(&variant.path).expect("the files")).expect("a Gemma 2");
+        let tensors = source.tensors().expect("its tensors");
+        found.insert(format!("{:?}", tensors.embedding.format));
+        for layer in &tensors.layers {
+            let matrices = [&layer.wq, &layer.wk, &layer.wv, &layer.wo, &layer.w_gate, &layer.w_up, &layer.w_down];
+            found.extend(matrices.map(|matrix| format!("{:?}", matrix.format)));
+        }
+    }
+    let expected = "BF16 F16 F32 Q2_K Q3_K Q4_0 Q4_1 Q4_K Q5_0 Q5_1 Q5_K Q6_K Q8_0";
+    assert_eq!(found.into_iter().collect::<Vec<_>>().join(" "), expected);
 }
 
 /// The exact arithmetic against the goldens: last logits, the best five everywhere, likelihood, greedy tokens.

@@ -43,7 +43,10 @@ fn golden_models_load() {
     };
     check(LEGACY, "Q5_1", 4, &[1]);
     check(Q2_K, "Q2_K", 4, &[1]);
-    check("tiny-a/gguf/tiny-a.Q3_K.gguf", "Q3_K_S", 4, &[1]);
+    let formats = check("tiny-a/gguf/tiny-a.MIX.gguf", "Q4_0", 4, &[1]).tensors().unwrap();
+    let first = &formats.layers[0];
+    assert_eq!([first.wq.format, first.w_gate.format], [Format::Q5_K, Format::Q3_K]);
+    assert_eq!([formats.layers[1].wk.format, formats.layers[3].w_down.format], [Format::F16, Format::Q4_0]);
     let source = check("tiny-a/gguf/tiny-a.Q4_K_M.gguf", "Q4_K_M", 4, &[1]);
     assert_eq!((source.name(), source.format_name()), ("tiny-a", "gguf"));
     let formats = source.tensors().unwrap();
