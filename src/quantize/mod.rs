@@ -108,7 +108,7 @@ impl Hint for QuantizeError {
 /// Makes the file and returns its length.
 ///
 /// Tensors that have their new format already are copied as they are. Norms are stored as F32 factors. At any time about
-/// [`CHUNK_BYTES`] of output are in memory; pages of the source are given back when they have been read.
+/// `CHUNK_BYTES` of output are in memory; pages of the source are given back when they have been read.
 ///
 /// # Errors
 /// See [`QuantizeError`]; the output is untouched then.

@@ -11,10 +11,10 @@
 //! | `POST /v1/chat/completions`, `/v1/completions`, `GET /v1/models` | OpenAI ([`openai`]) | key, model |
 //! | `POST /completion`, `/tokenize`, `/detokenize`, `/apply-template` | llama.cpp ([`llama_cpp`]) | key, model |
 //! | `GET /props`, `/slots`, `/metrics` | llama.cpp | key, model |
-//! | `GET /replies/{id}`, `POST /replies/{id}/stop` | replies that outlive their connection ([`replies`]) | key |
-//! | `POST /quit` | ends the program, for the page ([`quit`]) | key, token, loopback |
+//! | `GET /replies/{id}`, `POST /replies/{id}/stop` | replies that outlive their connection (`replies.rs`) | key |
+//! | `POST /quit` | ends the program, for the page (`quit.rs`) | key, token, loopback |
 //! | `GET /health` | llama.cpp: 503 with progress while loading | |
-//! | `GET /openapi.json` | what can be called ([`openapi`]) | |
+//! | `GET /openapi.json` | what can be called (`openapi.rs`) | |
 //! | `GET /` and its files | the page ([`ui`]) | |
 //!
 //! # Conventions on the wire
@@ -25,7 +25,7 @@
 //!   word (`context_length_exceeded`, `invalid_api_key`, `model_not_found`), elsewhere llama.cpp's, the status. `hint`
 //!   says what to do. A stream that fails ends with one `data: {"error": …}` frame and no `[DONE]`.
 //! - Streams are server-sent events with a comment in each second of silence. Closing the connection cancels, unless the
-//!   request carries `x-reply-id`: see [`replies`].
+//!   request carries `x-reply-id`: see `replies.rs`.
 //! - Extensions, for the page and whoever likes them: `templates` (in), `stop_reason`, `stopping_word` and `seed` beside
 //!   `finish_reason`, llama.cpp's `timings`, `timings_per_token` and `return_progress` on every API.
 //! - 503 carries `Retry-After`: loading (with `progress` and `stage`), a full queue, shutting down.
