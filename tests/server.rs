@@ -6,6 +6,7 @@ mod llama_cpp;
 mod metrics;
 mod openai;
 mod openapi;
+mod overflow;
 mod page;
 mod quit;
 mod replies;

@@ -56,6 +56,9 @@ pub struct RunArgs {
     /// (-np) Slots: requests answered side by side, each with its own context [default: 1; server: 4]
     #[arg(long, value_name = "N", help_heading = "Context and speed")]
     pub parallel: Option<usize>,
+    /// Replies to raw prompts end with the context; otherwise the oldest tokens make room
+    #[arg(long, help_heading = "Context and speed")]
+    pub no_context_shift: bool,
     /// (-ngl) Layers on the GPU; this build has no GPU code and goes on with the CPU
     #[arg(long, visible_alias = "gpu-layers", value_name = "N", help_heading = "Context and speed")]
     pub n_gpu_layers: Option<u32>,
@@ -81,6 +84,9 @@ pub struct RunArgs {
     /// (-sys) Instructions before the first message
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Prompt")]
     pub system_prompt: Option<String>,
+    /// Tokens of a `--raw` prompt that stay when the reply outgrows the context; -1 is all of them [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Prompt")]
+    pub keep: Option<i64>,
     /// Chat in the terminal
     #[arg(long, conflicts_with_all = ["server", "prompt", "file"], help_heading = "Prompt")]
     pub chat: bool,
@@ -436,6 +442,7 @@ impl RunArgs {
             batch_size: self.batch_size.or(defaults.batch_size),
             ubatch_size: self.ubatch_size.or(defaults.ubatch_size),
             parallel: self.parallel.or(defaults.parallel),
+            no_context_shift: self.no_context_shift || defaults.no_context_shift,
             n_gpu_layers: self.n_gpu_layers.or(defaults.n_gpu_layers),
             gpu: self.gpu.or(defaults.gpu),
             isa: self.isa.or(defaults.isa),
@@ -444,6 +451,7 @@ impl RunArgs {
             escape: self.escape || mode.escape,
             raw: self.raw || defaults.raw,
             system_prompt: self.system_prompt.or(defaults.system_prompt),
+            keep: self.keep.or(defaults.keep),
             chat: self.chat || mode.chat,
             n_predict: self.n_predict.or(defaults.n_predict),
             seed: self.seed.or(defaults.seed),

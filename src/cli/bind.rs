@@ -170,6 +170,7 @@ mod tests {
             cors_origins: Vec::new(),
             log_file: None,
             sandbox: false,
+            context_shift: true,
         }
     }
 

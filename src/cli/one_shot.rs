@@ -61,6 +61,7 @@ pub fn request(tokens: Vec<TokenId>, generation: &Generation) -> Request {
     let mut request = Request::new(tokens);
     request.sampling = generation.sampling.clone();
     request.limit = generation.limit;
+    request.overflow = generation.overflow;
     request.ignore_eos = generation.ignore_eos;
     request.stop = generation.stop.clone();
     request.show_control = generation.show_control;

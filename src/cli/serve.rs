@@ -63,6 +63,7 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
         let mut options = ServerOptions::new(address);
         options.api_keys = serve.api_keys.clone();
         options.cors_origins = serve.cors_origins.clone();
+        options.context_shift = serve.context_shift;
         let state = AppState::new(options);
         let stop = Arc::new(Notify::new());
         let stopped = stop.clone();

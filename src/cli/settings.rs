@@ -6,7 +6,7 @@ use super::args::{Gpu, RunArgs, Seed};
 use super::error::CliError;
 use super::machine::physical_cores;
 use super::prompt::PromptSource;
-use crate::engine::{Limit, Sampling};
+use crate::engine::{Limit, Overflow, Sampling};
 use crate::kernels::{Isa, Kernels};
 
 /// Tokens of context where `-c` is not given.
@@ -67,6 +67,8 @@ pub struct Generation {
     pub sampling: Sampling,
     /// How long a reply may get.
     pub limit: Limit,
+    /// What happens where it outgrows the context.
+    pub overflow: Overflow,
     /// The turn never ends.
     pub ignore_eos: bool,
     /// Texts that end a reply.
@@ -120,6 +122,8 @@ pub struct Serve {
     pub log_file: Option<PathBuf>,
     /// Give up what a running server does not need.
     pub sandbox: bool,
+    /// Replies to raw prompts go on past the context.
+    pub context_shift: bool,
 }
 
 impl Settings {
@@ -163,6 +167,8 @@ fn is_server(args: &RunArgs) -> bool {
 /// A flag that is accepted does something: here are those that cannot, in the mode that `all` arguments select.
 fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
     let needs_prompt = [(given.raw, "--raw"), (given.echo, "--echo")];
+    let needs_raw =
+        [(given.keep.is_some(), "--keep"), (given.no_context_shift && !is_server(all), "--no-context-shift")];
     let needs_text = [
         (given.special, "--special"),
         (given.stats, "--stats"),
@@ -189,6 +195,11 @@ fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
         && let Some(flag) = first(&needs_prompt)
     {
         return Err(format!("`{flag}` needs a prompt (`-p` or `-f`)"));
+    }
+    if !all.raw
+        && let Some(flag) = first(&needs_raw)
+    {
+        return Err(format!("`{flag}` is about the context of a raw prompt (`--raw`)"));
     }
     if is_server(all)
         && let Some(flag) = first(&needs_text)
@@ -225,6 +236,7 @@ fn mode(args: &RunArgs) -> Result<Mode, CliError> {
         cors_origins: args.cors.clone(),
         log_file: args.log_file.clone(),
         sandbox: !args.no_sandbox,
+        context_shift: !args.no_context_shift,
     }))
 }
 
@@ -303,9 +315,17 @@ fn generation(args: &RunArgs) -> Result<Generation, CliError> {
     if args.reverse_prompt.iter().any(String::is_empty) {
         return Err(CliError::usage("`-r` is empty and would stop everything"));
     }
+    let n_keep = match args.keep.unwrap_or(0) {
+        -1 => None,
+        n => Some(usize::try_from(n).map_err(|_| CliError::usage(format!("`--keep {n}` is below -1")))?),
+    };
+    // A number of tokens is a promise; without one a reply ends with the context.
+    let shifts = args.raw && !args.no_context_shift && matches!(limit, Limit::Tokens(_));
+    let overflow = if shifts { Overflow::Shift { n_keep, cut_prompt: false } } else { Overflow::Stop };
     Ok(Generation {
         sampling,
         limit,
+        overflow,
         ignore_eos: args.ignore_eos || until_full,
         stop: args.reverse_prompt.clone(),
         show_control: args.special,
@@ -383,8 +403,22 @@ mod tests {
     }
 
     #[test]
+    fn a_raw_prompt_with_a_number_of_tokens_goes_on_past_the_context() {
+        let overflow =
+            |more: &[&str]| resolve(&[&["-p", "x", "--raw"], more].concat(), &[]).unwrap().generation.overflow;
+        let shift = |n_keep| Overflow::Shift { n_keep, cut_prompt: false };
+        assert_eq!(overflow(&["-n", "5"]), shift(Some(0)));
+        assert_eq!(overflow(&["-n", "5", "--keep", "7"]), shift(Some(7)));
+        assert_eq!(overflow(&["-n", "5", "--keep", "-1"]), shift(None));
+        assert_eq!(overflow(&["-n", "5", "--no-context-shift"]), Overflow::Stop);
+        assert_eq!(overflow(&["-n", "-1"]), Overflow::Stop);
+        assert!(serve(&[]).context_shift && !serve(&["--no-context-shift"]).context_shift);
+    }
+
+    #[test]
     fn values_out_of_range_are_usage_errors_that_name_the_flag() {
-        let cases: [&[&str]; 13] = [
+        let cases: [&[&str]; 14] = [
+            &["--keep=-2", "--raw", "-p", "x"],
             &["--temp=-1"],
             &["--temp", "nan"],
             &["--temp", "inf"],
@@ -412,7 +446,10 @@ mod tests {
 
     #[test]
     fn no_flag_is_accepted_where_it_would_do_nothing() {
-        let cases: [&[&str]; 10] = [
+        let cases: [&[&str]; 13] = [
+            &["--keep", "5"],
+            &["-p", "x", "--keep", "5"],
+            &["-p", "x", "--no-context-shift"],
             &["-e"],
             &["-e", "-f", "x"],
             &["--raw"],

@@ -73,6 +73,8 @@ pub(crate) struct FakeModel {
     pub(crate) script: Vec<Option<TokenId>>,
     /// Tokens that a cache can forget at its end and still go on; `None` is all.
     pub(crate) window: Option<usize>,
+    /// The context it was trained for; `None` is a large one.
+    pub(crate) n_ctx_train: Option<usize>,
     /// Each step waits for a message here, until the sender is gone.
     pub(crate) gate: Option<Receiver<()>>,
     /// Each step is told here, before it is computed.
@@ -104,7 +106,7 @@ impl LanguageModel for FakeModel {
         N_VOCAB + N_PADDING
     }
     fn n_ctx_train(&self) -> usize {
-        8192
+        self.n_ctx_train.unwrap_or(8192)
     }
     fn new_cache(&self, n_ctx: usize) -> FakeCache {
         FakeCache { tokens: Vec::new(), window: self.window, n_ctx }

@@ -29,6 +29,8 @@ pub struct Metrics {
     pub steps: u64,
     /// Sum over the forward passes of the slots that took part.
     pub slot_steps: u64,
+    /// Times that a full context was shifted.
+    pub context_shifts: u64,
     /// Requests that found a part of their prompt in a cache.
     pub cache_hits: u64,
     /// How long requests waited and how fast they were answered.

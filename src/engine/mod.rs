@@ -9,11 +9,12 @@
 //! done the thread sleeps.
 //!
 //! - A request's tokens depend on its prompt, settings and seed only, never on what else runs.
-//! - Prompt and reply together never exceed `n_ctx`.
+//! - Prompt and reply together never exceed `n_ctx`: what happens then is the request's choice ([`Overflow`]).
 //! - A slot keeps its cache after a request; the next one that begins with the same tokens computes only the rest.
 //! - A model that fails or panics fails the requests of that step; the engine goes on.
 
 pub mod chain;
+mod context;
 mod metrics;
 pub mod rng;
 pub mod sampler;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use crate::error::Hint;
 use crate::model::LanguageModel;
 use crate::tokenizer::{TokenId, Tokenizer};
+use context::Context;
 use session::Session;
 use worker::{Shared, Worker};
 
@@ -94,6 +96,23 @@ pub enum Limit {
     Tokens(usize),
 }
 
+/// What happens where prompt and reply outgrow the context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// The reply ends; a prompt that is too long is refused.
+    #[default]
+    Stop,
+    /// The oldest tokens behind the first ones make room, and the rest is read again behind those. Where nothing else
+    /// limits the reply, it ends when it and the prompt have as many tokens as the model's own context, as in llama.cpp.
+    Shift {
+        /// Tokens of the prompt that stay, besides a control token at its start (`<bos>`); `None` is all of them. Four
+        /// of the context never do.
+        n_keep: Option<usize>,
+        /// A prompt that is too long loses its middle; otherwise it is refused.
+        cut_prompt: bool,
+    },
+}
+
 /// One generation.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -103,6 +122,8 @@ pub struct Request {
     pub sampling: Sampling,
     /// How long the reply may get.
     pub limit: Limit,
+    /// What happens where the context is too small.
+    pub overflow: Overflow,
     /// End tokens are not sampled (their logits are masked).
     pub ignore_eos: bool,
     /// Generation ends before the first of these; they are found across token borders and never emitted.
@@ -122,6 +143,7 @@ impl Request {
             prompt,
             sampling: Sampling::default(),
             limit: Limit::EndOfTurn,
+            overflow: Overflow::Stop,
             ignore_eos: false,
             stop: Vec::new(),
             show_control: false,
@@ -174,7 +196,7 @@ pub enum StopReason {
     StopString(String),
     /// `Limit::Tokens` was reached.
     TokenLimit,
-    /// The context is full.
+    /// The context is full, or a reply that shifts it has gone on for as long as one may without a limit.
     ContextFull,
     /// The engine shuts down.
     Shutdown,
@@ -189,6 +211,8 @@ pub struct Done {
     pub text: String,
     /// The seed that was used.
     pub seed: u64,
+    /// Tokens of prompt and reply that were dropped to make room ([`Overflow::Shift`]).
+    pub n_dropped: usize,
     /// How long it took.
     pub timings: Timings,
 }
@@ -320,6 +344,7 @@ struct Inner {
     options: EngineOptions,
     /// Rows of the model's embedding: what a prompt may contain.
     n_rows: usize,
+    n_ctx_train: usize,
     end_tokens: Vec<TokenId>,
 }
 
@@ -335,7 +360,7 @@ impl<P: Pieces> Engine<P> {
             max_queue: options.max_queue,
         };
         let shared = Arc::new(Shared::new(options.n_parallel));
-        let n_rows = model.n_vocab();
+        let (n_rows, n_ctx_train) = (model.n_vocab(), model.n_ctx_train());
         let n_vocab = tokenizer.n_vocab().min(n_rows) as TokenId;
         let end_tokens = (0..n_vocab).filter(|&id| tokenizer.is_end(id)).collect();
         let thread = std::thread::Builder::new().name("engine".into()).spawn({
@@ -347,7 +372,14 @@ impl<P: Pieces> Engine<P> {
         }
         Engine {
             tokenizer,
-            inner: Arc::new(Inner { shared, thread: Mutex::new(thread.ok()), options, n_rows, end_tokens }),
+            inner: Arc::new(Inner {
+                shared,
+                thread: Mutex::new(thread.ok()),
+                options,
+                n_rows,
+                n_ctx_train,
+                end_tokens,
+            }),
         }
     }
 
@@ -359,6 +391,9 @@ impl<P: Pieces> Engine<P> {
     /// # Errors
     /// At once for a prompt that is empty or does not fit, a setting out of range, a full queue.
     pub fn submit(&self, mut request: Request) -> Result<Events, EngineError> {
+        let Inner { options, n_ctx_train, .. } = &*self.inner;
+        let has_bos = request.prompt.first().is_some_and(|&id| self.tokenizer.is_control(id));
+        let context = Context::new(request.overflow, &mut request.prompt, has_bos, options.n_ctx, *n_ctx_train);
         self.check(&request)?;
         if request.ignore_eos {
             let bans = self.inner.end_tokens.iter();
@@ -366,9 +401,8 @@ impl<P: Pieces> Engine<P> {
             request.sampling.logit_bias.extend(bans);
         }
         let (sender, events) = async_channel::unbounded();
-        let session = Box::new(Session::new(request, sender));
-        let max_queue = self.inner.options.max_queue;
-        self.inner.shared.submit(session, max_queue)?;
+        let session = Box::new(Session::new(request, context, sender));
+        self.inner.shared.submit(session, options.max_queue)?;
         Ok(events)
     }
 

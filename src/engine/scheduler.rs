@@ -7,9 +7,9 @@ use crate::tokenizer::TokenId;
 pub(super) enum Need {
     /// No request runs in it.
     Nothing,
-    /// The one token made last.
+    /// One token: the one made last, or the last of a prompt.
     Decode,
-    /// This many tokens of its prompt, above 0.
+    /// This many tokens of its prompt, above 1.
     Prefill(usize),
 }
 

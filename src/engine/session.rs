@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use async_channel::Sender;
 
 use super::chain::NoToken;
+use super::context::Context;
 use super::sampler::{Sampler, log_probabilities};
 use super::stop::StopMatcher;
 use super::{Done, EngineError, Event, Limit, Pieces, Request, StopReason, Timings, Token};
@@ -12,11 +13,13 @@ use crate::tokenizer::{StreamDecoder, TokenId};
 
 /// A request, queued or running. Whatever becomes of it, its receiver gets one `Done` or `Failed`.
 pub(super) struct Session {
-    /// Prompt and reply.
+    /// Prompt and reply, as far as the context still holds them.
     tokens: Vec<TokenId>,
     n_prompt: usize,
+    n_decoded: usize,
     n_cached: usize,
     limit: Limit,
+    context: Context,
     show_control: bool,
     n_probs: usize,
     pub(super) cache_prompt: bool,
@@ -37,6 +40,8 @@ pub(super) struct Session {
 pub(super) enum Next {
     /// It needs another step.
     Goes,
+    /// The same, after its context was shifted: of its tokens only the first so many are as before.
+    Shifted(usize),
     /// It is done.
     Ended,
     /// It failed.
@@ -45,12 +50,14 @@ pub(super) enum Next {
 
 impl Session {
     /// A session for a checked request.
-    pub(super) fn new(request: Request, events: Sender<Event>) -> Session {
+    pub(super) fn new(request: Request, context: Context, events: Sender<Event>) -> Session {
         Session {
             n_prompt: request.prompt.len(),
             tokens: request.prompt,
+            n_decoded: 0,
             n_cached: 0,
             limit: request.limit,
+            context,
             show_control: request.show_control,
             n_probs: request.n_probs,
             cache_prompt: request.cache_prompt,
@@ -74,7 +81,7 @@ impl Session {
     }
 
     pub(super) fn n_decoded(&self) -> usize {
-        self.tokens.len() - self.n_prompt
+        self.n_decoded
     }
 
     /// Nobody listens any more.
@@ -115,6 +122,7 @@ impl Session {
             Err(why) => return self.fail(no_token(why)),
         };
         self.tokens.push(id);
+        self.n_decoded += 1;
         let ends = pieces.is_end(id);
         if ends && !self.show_control {
             return self.finish(StopReason::EndOfTurn);
@@ -136,7 +144,7 @@ impl Session {
         } else if let Some(reason) = self.end_by_length(n_ctx) {
             self.finish(reason)
         } else {
-            Next::Goes
+            self.context.shift(&mut self.tokens, n_ctx).map_or(Next::Goes, Next::Shifted)
         }
     }
 
@@ -170,21 +178,22 @@ impl Session {
             cached_tokens: self.n_cached,
             queued: between(Some(self.submitted), self.started),
             prefill: between(self.started, self.first_logits),
-            decoded_tokens: self.n_decoded(),
+            decoded_tokens: self.n_decoded,
             decode: between(self.first_logits, None),
         }
     }
 
     fn end(&mut self, reason: StopReason, text: String) -> Next {
-        self.last =
-            Some(Event::Done(Box::new(Done { reason, text, seed: self.sampler.seed(), timings: self.timings() })));
+        let (seed, timings, n_dropped) = (self.sampler.seed(), self.timings(), self.context.n_dropped());
+        self.last = Some(Event::Done(Box::new(Done { reason, text, seed, n_dropped, timings })));
         Next::Ended
     }
 
     fn end_by_length(&self, n_ctx: usize) -> Option<StopReason> {
         match self.limit {
-            Limit::Tokens(n) if self.n_decoded() >= n => Some(StopReason::TokenLimit),
-            _ if self.tokens.len() >= n_ctx => Some(StopReason::ContextFull),
+            Limit::Tokens(n) if self.n_decoded >= n => Some(StopReason::TokenLimit),
+            Limit::EndOfTurn if self.context.is_endless(self.n_prompt, self.n_decoded) => Some(StopReason::ContextFull),
+            _ if !self.context.has_room(self.tokens.len(), n_ctx) => Some(StopReason::ContextFull),
             _ => None,
         }
     }

@@ -175,21 +175,28 @@ impl<M: LanguageModel> Worker<M> {
         } else {
             0
         };
-        let usable = slot.cache.truncate(reusable);
-        if usable > reusable || usable != slot.cache.len() {
-            // Not what the trait promises; rather begin anew than compute nonsense.
-            slot.cache = self.model.new_cache(self.options.n_ctx);
-        }
-        let n_cached = slot.cache.len();
         slot.tokens = Vec::new();
         self.clock += 1;
         slot.last_used = self.clock;
+        let n_cached = self.rewind(at, reusable);
         session.start(n_cached);
-        slot.session = Some(session);
+        self.slots[at].session = Some(session);
         self.count(|metrics| {
             metrics.cached_tokens += n_cached as u64;
             metrics.cache_hits += u64::from(n_cached > 0);
         });
+    }
+
+    /// Brings the cache of slot `at` back to its first `n` tokens, or to none where it cannot go on from there. Returns how
+    /// many it holds.
+    fn rewind(&mut self, at: usize, n: usize) -> usize {
+        let slot = &mut self.slots[at];
+        let usable = slot.cache.truncate(n);
+        if usable > n || usable != slot.cache.len() {
+            // Not what the trait promises; rather begin anew than compute nonsense.
+            slot.cache = self.model.new_cache(self.options.n_ctx);
+        }
+        slot.cache.len()
     }
 
     /// One forward pass for all slots that need one, and what follows from its logits.
@@ -255,11 +262,12 @@ impl<M: LanguageModel> Worker<M> {
         let Some(session) = self.slots[at].session.as_mut() else {
             return;
         };
-        let reads = end <= session.n_prompt();
+        let before = session.n_decoded();
+        // After a shift parts of the reply are read as prompts are, which is nobody's news.
+        let reads = before == 0;
         if reads {
             session.report_prefill(end);
         }
-        let before = session.n_decoded();
         let next = match row {
             // Rows may be longer than the vocabulary (padded embeddings); such tokens do not exist.
             Some(row) => {
@@ -268,16 +276,20 @@ impl<M: LanguageModel> Worker<M> {
                 catch_unwind(AssertUnwindSafe(|| session.take_logits(row, pieces, n_ctx)))
                     .unwrap_or_else(|panic| session.fail(EngineError::Model(panic_text(panic.as_ref()))))
             }
-            None if end < session.n_prompt() => Next::Goes,
+            None if end < session.tokens().len() => Next::Goes,
             None => session.end_without_token(n_ctx),
         };
         let n_decoded = session.n_decoded() - before;
         self.count(|metrics| {
             metrics.prompt_tokens += if reads { n_new as u64 } else { 0 };
             metrics.decoded_tokens += n_decoded as u64;
+            metrics.context_shifts += u64::from(matches!(next, Next::Shifted(_)));
         });
         match next {
             Next::Goes => {}
+            Next::Shifted(n_kept) => {
+                self.rewind(at, n_kept);
+            }
             Next::Ended => self.release(at, |_| {}),
             Next::Failed => self.release(at, |metrics| metrics.failed += 1),
         }
@@ -359,8 +371,10 @@ fn need<C: Cache>(slot: &Slot<C>) -> Need {
     let Some(session) = &slot.session else {
         return Need::Nothing;
     };
-    let n_cached = slot.cache.len();
-    if n_cached < session.n_prompt() { Need::Prefill(session.n_prompt() - n_cached) } else { Need::Decode }
+    match session.tokens().len() - slot.cache.len() {
+        1 => Need::Decode,
+        n => Need::Prefill(n),
+    }
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {

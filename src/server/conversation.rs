@@ -25,6 +25,8 @@ pub struct Prompt {
     pub text: String,
     /// As tokens, with `<bos>`.
     pub tokens: Vec<TokenId>,
+    /// Messages that were left out at the beginning.
+    pub n_dropped: usize,
 }
 
 impl Conversation {
@@ -61,16 +63,69 @@ impl Conversation {
     /// 400 if the template refuses the conversation.
     pub async fn prompt(self, ready: &Arc<Ready>) -> Result<Prompt, ApiError> {
         let ready = ready.clone();
+        run_blocking(move || self.render(&ready, 0)).await?
+    }
+
+    /// The same for a prompt of at most `room` tokens, as far as leaving out the oldest turns makes it so short: as few
+    /// as possible, always whole ones, never system messages or the last turn.
+    ///
+    /// # Errors
+    /// 400 if the template refuses the conversation.
+    pub async fn fitting_prompt(self, ready: &Arc<Ready>, room: usize) -> Result<Prompt, ApiError> {
+        let ready = ready.clone();
         run_blocking(move || {
-            let segments = match &self.templates {
-                Some(templates) => templates
-                    .render(&self.messages, self.continue_last)
-                    .map_err(|error| ApiError::from(error).about("templates"))?,
-                None => ready.template.render(&self.messages, self.continue_last)?,
+            let whole = self.render(&ready, 0)?;
+            let starts = self.later_turns();
+            let Some(&last) = starts.last().filter(|_| whole.tokens.len() > room) else {
+                return Ok(whole);
             };
-            Ok(Prompt { text: chat::text(&segments), tokens: chat::encode(ready.engine.tokenizer(), &segments) })
+            // Fewer turns never make more tokens: the first start that fits is found by halving.
+            let (mut low, mut high) = (0, starts.len() - 1);
+            let mut best = self.render(&ready, last)?;
+            while low < high {
+                let middle = (low + high) / 2;
+                let prompt = self.render(&ready, starts[middle])?;
+                if prompt.tokens.len() <= room {
+                    (best, high) = (prompt, middle);
+                } else {
+                    low = middle + 1;
+                }
+            }
+            Ok(best)
         })
         .await?
+    }
+
+    /// Where turns begin that others come before: user messages that do not follow another one.
+    fn later_turns(&self) -> Vec<usize> {
+        let spoken = self.messages.iter().enumerate().filter(|(_, message)| message.role != "system");
+        let mut before = None;
+        let mut starts = Vec::new();
+        for (at, message) in spoken {
+            if message.role == "user" && before.is_some_and(|role| role != "user") {
+                starts.push(at);
+            }
+            before = Some(message.role.as_str());
+        }
+        starts
+    }
+
+    /// The prompt of the messages from `start` on, and of all system messages before.
+    fn render(&self, ready: &Ready, start: usize) -> Result<Prompt, ApiError> {
+        let (before, after) = self.messages.split_at(start);
+        let kept = before.iter().filter(|message| message.role == "system");
+        let messages: Vec<Message> = kept.chain(after).cloned().collect();
+        let segments = match &self.templates {
+            Some(templates) => templates
+                .render(&messages, self.continue_last)
+                .map_err(|error| ApiError::from(error).about("templates"))?,
+            None => ready.template.render(&messages, self.continue_last)?,
+        };
+        Ok(Prompt {
+            text: chat::text(&segments),
+            tokens: chat::encode(ready.engine.tokenizer(), &segments),
+            n_dropped: self.messages.len() - messages.len(),
+        })
     }
 }
 

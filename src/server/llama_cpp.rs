@@ -14,11 +14,12 @@ use super::conversation::Conversation;
 use super::error::{ApiError, Dialect, tidy};
 use super::fields::{Fields, missing, wrong};
 use super::generation::{self, RANDOM_SEED, Replies, Telling, refuse_what_is_not_implemented, run_blocking, token_id};
+use super::overflow::{self, is_truncated};
 use super::sse::{self, Narrator, frame};
 use super::wire::{PromptProgress, Watch, WirePiece, WireProbability, WireTimings, stop_reason, stopping_word};
 use super::{AppState, Loaded, Ready};
 use crate::chat::PageTemplates;
-use crate::engine::{Done, Event, Limit, Request, Sampling, StopReason, Token};
+use crate::engine::{Done, Event, Limit, Overflow, Request, Sampling, StopReason, Token};
 use crate::tokenizer::{Special, TokenId, Tokenizer};
 
 /// The routes that need a key; `/health` needs none and is added by [`super::router`].
@@ -202,7 +203,11 @@ async fn apply_template(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Ap
     }))
 }
 
-async fn completion(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
+async fn completion(
+    State(state): State<AppState>,
+    Loaded(ready): Loaded,
+    fields: Fields,
+) -> Result<Response, ApiError> {
     refuse_what_is_not_implemented(&fields)?;
     let telling = Telling::read(&fields)?;
     let n = generation::n_replies(&fields, &["n_cmpl", "n"])?;
@@ -212,6 +217,7 @@ async fn completion(Loaded(ready): Loaded, fields: Fields) -> Result<Response, A
     let mut request = Request::new(Vec::new());
     request.sampling = generation::sampling(&fields, &ready.facts.sampling, 100.0, tokenizer)?;
     request.limit = generation::limit(&fields, &["n_predict", "max_tokens"], 0)?;
+    request.overflow = overflow::of_text(&fields, state.options().context_shift)?;
     request.stop = generation::stop_strings(&fields)?;
     request.ignore_eos = fields.bool("ignore_eos", false)?;
     request.cache_prompt = fields.bool("cache_prompt", true)?;
@@ -321,7 +327,7 @@ impl Teller {
             tokens_cached: done.timings.cached_tokens,
             generation_settings: settings(&request),
             prompt: tokenizer.decode(&self.prompts[index / self.n], true),
-            truncated: done.reason == StopReason::ContextFull,
+            truncated: is_truncated(done),
             stop_type: match done.reason {
                 StopReason::EndOfTurn => "eos",
                 StopReason::StopString(_) => "word",
@@ -343,6 +349,10 @@ fn settings(request: &Request) -> Value {
         Limit::EndOfTurn => -1,
         Limit::Tokens(n) => i64::try_from(n).unwrap_or(i64::MAX),
     };
+    let n_keep = match request.overflow {
+        Overflow::Stop => Some(0),
+        Overflow::Shift { n_keep, .. } => n_keep.and_then(|n| i64::try_from(n).ok()),
+    };
     let bias = |bias: f32| {
         if bias.is_finite() { json!(tidy(bias)) } else { json!(false) }
     };
@@ -350,6 +360,7 @@ fn settings(request: &Request) -> Value {
     json!({
         "n_predict": n_predict,
         "max_tokens": n_predict,
+        "n_keep": n_keep.unwrap_or(-1),
         "seed": s.seed.unwrap_or(RANDOM_SEED as u64),
         "temperature": tidy(s.temperature),
         "top_k": s.top_k,

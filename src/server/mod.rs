@@ -26,6 +26,7 @@
 //!   says what to do. A stream that fails ends with one `data: {"error": …}` frame and no `[DONE]`.
 //! - Streams are server-sent events with a comment in each second of silence. Closing the connection cancels, unless the
 //!   request carries `x-reply-id`: see `replies.rs`.
+//! - What does not fit the context is the request's choice: `overflow` and `n_keep`, see `overflow.rs`.
 //! - Extensions, for the page and whoever likes them: `templates` (in), `stop_reason`, `stopping_word` and `seed` beside
 //!   `finish_reason`, llama.cpp's `timings`, `timings_per_token` and `return_progress` on every API.
 //! - 503 carries `Retry-After`: loading (with `progress` and `stage`), a full queue, shutting down.
@@ -41,6 +42,7 @@ pub mod log;
 mod metrics;
 pub mod openai;
 mod openapi;
+mod overflow;
 mod quit;
 mod replies;
 pub mod sandbox;
@@ -90,6 +92,8 @@ pub struct ServerOptions {
     pub patience: Patience,
     /// How much is kept of replies that outlive their connection.
     pub replies: ReplyLimits,
+    /// Replies to raw prompts go on past the context, unless a request says otherwise (`overflow.rs`).
+    pub context_shift: bool,
 }
 
 /// How slow a client may be.
@@ -121,6 +125,7 @@ impl ServerOptions {
             shutdown_grace: Duration::from_secs(3),
             patience: Patience::default(),
             replies: ReplyLimits::default(),
+            context_shift: true,
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::server::conversation::Conversation;
 use crate::server::error::{ApiError, Dialect};
 use crate::server::fields::Fields;
 use crate::server::generation::{self, Replies, Telling, refuse_what_is_not_implemented};
+use crate::server::overflow::{self, LeftOut};
 use crate::server::sse::{self, Narrator, frame};
 use crate::server::wire::{Watch, WireProbability, WireTimings};
 use crate::server::{AppState, Loaded, Ready};
@@ -29,17 +30,22 @@ pub async fn completions(
     let n = generation::n_replies(&fields, &["n"])?;
     let n_top = n_top(&fields)?;
     let conversation = Conversation::read(&fields)?;
+    let (overflow, may_drop) = overflow::of_chat(&fields)?;
     let mut request = Request::new(Vec::new());
     let tokenizer = ready.engine.tokenizer();
     request.sampling = generation::sampling(&fields, &ready.facts.sampling, 2.0, tokenizer)?;
     request.limit = generation::limit(&fields, &["max_completion_tokens", "max_tokens", "n_predict"], 1)?;
+    request.overflow = overflow;
     request.stop = generation::stop_strings(&fields)?;
     request.ignore_eos = fields.bool("ignore_eos", false)?;
     request.cache_prompt = fields.bool("cache_prompt", true)?;
     request.n_probs = n_top.map_or(0, |n_top| n_top.max(1));
 
-    let prompt = conversation.prompt(&ready).await?.tokens;
-    let replies = Replies::submit(&ready, &[prompt], n, &request).map_err(|error| error.about("messages"))?;
+    let n_ctx = ready.engine.options().n_ctx;
+    let room = if may_drop { n_ctx - overflow::reserve(request.limit, n_ctx) } else { usize::MAX };
+    let prompt = conversation.fitting_prompt(&ready, room).await?;
+    let n_dropped = prompt.n_dropped;
+    let replies = Replies::submit(&ready, &[prompt.tokens], n, &request).map_err(|error| error.about("messages"))?;
     if telling.stream {
         let envelope = Envelope::new("chatcmpl", "chat.completion.chunk", &state, &ready);
         let story = Chunks {
@@ -47,6 +53,8 @@ pub async fn completions(
             ready,
             telling,
             n_top,
+            n_dropped,
+            left_out: LeftOut::default(),
             watches: vec![Watch::new(); n],
             usage: telling.include_usage.then(Usage::default),
             timings: None,
@@ -56,10 +64,12 @@ pub async fn completions(
     let envelope = Envelope::new("chatcmpl", "chat.completion", &state, &ready);
     let mut usage = Usage::default();
     let mut timings = None;
+    let mut left_out = LeftOut::default();
     let mut choices = Vec::with_capacity(n);
     for (index, reply) in replies.collect().await?.into_iter().enumerate() {
         usage.add(index, n, &reply.done.timings);
         timings = (n == 1).then(|| WireTimings::from(&reply.done.timings));
+        left_out = left_out.and(LeftOut::of(&reply.done, n_dropped));
         choices.push(Choice {
             index,
             logprobs: n_top.map(|n_top| Logprobs::of(&reply.tokens, n_top, &ready)),
@@ -70,6 +80,7 @@ pub async fn completions(
     let mut body = Body::new(&envelope, choices);
     body.usage = Some(usage);
     body.timings = timings;
+    body.left_out = left_out;
     Ok(Json(body).into_response())
 }
 
@@ -143,6 +154,9 @@ struct Chunks {
     ready: Arc<Ready>,
     telling: Telling,
     n_top: Option<usize>,
+    /// Messages that were left out.
+    n_dropped: usize,
+    left_out: LeftOut,
     watches: Vec<Watch>,
     usage: Option<Usage>,
     timings: Option<WireTimings>,
@@ -194,6 +208,8 @@ impl Narrator for Chunks {
                 }
                 self.timings = (n == 1).then_some(timings);
                 let end = End::of(&done);
+                let left_out = LeftOut::of(&done, self.n_dropped);
+                self.left_out = self.left_out.and(left_out);
                 let delta = match done.text.is_empty() {
                     true => Delta::default(),
                     false => Delta::text(done.text),
@@ -201,6 +217,7 @@ impl Narrator for Chunks {
                 let mut body = self.choice(index, delta);
                 body.choices[0].end = end;
                 body.timings = Some(timings);
+                body.left_out = left_out;
                 vec![frame(&body)]
             }
             Event::Failed(_) => Vec::new(),
@@ -213,6 +230,7 @@ impl Narrator for Chunks {
             let mut body = Body::<ChunkChoice>::new(&self.envelope, Vec::new());
             body.usage = Some(usage);
             body.timings = self.timings;
+            body.left_out = self.left_out;
             frames.push(frame(&body));
         }
         frames.push("[DONE]".to_owned());

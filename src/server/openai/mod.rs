@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::generation::draw_id;
+use super::overflow::LeftOut;
 use super::wire::{PromptProgress, WireTimings, stop_reason, stopping_word, unix_time};
 use super::{AppState, Loaded, Ready};
 use crate::engine::{Done, StopReason, Timings};
@@ -60,11 +61,13 @@ struct Body<'a, C> {
     timings: Option<WireTimings>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_progress: Option<PromptProgress>,
+    #[serde(flatten)]
+    left_out: LeftOut,
 }
 
 impl<'a, C> Body<'a, C> {
     fn new(envelope: &'a Envelope, choices: Vec<C>) -> Body<'a, C> {
-        Body { envelope, choices, usage: None, timings: None, prompt_progress: None }
+        Body { envelope, choices, usage: None, timings: None, prompt_progress: None, left_out: LeftOut::default() }
     }
 }
 

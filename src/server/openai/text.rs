@@ -13,6 +13,7 @@ use crate::engine::{Event, Request, Token};
 use crate::server::error::{ApiError, Dialect};
 use crate::server::fields::Fields;
 use crate::server::generation::{self, Replies, Telling, refuse_what_is_not_implemented};
+use crate::server::overflow::{self, LeftOut};
 use crate::server::sse::{self, Narrator, frame};
 use crate::server::wire::{Watch, WireTimings, finite};
 use crate::server::{AppState, Loaded, Ready};
@@ -39,6 +40,7 @@ pub async fn completions(
     let mut request = Request::new(Vec::new());
     request.sampling = generation::sampling(&fields, &ready.facts.sampling, 2.0, tokenizer)?;
     request.limit = generation::limit(&fields, &["max_tokens", "n_predict"], 1)?;
+    request.overflow = overflow::of_text(&fields, state.options().context_shift)?;
     request.stop = generation::stop_strings(&fields)?;
     request.ignore_eos = fields.bool("ignore_eos", false)?;
     request.cache_prompt = fields.bool("cache_prompt", true)?;
@@ -76,11 +78,13 @@ pub async fn completions(
     let is_single = replies.len() == 1;
     let mut usage = Usage::default();
     let mut timings = None;
+    let mut left_out = LeftOut::default();
     let mut bodies = Vec::with_capacity(replies.len());
     let replies = replies.collect().await?;
     for (index, (reply, mut state)) in replies.into_iter().zip(choices).enumerate() {
         usage.add(index, n, &reply.done.timings);
         timings = is_single.then(|| WireTimings::from(&reply.done.timings));
+        left_out = left_out.and(LeftOut::of(&reply.done, 0));
         let end = End::of(&reply.done);
         bodies.push(Choice {
             index,
@@ -92,6 +96,7 @@ pub async fn completions(
     let mut body = Body::new(&envelope, bodies);
     body.usage = Some(usage);
     body.timings = timings;
+    body.left_out = left_out;
     Ok(Json(body).into_response())
 }
 
@@ -200,8 +205,10 @@ impl Narrator for Pieces {
                 }
                 self.timings = (self.states.len() == 1).then_some(timings);
                 let end = End::of(&done);
+                let left_out = LeftOut::of(&done, 0);
                 let mut body = self.choice(index, done.text);
                 body.choices[0].end = end;
+                body.left_out = left_out;
                 body.timings = Some(timings);
                 vec![frame(&body)]
             }
