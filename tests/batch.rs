@@ -36,7 +36,8 @@ fn read(model: &Model, cache: &mut KvCache, tokens: &[u32], mut next_len: impl F
     let mut rest = tokens;
     while !rest.is_empty() {
         let (chunk, after) = rest.split_at(next_len().clamp(1, rest.len()));
-        let logits = model.forward(&mut [Chunk { tokens: chunk, cache: &mut *cache, n_logits: chunk.len() }]);
+        let logits =
+            model.forward(&mut [Chunk { tokens: chunk, cache: &mut *cache, n_logits: chunk.len(), hidden_sum: None }]);
         bits.extend(logits.expect("logits").iter().map(|x| x.to_bits()));
         rest = after;
     }
@@ -100,7 +101,7 @@ fn decoding_beside_seven_others_gives_the_same_logits_as_alone() {
         let lens: Vec<usize> = (0..8).map(|i| (1 + random(2) * random(4)).min(replies[i].len() - at[i])).collect();
         let mut batch = Vec::new();
         for (i, cache) in caches.iter_mut().enumerate().filter(|(i, _)| lens[*i] > 0) {
-            batch.push(Chunk { tokens: &replies[i][at[i]..][..lens[i]], cache, n_logits: lens[i] });
+            batch.push(Chunk { tokens: &replies[i][at[i]..][..lens[i]], cache, n_logits: lens[i], hidden_sum: None });
         }
         let logits = model.forward(&mut batch).expect("logits");
         let mut rows = logits.chunks_exact(model.n_vocab());

@@ -199,7 +199,9 @@ fn check_greedy(model: &Model, prompt: &Prompt, margin: f32, what: &str) {
     let mut cache = model.new_cache(1024);
     let mut tokens = prompt.ids.clone();
     for (step, (&token, &lead)) in prompt.greedy.iter().zip(&prompt.greedy_margin).enumerate() {
-        let logits = model.forward(&mut [Chunk { tokens: &tokens, cache: &mut cache, n_logits: 1 }]).expect("a step");
+        let logits = model
+            .forward(&mut [Chunk { tokens: &tokens, cache: &mut cache, n_logits: 1, hidden_sum: None }])
+            .expect("a step");
         if lead > margin {
             assert_eq!(argmax(&logits), token as usize, "{what}: greedy token {step}");
         }
@@ -218,7 +220,7 @@ fn sequences_side_by_side_get_the_bits_they_get_alone() {
         let mut batch: Vec<_> = prompts
             .iter()
             .zip(&mut caches)
-            .map(|(ids, cache)| Chunk { tokens: ids, cache, n_logits: ids.len() })
+            .map(|(ids, cache)| Chunk { tokens: ids, cache, n_logits: ids.len(), hidden_sum: None })
             .collect();
         let together = model.forward(&mut batch).expect("a step");
         assert!(together == alone.concat(), "{}: other bits side by side", variant.path.display());
@@ -251,7 +253,9 @@ fn a_chunk_that_does_not_fit_is_refused() {
     let variant = variants(&fixtures()).into_iter().next().expect("a model");
     let model = variant.load(Compute::cpu(Kernels::get(), 1).expect("threads"), 8);
     let mut cache = model.new_cache(10);
-    let mut step = |tokens: &[u32], n_logits| model.forward(&mut [Chunk { tokens, cache: &mut cache, n_logits }]);
+    let mut step = |tokens: &[u32], n_logits| {
+        model.forward(&mut [Chunk { tokens, cache: &mut cache, n_logits, hidden_sum: None }])
+    };
     assert!(step(&[2; 9], 1).is_err(), "longer than the longest chunk");
     assert!(step(&[], 0).is_err(), "no tokens");
     assert!(step(&[2], 2).is_err(), "more logits than tokens");
@@ -272,7 +276,7 @@ fn a_weight_that_is_no_number_is_named() {
     fs::write(damaged.path(), bytes).expect("to write");
     let variant = Variant { path: damaged.path().to_owned(), ..variant };
     let model = variant.load(Compute::cpu(Kernels::get(), 1).expect("threads"), 8);
-    let chunk = Chunk { tokens: &[2, 5], cache: &mut model.new_cache(8), n_logits: 1 };
+    let chunk = Chunk { tokens: &[2, 5], cache: &mut model.new_cache(8), n_logits: 1, hidden_sum: None };
     let error = model.forward(&mut [chunk]).expect_err("no numbers").to_string();
     assert!(error.contains("`blk.1.ffn_up.weight`") && error.contains("row 7"), "{error}");
 }
@@ -283,7 +287,9 @@ fn all_logits(model: &Model, ids: &[u32], chunk: usize) -> Vec<f32> {
 }
 
 fn feed(model: &Model, cache: &mut <Model as LanguageModel>::Cache, ids: &[u32], chunk: usize) -> Vec<f32> {
-    let step = |tokens: &[u32]| model.forward(&mut [Chunk { tokens, cache, n_logits: tokens.len() }]).expect("a step");
+    let step = |tokens: &[u32]| {
+        model.forward(&mut [Chunk { tokens, cache, n_logits: tokens.len(), hidden_sum: None }]).expect("a step")
+    };
     ids.chunks(chunk).flat_map(step).collect()
 }
 

@@ -4,6 +4,7 @@ mod batch;
 mod bench;
 mod bundle;
 mod cli;
+mod embeddings;
 mod engine;
 mod golden;
 #[cfg(target_os = "linux")]

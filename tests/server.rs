@@ -1,5 +1,6 @@
 //! The HTTP APIs, called through the router and over real sockets, with a real engine over a model that says the alphabet.
 
+mod embeddings;
 mod guard;
 mod hostile;
 mod llama_cpp;
@@ -33,6 +34,9 @@ pub const ALPHABET: &str = "abcdefghijklmnopqrstuvwxyz";
 
 pub const N_CTX: usize = 128;
 
+/// Width of the model's hidden states.
+pub const D_MODEL: usize = 5;
+
 /// After a letter comes the next one, after `z` the end of the turn, after anything else `a`. The letter after the next
 /// one is the second best.
 struct Alphabet {
@@ -63,6 +67,9 @@ impl LanguageModel for Alphabet {
     fn n_ctx_train(&self) -> usize {
         8192
     }
+    fn d_model(&self) -> usize {
+        D_MODEL
+    }
     fn new_cache(&self, _: usize) -> Tokens {
         Tokens(Vec::new())
     }
@@ -74,6 +81,12 @@ impl LanguageModel for Alphabet {
         for chunk in batch {
             for (at, token) in chunk.tokens.iter().enumerate() {
                 chunk.cache.0.push(*token);
+                if let Some(sum) = &mut chunk.hidden_sum {
+                    // Something of the token and of its place.
+                    let value =
+                        |i: usize| f64::from(token * 7 + 1).powi(i as i32 + 1).sin() + chunk.cache.0.len() as f64;
+                    sum.iter_mut().enumerate().for_each(|(i, sum)| *sum += value(i));
+                }
                 if at + chunk.n_logits >= chunk.tokens.len() {
                     let place = self.letters.iter().position(|letter| letter == token);
                     let next = place.map_or(0, |place| place + 1);

@@ -79,7 +79,7 @@ fn read_chunk<M: LanguageModel>(model: &M, chunk: &[u32], n_step: usize, sums: &
         let start = cache.len();
         let end = start + tokens.len();
         let n_logits = end.saturating_sub(first_scored.max(start));
-        let logits = model.forward(&mut [Chunk { tokens, cache: &mut cache, n_logits }])?;
+        let logits = model.forward(&mut [Chunk { tokens, cache: &mut cache, n_logits, hidden_sum: None }])?;
         let next = &chunk[end - n_logits + 1..end + 1];
         let scores: Vec<f64> =
             logits.par_chunks_exact(n_vocab).zip(next).map(|(row, next)| surprise(row, *next)).collect();

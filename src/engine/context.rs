@@ -12,7 +12,7 @@ use crate::tokenizer::TokenId;
 const LEAST_MOVING: usize = 4;
 
 /// How one sequence is held inside the context.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Context {
     /// Tokens at the start that stay; `None` where nothing is ever dropped.
     n_keep: Option<usize>,

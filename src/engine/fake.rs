@@ -73,6 +73,8 @@ pub(crate) struct FakeModel {
     pub(crate) script: Vec<Option<TokenId>>,
     /// Tokens that a cache can forget at its end and still go on; `None` is all.
     pub(crate) window: Option<usize>,
+    /// Width of its hidden states.
+    pub(crate) d_model: usize,
     /// The context it was trained for; `None` is a large one.
     pub(crate) n_ctx_train: Option<usize>,
     /// Each step waits for a message here, until the sender is gone.
@@ -108,6 +110,9 @@ impl LanguageModel for FakeModel {
     fn n_ctx_train(&self) -> usize {
         self.n_ctx_train.unwrap_or(8192)
     }
+    fn d_model(&self) -> usize {
+        self.d_model
+    }
     fn new_cache(&self, n_ctx: usize) -> FakeCache {
         FakeCache { tokens: Vec::new(), window: self.window, n_ctx }
     }
@@ -136,6 +141,10 @@ impl LanguageModel for FakeModel {
                 if chunk.cache.tokens.len() > chunk.cache.n_ctx {
                     return Err(ModelError::Invalid("the cache is full".into()));
                 }
+                if let Some(sum) = &mut chunk.hidden_sum {
+                    let state = hidden_state(&chunk.cache.tokens, self.d_model);
+                    sum.iter_mut().zip(state).for_each(|(sum, value)| *sum += value);
+                }
                 if at >= first {
                     logits.extend(self.row(&chunk.cache.tokens));
                 }
@@ -145,6 +154,18 @@ impl LanguageModel for FakeModel {
     }
 }
 
+/// One draw after the other that all of the tokens decide: FNV-1a is the seed.
+fn draws(tokens: &[TokenId]) -> super::rng::Rng {
+    let hash = |hash: u64, &token: &TokenId| (hash ^ u64::from(token)).wrapping_mul(0x0100_0000_01b3);
+    super::rng::Rng::new(tokens.iter().fold(0xcbf2_9ce4_8422_2325u64, hash))
+}
+
+/// The hidden state of the last of these tokens.
+pub(crate) fn hidden_state(tokens: &[TokenId], d_model: usize) -> Vec<f64> {
+    let mut rng = draws(tokens);
+    (0..d_model).map(|_| rng.next_f64() - 0.5).collect()
+}
+
 impl FakeModel {
     /// The logits after `tokens`.
     fn row(&self, tokens: &[TokenId]) -> Vec<f32> {
@@ -152,11 +173,7 @@ impl FakeModel {
             return vec![f32::NAN; N_VOCAB + N_PADDING];
         }
         let scripted = self.script.get(tokens.len()).copied().flatten();
-        // FNV-1a over the tokens, then one draw for each logit.
-        let hash = tokens
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325u64, |hash, &t| (hash ^ u64::from(t)).wrapping_mul(0x0100_0000_01b3));
-        let mut rng = super::rng::Rng::new(hash);
+        let mut rng = draws(tokens);
         (0..(N_VOCAB + N_PADDING) as TokenId)
             .map(|id| {
                 let logit = rng.next_f64() as f32 * 6.0;

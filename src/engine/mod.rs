@@ -211,6 +211,8 @@ pub struct Done {
     pub text: String,
     /// The seed that was used.
     pub seed: u64,
+    /// Of [`Engine::embed`]: the mean of the prompt's hidden states, scaled to length 1, `[d_model]`; otherwise empty.
+    pub embedding: Vec<f32>,
     /// Tokens of prompt and reply that were dropped to make room ([`Overflow::Shift`]).
     pub n_dropped: usize,
     /// How long it took.
@@ -345,6 +347,7 @@ struct Inner {
     /// Rows of the model's embedding: what a prompt may contain.
     n_rows: usize,
     n_ctx_train: usize,
+    d_model: usize,
     end_tokens: Vec<TokenId>,
 }
 
@@ -360,7 +363,7 @@ impl<P: Pieces> Engine<P> {
             max_queue: options.max_queue,
         };
         let shared = Arc::new(Shared::new(options.n_parallel));
-        let (n_rows, n_ctx_train) = (model.n_vocab(), model.n_ctx_train());
+        let (n_rows, n_ctx_train, d_model) = (model.n_vocab(), model.n_ctx_train(), model.d_model());
         let n_vocab = tokenizer.n_vocab().min(n_rows) as TokenId;
         let end_tokens = (0..n_vocab).filter(|&id| tokenizer.is_end(id)).collect();
         let thread = std::thread::Builder::new().name("engine".into()).spawn({
@@ -370,17 +373,9 @@ impl<P: Pieces> Engine<P> {
         if thread.is_err() {
             shared.stop();
         }
-        Engine {
-            tokenizer,
-            inner: Arc::new(Inner {
-                shared,
-                thread: Mutex::new(thread.ok()),
-                options,
-                n_rows,
-                n_ctx_train,
-                end_tokens,
-            }),
-        }
+        let thread = Mutex::new(thread.ok());
+        let inner = Inner { shared, thread, options, n_rows, n_ctx_train, d_model, end_tokens };
+        Engine { tokenizer, inner: Arc::new(inner) }
     }
 
     /// Queues a request.
@@ -404,6 +399,28 @@ impl<P: Pieces> Engine<P> {
         let session = Box::new(Session::new(request, context, sender));
         self.inner.shared.submit(session, options.max_queue)?;
         Ok(events)
+    }
+
+    /// Queues a text whose embedding is wanted: it is in [`Done`], and there are no tokens. Nothing of it stays in a slot.
+    ///
+    /// # Errors
+    /// At once for a text that is empty or does not fit, a full queue, a model without hidden states.
+    pub fn embed(&self, tokens: Vec<TokenId>) -> Result<Events, EngineError> {
+        let Inner { options, d_model, .. } = &*self.inner;
+        let request = Request { limit: Limit::Tokens(0), cache_prompt: false, ..Request::new(tokens) };
+        self.check(&request)?;
+        if *d_model == 0 {
+            return Err(EngineError::BadSetting("this model gives no hidden states to embed a text with".into()));
+        }
+        let (sender, events) = async_channel::unbounded();
+        let session = Box::new(Session::new(request, Context::default(), sender).with_embedding(*d_model));
+        self.inner.shared.submit(session, options.max_queue)?;
+        Ok(events)
+    }
+
+    /// Values of an embedding; 0 where the model gives none.
+    pub fn d_model(&self) -> usize {
+        self.inner.d_model
     }
 
     /// The tokenizer the engine decodes with.

@@ -1,5 +1,6 @@
 //! One request on its way: from logits to tokens, text and the end.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use async_channel::Sender;
@@ -20,6 +21,8 @@ pub(super) struct Session {
     n_cached: usize,
     limit: Limit,
     context: Context,
+    /// Where an embedding is wanted: the sums of the prompt's hidden states so far, `[d_model]`.
+    hidden_sum: Option<Vec<f64>>,
     show_control: bool,
     n_probs: usize,
     pub(super) cache_prompt: bool,
@@ -58,6 +61,7 @@ impl Session {
             n_cached: 0,
             limit: request.limit,
             context,
+            hidden_sum: None,
             show_control: request.show_control,
             n_probs: request.n_probs,
             cache_prompt: request.cache_prompt,
@@ -70,6 +74,17 @@ impl Session {
             first_logits: None,
             last: None,
         }
+    }
+
+    /// The same for the embedding of its prompt.
+    pub(super) fn with_embedding(mut self, d_model: usize) -> Session {
+        self.hidden_sum = Some(vec![0.0; d_model]);
+        self
+    }
+
+    /// What the next step needs of it to read these of its tokens.
+    pub(super) fn part(&mut self, range: Range<usize>) -> (&[TokenId], Option<&mut [f64]>) {
+        (&self.tokens[range], self.hidden_sum.as_deref_mut())
     }
 
     pub(super) fn tokens(&self) -> &[TokenId] {
@@ -185,7 +200,8 @@ impl Session {
 
     fn end(&mut self, reason: StopReason, text: String) -> Next {
         let (seed, timings, n_dropped) = (self.sampler.seed(), self.timings(), self.context.n_dropped());
-        self.last = Some(Event::Done(Box::new(Done { reason, text, seed, n_dropped, timings })));
+        let embedding = self.hidden_sum.as_deref().map(direction).unwrap_or_default();
+        self.last = Some(Event::Done(Box::new(Done { reason, text, seed, embedding, n_dropped, timings })));
         Next::Ended
     }
 
@@ -209,6 +225,12 @@ impl Drop for Session {
         let last = self.last.take();
         self.send(last.unwrap_or(Event::Failed(EngineError::Stopped)));
     }
+}
+
+/// A sum as a vector of length 1: a mean would have the same direction.
+fn direction(sum: &[f64]) -> Vec<f32> {
+    let length = sum.iter().map(|value| value * value).sum::<f64>().sqrt();
+    sum.iter().map(|value| if length > 0.0 { (value / length) as f32 } else { 0.0 }).collect()
 }
 
 fn no_token(why: NoToken) -> EngineError {

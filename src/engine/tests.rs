@@ -5,6 +5,7 @@ use async_channel::{Receiver, Sender};
 use super::fake::*;
 use super::*;
 
+mod embedding;
 mod overflow;
 
 const OPTIONS: EngineOptions = EngineOptions { n_ctx: 256, n_parallel: 4, n_ubatch: 16, max_queue: 100 };

@@ -207,15 +207,15 @@ impl<M: LanguageModel> Worker<M> {
         let mut batch = Vec::new();
         let mut part = Vec::new(); // (slot, tokens in its cache afterwards, rows of logits)
         for (at, slot) in self.slots.iter_mut().enumerate() {
-            let Some(session) = slot.session.as_ref().filter(|_| shares[at] > 0) else {
+            let Some(session) = slot.session.as_mut().filter(|_| shares[at] > 0) else {
                 continue;
             };
             let start = slot.cache.len();
             let end = start + shares[at];
-            let tokens = session.tokens();
-            let n_logits = usize::from(end == tokens.len() && session.wants_token(n_ctx));
+            let n_logits = usize::from(end == session.tokens().len() && session.wants_token(n_ctx));
+            let (tokens, hidden_sum) = session.part(start..end);
             part.push((at, end, n_logits));
-            batch.push(Chunk { tokens: &tokens[start..end], cache: &mut slot.cache, n_logits });
+            batch.push(Chunk { tokens, cache: &mut slot.cache, n_logits, hidden_sum });
         }
         let n_rows: usize = part.iter().map(|p| p.2).sum();
         let n_vocab = self.model.n_vocab();

@@ -31,10 +31,28 @@ impl Model {
         for chunk in batch.iter_mut() {
             chunk.cache.advance(chunk.tokens.len());
         }
+        self.sum_hidden(&x, batch)?;
 
         let Some(x) = wanted_rows(&x, batch)? else { return Ok(None) }; // [sum of n_logits, d_model]
         let x = rms_norm(c, &x, &self.output_norm, config.rms_eps)?;
         Ok(Some(softcap(c, &self.embedding.forward(c, &x)?, config.final_softcap)?))
+    }
+
+    /// Adds the hidden states of the chunks that want them to their sums.
+    fn sum_hidden(&self, x: &Tensor, batch: &mut [Chunk<'_, KvCache>]) -> Result<(), ModelError> {
+        let mut start = 0;
+        for chunk in batch {
+            let n_tokens = chunk.tokens.len();
+            if let Some(sum) = &mut chunk.hidden_sum {
+                let rows = x.narrow(0, start, n_tokens)?;
+                let rows = rms_norm(&self.compute, &rows, &self.output_norm, self.config.rms_eps)?;
+                for row in rows.to_vec2::<f32>()? {
+                    sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(value));
+                }
+            }
+            start += n_tokens;
+        }
+        Ok(())
     }
 
     fn attention_shape(&self, layer: usize) -> AttentionShape {

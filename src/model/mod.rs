@@ -22,6 +22,9 @@ pub struct Chunk<'a, C> {
     pub cache: &'a mut C,
     /// Logits are wanted for this many of the last tokens (0 in the middle of a prompt, usually 1 at its end).
     pub n_logits: usize,
+    /// Where wanted, `[d_model]` sums: the hidden states of the tokens, after the last norm, are added one after the other,
+    /// so that a text has the same sum however it is cut.
+    pub hidden_sum: Option<&'a mut [f64]>,
 }
 
 /// What remembers one sequence.
@@ -45,6 +48,10 @@ pub trait LanguageModel: Send + 'static {
     fn n_vocab(&self) -> usize;
     /// The context it was trained for.
     fn n_ctx_train(&self) -> usize;
+    /// Width of the hidden states that [`Chunk::hidden_sum`] adds up; 0 where the model gives none.
+    fn d_model(&self) -> usize {
+        0
+    }
     /// A cache for at most `n_ctx` tokens; memory is taken as it fills.
     fn new_cache(&self, n_ctx: usize) -> Self::Cache;
     /// One step for all sequences of the batch. Returns the wanted rows of logits, `[sum of n_logits, n_vocab]`, in
@@ -139,6 +146,9 @@ impl Model {
             if n == 0 || chunk.n_logits > n {
                 return refuse(format!("{} rows of logits for {n} tokens", chunk.n_logits));
             }
+            if chunk.hidden_sum.as_ref().is_some_and(|sum| sum.len() != self.config.d_model) {
+                return refuse(format!("a sum of hidden states has {} values", self.config.d_model));
+            }
             if n > self.max_chunk {
                 return refuse(format!("{n} tokens in one chunk, of which {} are the most", self.max_chunk));
             }
@@ -178,6 +188,10 @@ impl LanguageModel for Model {
         self.config.n_ctx_train
     }
 
+    fn d_model(&self) -> usize {
+        self.config.d_model
+    }
+
     fn new_cache(&self, n_ctx: usize) -> KvCache {
         KvCache::new(&self.compute, &self.config, n_ctx, self.max_chunk)
     }
@@ -189,7 +203,8 @@ impl LanguageModel for Model {
             Some(logits) => logits.flatten_all()?.to_vec1()?,
             None => Vec::new(),
         };
-        if logits.iter().any(|v| v.is_nan()) {
+        let mut sums = batch.iter().filter_map(|chunk| chunk.hidden_sum.as_deref());
+        if logits.iter().any(|v| v.is_nan()) || sums.any(|sum| sum.iter().any(|v| v.is_nan())) {
             return Err(self.blame_nan());
         }
         Ok(logits)

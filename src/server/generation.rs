@@ -286,10 +286,19 @@ impl Telling {
 /// text at the start gets its `<bos>`.
 pub async fn prompts(fields: &Fields, ready: &Arc<Ready>) -> Result<Vec<Vec<TokenId>>, ApiError> {
     let value = fields.get("prompt").ok_or_else(|| super::fields::missing("prompt"))?;
-    let value = value.clone();
+    read_prompts("prompt", value.clone(), MAX_REPLIES, ready).await
+}
+
+/// The same for the `value` of the field `name`, of which there may be `most`.
+pub async fn read_prompts(
+    name: &'static str,
+    value: Value,
+    most: usize,
+    ready: &Arc<Ready>,
+) -> Result<Vec<Vec<TokenId>>, ApiError> {
     let ready = ready.clone();
     // Long texts take a while: not on a thread that serves others.
-    run_blocking(move || read_prompts(&value, ready.engine.tokenizer())).await?
+    run_blocking(move || parse_prompts(name, &value, most, ready.engine.tokenizer())).await?
 }
 
 /// Runs `work` where it may take its time.
@@ -297,43 +306,43 @@ pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
     tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(error.to_string()))
 }
 
-fn read_prompts(value: &Value, tokenizer: &Tokenizer) -> Result<Vec<Vec<TokenId>>, ApiError> {
+fn parse_prompts(name: &str, value: &Value, most: usize, tokenizer: &Tokenizer) -> Result<Vec<Vec<TokenId>>, ApiError> {
     let several = value.as_array().filter(|list| !list.iter().any(Value::is_number) && !list.is_empty());
     let prompts = match several {
         Some(list) => list.iter().collect(),
         None => vec![value],
     };
-    if prompts.len() > MAX_REPLIES {
+    if prompts.len() > most {
         return Err(ApiError::invalid(
-            Some("prompt".to_owned()),
-            format!("there may be {MAX_REPLIES} prompts, not {}", prompts.len()),
+            Some(name.to_owned()),
+            format!("`{name}` may have {most} texts, not {}", prompts.len()),
         ));
     }
-    prompts.into_iter().map(|one| read_prompt(one, tokenizer)).collect()
+    prompts.into_iter().map(|one| parse_prompt(name, one, tokenizer)).collect()
 }
 
-fn read_prompt(value: &Value, tokenizer: &Tokenizer) -> Result<Vec<TokenId>, ApiError> {
+fn parse_prompt(name: &str, value: &Value, tokenizer: &Tokenizer) -> Result<Vec<TokenId>, ApiError> {
     let expected = "a string, an array of token ids, or a list of these";
     let text = |text: &str| tokenizer.encode(text, Special::Parse);
     match value {
         Value::String(prompt) => Ok(tokenizer.with_bos(text(prompt))),
         Value::Object(map) => match map.get("prompt_string") {
             Some(Value::String(prompt)) => Ok(tokenizer.with_bos(text(prompt))),
-            _ => Err(wrong("prompt", expected, value)),
+            _ => Err(wrong(name, expected, value)),
         },
         Value::Array(parts) => {
             let mut ids = Vec::new();
             for part in parts {
                 match part {
                     Value::String(part) => ids.extend(text(part)),
-                    Value::Number(_) => ids.push(token_id("prompt", part, tokenizer)?),
-                    other => return Err(wrong("prompt", expected, other)),
+                    Value::Number(_) => ids.push(token_id(name, part, tokenizer)?),
+                    other => return Err(wrong(name, expected, other)),
                 }
             }
             let starts_with_text = parts.first().is_some_and(Value::is_string);
             Ok(if starts_with_text { tokenizer.with_bos(ids) } else { ids })
         }
-        other => Err(wrong("prompt", expected, other)),
+        other => Err(wrong(name, expected, other)),
     }
 }
 

@@ -9,6 +9,7 @@
 //! | route | API | needs |
 //! |---|---|---|
 //! | `POST /v1/chat/completions`, `/v1/completions`, `GET /v1/models` | OpenAI ([`openai`]) | key, model |
+//! | `POST /v1/embeddings`, `/embedding` | OpenAI and llama.cpp (`embeddings.rs`) | key, model |
 //! | `POST /completion`, `/tokenize`, `/detokenize`, `/apply-template` | llama.cpp ([`llama_cpp`]) | key, model |
 //! | `GET /props`, `/slots`, `/metrics` | llama.cpp | key, model |
 //! | `GET /replies/{id}`, `POST /replies/{id}/stop` | replies that outlive their connection (`replies.rs`) | key |
@@ -32,6 +33,7 @@
 //! - 503 carries `Retry-After`: loading (with `progress` and `stage`), a full queue, shutting down.
 
 mod conversation;
+mod embeddings;
 pub mod error;
 mod fields;
 mod generation;
@@ -297,6 +299,7 @@ pub fn router(state: AppState) -> Router {
     let apis = Router::new()
         .merge(openai::routes())
         .merge(llama_cpp::routes())
+        .merge(embeddings::routes())
         .route("/metrics", get(metrics::metrics))
         .merge(replies::routes())
         .merge(quit::routes())

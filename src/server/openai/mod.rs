@@ -146,6 +146,7 @@ fn describe(ready: &Ready) -> Value {
             "n_vocab": ready.engine.tokenizer().n_vocab(),
             "n_ctx": ready.engine.options().n_ctx,
             "n_ctx_train": facts.n_ctx_train,
+            "n_embd": ready.engine.d_model(),
             "n_params": facts.n_params,
             "size": facts.size_bytes,
         },

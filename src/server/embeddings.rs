@@ -1,0 +1,131 @@
+//! Texts to vectors: OpenAI's `POST /v1/embeddings` and llama.cpp's `POST /embedding`.
+//!
+//! A vector is the mean of the final hidden states of a text's tokens (`<bos>` included), scaled to length 1. The texts of
+//! one call run side by side in the engine's slots, beside whatever else runs there.
+
+use std::sync::Arc;
+
+use axum::routing::post;
+use axum::{Json, Router};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::fields::{Fields, missing};
+use super::generation::read_prompts;
+use super::wire::base64;
+use super::{AppState, Loaded, Ready};
+use crate::engine::{EngineError, Event, StopReason};
+use crate::tokenizer::TokenId;
+
+/// Most texts in one call, as OpenAI has it.
+const MAX_INPUTS: usize = 2048;
+
+/// The routes.
+pub fn routes() -> Router<AppState> {
+    Router::new()
+        .route("/v1/embeddings", post(openai))
+        .route("/embedding", post(llama_cpp))
+        .route("/embeddings", post(llama_cpp))
+}
+
+/// `POST /v1/embeddings`
+async fn openai(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Value>, ApiError> {
+    fields.string("model")?;
+    let as_base64 = match fields.string("encoding_format")? {
+        None | Some("float") => false,
+        Some("base64") => true,
+        Some(other) => {
+            let message = format!("`encoding_format` must be `float` or `base64`, not `{other}`");
+            return Err(ApiError::invalid(Some("encoding_format".to_owned()), message));
+        }
+    };
+    let d_model = i64::try_from(ready.engine.d_model()).unwrap_or(i64::MAX);
+    let dimensions = fields.integer("dimensions", 1..=d_model)?.and_then(|n| usize::try_from(n).ok());
+    let vectors = embed(&ready, &fields, &["input"]).await?;
+    let n_tokens: usize = vectors.iter().map(|one| one.n_tokens).sum();
+    let data = vectors.into_iter().enumerate().map(|(index, one)| {
+        let values = match dimensions {
+            Some(n) => shortened(one.values, n),
+            None => one.values,
+        };
+        let embedding = match as_base64 {
+            true => {
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                json!(base64(&bytes))
+            }
+            false => json!(values),
+        };
+        json!({ "object": "embedding", "index": index, "embedding": embedding })
+    });
+    Ok(Json(json!({
+        "object": "list",
+        "data": data.collect::<Vec<_>>(),
+        "model": ready.facts.id,
+        "usage": { "prompt_tokens": n_tokens, "total_tokens": n_tokens },
+    })))
+}
+
+/// `POST /embedding`: a list, and in it the vector as the only one of its text.
+async fn llama_cpp(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Value>, ApiError> {
+    let vectors = embed(&ready, &fields, &["content", "input"]).await?;
+    let list = vectors
+        .into_iter()
+        .enumerate()
+        .map(|(index, one)| json!({ "index": index, "embedding": [one.values], "tokens_evaluated": one.n_tokens }));
+    Ok(Json(list.collect()))
+}
+
+/// The vector of one text.
+struct Embedded {
+    values: Vec<f32>,
+    n_tokens: usize,
+}
+
+/// Embeds the texts under the first of `names`.
+///
+/// # Errors
+/// 400 for a text that is empty or too long, before any of them is computed; whatever the engine says.
+async fn embed(ready: &Arc<Ready>, fields: &Fields, names: &[&'static str]) -> Result<Vec<Embedded>, ApiError> {
+    let (name, value) = fields.get_any(names).ok_or_else(|| missing(names[0]))?;
+    let texts = read_prompts(name, value.clone(), MAX_INPUTS, ready).await?;
+    let n_ctx = ready.engine.options().n_ctx;
+    for tokens in &texts {
+        let refused = match tokens.len() {
+            0 => EngineError::EmptyPrompt,
+            prompt if prompt > n_ctx => EngineError::PromptTooLong { prompt, n_ctx },
+            _ => continue,
+        };
+        return Err(ApiError::from(refused).about(name));
+    }
+    // No more at once than there are slots: what waits in the engine's queue takes the place of others.
+    let n_slots = ready.engine.options().n_parallel;
+    stream::iter(texts).map(|tokens| embed_one(ready, tokens)).buffered(n_slots).try_collect().await
+}
+
+async fn embed_one(ready: &Arc<Ready>, tokens: Vec<TokenId>) -> Result<Embedded, ApiError> {
+    let events = ready.engine.embed(tokens)?;
+    loop {
+        match events.recv().await {
+            Ok(Event::Done(done)) if done.reason == StopReason::Shutdown => {
+                return Err(ApiError::unavailable("the server is shutting down"));
+            }
+            Ok(Event::Done(done)) => {
+                return Ok(Embedded { values: done.embedding, n_tokens: done.timings.prompt_tokens });
+            }
+            Ok(Event::Failed(error)) => return Err(error.into()),
+            Ok(Event::Prefill { .. } | Event::Token(_)) => {}
+            Err(_) => return Err(EngineError::Stopped.into()),
+        }
+    }
+}
+
+/// The first `n` values, scaled to length 1 again.
+fn shortened(mut values: Vec<f32>, n: usize) -> Vec<f32> {
+    values.truncate(n);
+    let length = values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+    if length > 0.0 {
+        values.iter_mut().for_each(|value| *value = (f64::from(*value) / length) as f32);
+    }
+    values
+}
