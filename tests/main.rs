@@ -12,6 +12,7 @@ mod load;
 #[cfg(unix)]
 mod program;
 mod quantize;
+mod saved_prompts;
 #[cfg(target_os = "linux")]
 mod sandbox;
 mod server;

@@ -52,6 +52,36 @@ fn a_running_server_has_given_up_files_connections_and_programs() {
 }
 
 #[test]
+fn slots_are_saved_in_their_folder_behind_the_fence() {
+    let folder = crate::util::Folder::new();
+    let path = folder.path("slots");
+    std::fs::create_dir(&path).expect("a folder");
+    let server = Server::start("0", &["--slot-save-path", path.to_str().expect("a path")]);
+    let start = std::time::Instant::now();
+    while props(&server)["sandbox"].is_null() {
+        assert!(start.elapsed().as_secs() < 20, "no sandbox");
+        std::thread::yield_now();
+    }
+    let post = |path: &str, body: &str| {
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut server.send("POST", path, "", body), &mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a body");
+        assert!(head.contains("200 OK"), "{answer}");
+        serde_json::from_str::<Value>(body).expect("JSON")
+    };
+    let prompt = r#"{"prompt":"Tell me a story about the sea","n_predict":4,"id_slot":0}"#;
+    let n_read = post("/completion", prompt)["timings"]["prompt_n"].as_u64().expect("a count");
+    assert!(n_read > 3);
+    let saved = post("/slots/0?action=save", r#"{"filename":"sea.bin"}"#);
+    let size = std::fs::metadata(path.join("sea.bin")).expect("the file").len();
+    assert_eq!(saved["n_written"], size);
+    post("/slots/1?action=restore", r#"{"filename":"sea.bin"}"#);
+    let again = post("/completion", &prompt.replace("\"id_slot\":0", "\"id_slot\":1"));
+    assert_eq!(again["timings"]["prompt_n"], 1);
+    server.stop();
+}
+
+#[test]
 fn the_sandbox_can_be_left_out() {
     let server = Server::start("0", &["--no-sandbox"]);
     assert_eq!(props(&server)["sandbox"], Value::Null);

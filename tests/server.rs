@@ -11,9 +11,11 @@ mod overflow;
 mod page;
 mod quit;
 mod replies;
+mod slots;
 mod slow;
 mod socket;
 
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -56,6 +58,17 @@ impl Cache for Tokens {
     fn truncate(&mut self, n: usize) -> usize {
         self.0.truncate(n);
         n
+    }
+    fn save(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.0.iter().try_for_each(|token| out.write_all(&token.to_le_bytes()))
+    }
+    fn restore(&mut self, n: usize, input: &mut dyn Read) -> io::Result<()> {
+        for _ in 0..n {
+            let mut token = [0; 4];
+            input.read_exact(&mut token)?;
+            self.0.push(TokenId::from_le_bytes(token));
+        }
+        Ok(())
     }
 }
 

@@ -177,6 +177,9 @@ pub struct RunArgs {
     /// Origin whose pages may call the API, `*` for all (repeatable)
     #[arg(long, value_name = "ORIGIN", help_heading = "Server")]
     pub cors: Vec<String>,
+    /// Folder for what slots hold, saved and restored by `POST /slots/ID`
+    #[arg(long, value_name = "FOLDER", help_heading = "Server")]
+    pub slot_save_path: Option<PathBuf>,
     /// Append a line of JSON for each request to this file
     #[arg(long, value_name = "FILE", help_heading = "Server")]
     pub log_file: Option<PathBuf>,
@@ -481,6 +484,7 @@ impl RunArgs {
             api_key: list(self.api_key, defaults.api_key),
             api_key_file: self.api_key_file.or(defaults.api_key_file),
             cors: list(self.cors, defaults.cors),
+            slot_save_path: self.slot_save_path.or(defaults.slot_save_path),
             log_file: self.log_file.or(defaults.log_file),
             no_sandbox: self.no_sandbox || defaults.no_sandbox,
         }

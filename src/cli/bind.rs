@@ -171,6 +171,7 @@ mod tests {
             log_file: None,
             sandbox: false,
             context_shift: true,
+            slot_save_path: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The server: bind, answer at once, load, open the browser, stop in an orderly way.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -33,6 +33,10 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
     if let Some(file) = &serve.api_key_file {
         serve.api_keys.extend(read_keys(file)?);
     }
+    if let Some(folder) = &mut serve.slot_save_path {
+        // Whatever the working directory is later, and whatever a link in it is made to point to.
+        *folder = existing_folder(folder)?;
+    }
     log::start(terminal.is_verbose, serve.log_file.as_deref())?;
     let (listener, moved) = match bind(&serve, &opened.id())? {
         Bound::Listening { listener, moved } => (listener, moved),
@@ -50,7 +54,7 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
         Opener::new(move || terminal.note(format!("Open {url} in a browser.")))
     });
     // The first fence holds for threads that are started from now on: the last moment is before the first of them.
-    let folders = Folders::default();
+    let folders = Folders { read: Vec::new(), write: serve.slot_save_path.clone().into_iter().collect() };
     let has_landlock = serve.sandbox && sandbox::fence_files(&folders);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(SERVER_THREADS)
@@ -64,6 +68,7 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
         options.api_keys = serve.api_keys.clone();
         options.cors_origins = serve.cors_origins.clone();
         options.context_shift = serve.context_shift;
+        options.slot_save_path = serve.slot_save_path.clone();
         let state = AppState::new(options);
         let stop = Arc::new(Notify::new());
         let stopped = stop.clone();
@@ -192,6 +197,17 @@ fn warn_about_address(serve: &Serve, address: SocketAddr, moved: bool, terminal:
         if let Some(other) = other {
             terminal.note(format!("network  {}", url(other)));
         }
+    }
+}
+
+fn existing_folder(folder: &Path) -> Result<PathBuf, CliError> {
+    match folder.canonicalize() {
+        Ok(path) if path.is_dir() => Ok(path),
+        Ok(_) => Err(CliError::usage(format!("`--slot-save-path {}` is not a folder", folder.display()))),
+        Err(error) => Err(CliError::Usage {
+            what: format!("`--slot-save-path {}`: {error}", folder.display()),
+            hint: "make the folder first".into(),
+        }),
     }
 }
 

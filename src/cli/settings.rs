@@ -124,6 +124,8 @@ pub struct Serve {
     pub sandbox: bool,
     /// Replies to raw prompts go on past the context.
     pub context_shift: bool,
+    /// Where slots are saved.
+    pub slot_save_path: Option<PathBuf>,
 }
 
 impl Settings {
@@ -184,6 +186,7 @@ fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
         (!given.api_key.is_empty(), "--api-key"),
         (given.api_key_file.is_some(), "--api-key-file"),
         (!given.cors.is_empty(), "--cors"),
+        (given.slot_save_path.is_some(), "--slot-save-path"),
         (given.log_file.is_some(), "--log-file"),
         (given.no_sandbox, "--no-sandbox"),
     ];
@@ -237,6 +240,7 @@ fn mode(args: &RunArgs) -> Result<Mode, CliError> {
         log_file: args.log_file.clone(),
         sandbox: !args.no_sandbox,
         context_shift: !args.no_context_shift,
+        slot_save_path: args.slot_save_path.clone(),
     }))
 }
 

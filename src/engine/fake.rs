@@ -1,5 +1,7 @@
 //! A model and a vocabulary for tests: small, deterministic, and unforgiving about caches.
 
+use std::io::{self, Read, Write};
+
 use async_channel::{Receiver, Sender};
 
 use super::Pieces;
@@ -100,6 +102,25 @@ impl Cache for FakeCache {
         self.tokens.truncate(usable);
         usable
     }
+    fn copy_prefix(&mut self, from: &FakeCache, n: usize) -> bool {
+        let lost = from.tokens.len() - n;
+        let is_usable = self.window.is_none_or(|window| lost <= window);
+        if is_usable {
+            self.tokens = from.tokens[..n].to_vec();
+        }
+        is_usable
+    }
+    fn save(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.tokens.iter().try_for_each(|token| out.write_all(&token.to_le_bytes()))
+    }
+    fn restore(&mut self, n: usize, input: &mut dyn Read) -> io::Result<()> {
+        for _ in 0..n {
+            let mut token = [0; 4];
+            input.read_exact(&mut token)?;
+            self.tokens.push(TokenId::from_le_bytes(token));
+        }
+        Ok(())
+    }
 }
 
 impl LanguageModel for FakeModel {
@@ -112,6 +133,9 @@ impl LanguageModel for FakeModel {
     }
     fn d_model(&self) -> usize {
         self.d_model
+    }
+    fn fingerprint(&self) -> [u8; 32] {
+        [self.d_model as u8; 32]
     }
     fn new_cache(&self, n_ctx: usize) -> FakeCache {
         FakeCache { tokens: Vec::new(), window: self.window, n_ctx }

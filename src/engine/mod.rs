@@ -10,7 +10,9 @@
 //!
 //! - A request's tokens depend on its prompt, settings and seed only, never on what else runs.
 //! - Prompt and reply together never exceed `n_ctx`: what happens then is the request's choice ([`Overflow`]).
-//! - A slot keeps its cache after a request; the next one that begins with the same tokens computes only the rest.
+//! - A slot keeps its cache after a request; the next one that begins with the same tokens computes only the rest. Layers
+//!   with a sliding window keep that and a step beside it: where a prompt leaves the one before further back, it is read
+//!   from the start rather than wrongly.
 //! - A model that fails or panics fails the requests of that step; the engine goes on.
 
 pub mod chain;
@@ -18,14 +20,17 @@ mod context;
 mod metrics;
 pub mod rng;
 pub mod sampler;
+mod saved;
 mod scheduler;
 mod session;
+mod slots;
 pub mod stop;
 mod worker;
 
 #[cfg(test)]
 pub(crate) mod fake;
 
+use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -35,9 +40,11 @@ use crate::model::LanguageModel;
 use crate::tokenizer::{TokenId, Tokenizer};
 use context::Context;
 use session::Session;
+use slots::{Action, Command};
 use worker::{Shared, Worker};
 
 pub use metrics::{Histogram, Metrics, Waits};
+pub use slots::{SlotAnswer, SlotChange, SlotError};
 
 /// Most tokens reported with each token made ([`Request::n_probs`]).
 pub const MAX_N_PROBS: usize = 1024;
@@ -134,6 +141,8 @@ pub struct Request {
     pub n_probs: usize,
     /// Keep and reuse the prefix in a slot's cache.
     pub cache_prompt: bool,
+    /// The slot to run in, once it is free; `None` is the one that suits best.
+    pub slot: Option<usize>,
 }
 
 impl Request {
@@ -149,6 +158,7 @@ impl Request {
             show_control: false,
             n_probs: 0,
             cache_prompt: true,
+            slot: None,
         }
     }
 }
@@ -211,6 +221,8 @@ pub struct Done {
     pub text: String,
     /// The seed that was used.
     pub seed: u64,
+    /// The slot it ran in; `None` where it never did.
+    pub slot: Option<usize>,
     /// Of [`Engine::embed`]: the mean of the prompt's hidden states, scaled to length 1, `[d_model]`; otherwise empty.
     pub embedding: Vec<f32>,
     /// Tokens of prompt and reply that were dropped to make room ([`Overflow::Shift`]).
@@ -418,6 +430,41 @@ impl<P: Pieces> Engine<P> {
         Ok(events)
     }
 
+    /// Writes what slot `slot` holds, with its tokens, as soon as no request runs in it.
+    ///
+    /// # Errors
+    /// At once for a slot that is not there, or where too many wait.
+    pub fn save_slot(&self, slot: usize, out: Box<dyn Write + Send>) -> Result<SlotAnswer, SlotError> {
+        self.command(slot, Action::Save(out))
+    }
+
+    /// Puts what [`Engine::save_slot`] wrote into slot `slot`, as soon as no request runs in it. Where that fails, the slot
+    /// is as before.
+    ///
+    /// # Errors
+    /// As [`Engine::save_slot`].
+    pub fn restore_slot(&self, slot: usize, input: Box<dyn Read + Send>) -> Result<SlotAnswer, SlotError> {
+        self.command(slot, Action::Restore(input))
+    }
+
+    /// Forgets what slot `slot` holds, as soon as no request runs in it.
+    ///
+    /// # Errors
+    /// As [`Engine::save_slot`].
+    pub fn erase_slot(&self, slot: usize) -> Result<SlotAnswer, SlotError> {
+        self.command(slot, Action::Erase)
+    }
+
+    fn command(&self, slot: usize, action: Action) -> Result<SlotAnswer, SlotError> {
+        let n_slots = self.inner.options.n_parallel;
+        if slot >= n_slots {
+            return Err(SlotError::NoSlot { slot, n_slots });
+        }
+        let (command, answer) = Command::new(slot, action);
+        self.inner.shared.command(command)?;
+        Ok(answer)
+    }
+
     /// Values of an embedding; 0 where the model gives none.
     pub fn d_model(&self) -> usize {
         self.inner.d_model
@@ -475,6 +522,10 @@ impl<P: Pieces> Engine<P> {
             )));
         }
         request.sampling.check(n_rows.min(self.tokenizer.n_vocab()))?;
+        let n_slots = self.inner.options.n_parallel;
+        if let Some(slot) = request.slot.filter(|slot| *slot >= n_slots) {
+            return Err(EngineError::BadSetting(format!("there is no slot {slot}; the last one is {}", n_slots - 1)));
+        }
         if request.n_probs > MAX_N_PROBS {
             return Err(EngineError::BadSetting(format!("`n_probs` is {} and may be {MAX_N_PROBS}", request.n_probs)));
         }

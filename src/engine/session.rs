@@ -26,6 +26,8 @@ pub(super) struct Session {
     show_control: bool,
     n_probs: usize,
     pub(super) cache_prompt: bool,
+    /// The slot that was asked for; when it runs, the one it runs in.
+    pub(super) slot: Option<usize>,
     sampler: Sampler,
     decoder: StreamDecoder,
     stop: StopMatcher,
@@ -65,6 +67,7 @@ impl Session {
             show_control: request.show_control,
             n_probs: request.n_probs,
             cache_prompt: request.cache_prompt,
+            slot: request.slot,
             sampler: Sampler::new(&request.sampling),
             decoder: StreamDecoder::default(),
             stop: StopMatcher::new(&request.stop),
@@ -105,7 +108,8 @@ impl Session {
     }
 
     /// It has a slot, with this many tokens of its prompt in the cache.
-    pub(super) fn start(&mut self, n_cached: usize) {
+    pub(super) fn start(&mut self, slot: usize, n_cached: usize) {
+        self.slot = Some(slot);
         self.n_cached = n_cached;
         self.started = Some(Instant::now());
         self.report_prefill(n_cached);
@@ -201,7 +205,9 @@ impl Session {
     fn end(&mut self, reason: StopReason, text: String) -> Next {
         let (seed, timings, n_dropped) = (self.sampler.seed(), self.timings(), self.context.n_dropped());
         let embedding = self.hidden_sum.as_deref().map(direction).unwrap_or_default();
-        self.last = Some(Event::Done(Box::new(Done { reason, text, seed, embedding, n_dropped, timings })));
+        let slot = self.slot.filter(|_| self.started.is_some());
+        let done = Done { reason, text, seed, slot, embedding, n_dropped, timings };
+        self.last = Some(Event::Done(Box::new(done)));
         Next::Ended
     }
 

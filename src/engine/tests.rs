@@ -7,6 +7,7 @@ use super::*;
 
 mod embedding;
 mod overflow;
+mod slots;
 
 const OPTIONS: EngineOptions = EngineOptions { n_ctx: 256, n_parallel: 4, n_ubatch: 16, max_queue: 100 };
 

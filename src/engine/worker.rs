@@ -6,8 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::metrics::Metrics;
+use super::saved;
 use super::scheduler::{FreeSlot, Need, Scheduler, choose_slot, common_prefix};
 use super::session::{Next, Session};
+use super::slots::{Action, Command, MAX_COMMANDS, SlotChange, SlotError};
 use super::{EngineError, EngineOptions, Pieces, SlotState, StopReason};
 use crate::model::{Cache, Chunk, LanguageModel};
 use crate::tokenizer::TokenId;
@@ -22,6 +24,7 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Box<Session>>,
+    commands: Vec<Command>,
     stopping: bool,
     slots: Vec<SlotState>,
     metrics: Metrics,
@@ -56,6 +59,20 @@ impl Shared {
             self.changed.notify_all();
         }
         result
+    }
+
+    /// Queues a command, unless too many wait already.
+    pub(super) fn command(&self, command: Command) -> Result<(), SlotError> {
+        let mut state = self.lock();
+        if state.stopping {
+            return Err(SlotError::Stopped);
+        }
+        if state.commands.len() >= MAX_COMMANDS {
+            return Err(SlotError::Busy);
+        }
+        state.commands.push(command);
+        self.changed.notify_all();
+        Ok(())
     }
 
     pub(super) fn stop(&self) {
@@ -139,15 +156,25 @@ impl<M: LanguageModel> Worker<M> {
             if state.stopping {
                 return false;
             }
+            // A command is older than whatever would take its slot now.
+            let is_free = |command: &mut Command| self.slots[command.slot].session.is_none();
+            let commands: Vec<Command> = state.commands.extract_if(.., is_free).collect();
+            if !commands.is_empty() {
+                drop(state);
+                for command in commands {
+                    self.execute(command);
+                }
+                state = shared.lock();
+                continue;
+            }
             state.drop_cancelled();
-            let n_new = (self.slots.len() - state.metrics.running).min(state.queue.len());
+            let admitted = self.admissible(&mut state.queue);
             // Both counts change together, so that `submit` always finds a request in one of the two.
-            let admitted: Vec<_> = state.queue.drain(..n_new).collect();
-            state.metrics.running += n_new;
+            state.metrics.running += admitted.len();
             if state.metrics.running > 0 {
                 drop(state);
-                for session in admitted {
-                    self.admit(session);
+                for (session, at) in admitted {
+                    self.admit(session, at);
                 }
                 return true;
             }
@@ -155,19 +182,42 @@ impl<M: LanguageModel> Worker<M> {
         }
     }
 
-    /// Gives a session the slot that suits it best; one is free.
-    fn admit(&mut self, mut session: Box<Session>) {
-        let free = self.slots.iter().enumerate();
-        let free = free.filter(|(_, slot)| slot.session.is_none()).map(|(index, slot)| FreeSlot {
-            index,
-            tokens: &slot.tokens,
-            last_used: slot.last_used,
-        });
+    /// Takes from the queue what can run now, oldest first, each with its slot: the one it asks for, or of the free ones
+    /// the one that suits it best.
+    fn admissible(&self, queue: &mut VecDeque<Box<Session>>) -> Vec<(Box<Session>, usize)> {
+        let mut is_free: Vec<bool> = self.slots.iter().map(|slot| slot.session.is_none()).collect();
+        let mut admitted = Vec::new();
+        let mut place = 0;
+        while is_free.contains(&true)
+            && let Some(session) = queue.get(place)
+        {
+            let free = self.slots.iter().enumerate().filter(|(index, _)| is_free[*index]);
+            let mut free = free.filter(|(index, _)| session.slot.is_none_or(|wanted| wanted == *index));
+            let at = match session.slot {
+                Some(_) => free.next().map(|(index, _)| index),
+                None => {
+                    let free = free.map(|(index, Slot { tokens, last_used, .. })| FreeSlot {
+                        index,
+                        tokens,
+                        last_used: *last_used,
+                    });
+                    choose_slot(session.tokens(), session.cache_prompt, free)
+                }
+            };
+            match at.and_then(|at| Some((queue.remove(place)?, at))) {
+                Some((session, at)) => {
+                    is_free[at] = false;
+                    admitted.push((session, at));
+                }
+                None => place += 1,
+            }
+        }
+        admitted
+    }
+
+    /// Starts a session in slot `at`, which is free.
+    fn admit(&mut self, mut session: Box<Session>, at: usize) {
         let prompt = session.tokens();
-        let Some(at) = choose_slot(prompt, session.cache_prompt, free) else {
-            debug_assert!(false, "admitted without a free slot");
-            return;
-        };
         let slot = &mut self.slots[at];
         let reusable = if session.cache_prompt {
             // The last token is always computed: its logits are what the reply begins with.
@@ -179,12 +229,37 @@ impl<M: LanguageModel> Worker<M> {
         self.clock += 1;
         slot.last_used = self.clock;
         let n_cached = self.rewind(at, reusable);
-        session.start(n_cached);
+        session.start(at, n_cached);
         self.slots[at].session = Some(session);
         self.count(|metrics| {
             metrics.cached_tokens += n_cached as u64;
             metrics.cache_hits += u64::from(n_cached > 0);
         });
+    }
+
+    /// Does what was asked for with a slot that is free.
+    fn execute(&mut self, command: Command) {
+        let Command { slot: at, action, answer } = command;
+        self.clock += 1;
+        let slot = &mut self.slots[at];
+        let result = match action {
+            Action::Save(out) => saved::save(out, self.model.fingerprint(), &slot.tokens, &slot.cache),
+            Action::Restore(input) => {
+                saved::restore(input, &self.model, self.options.n_ctx).map(|(tokens, cache, change)| {
+                    (slot.tokens, slot.cache, slot.last_used) = (tokens, cache, self.clock);
+                    change
+                })
+            }
+            Action::Erase => {
+                let n_tokens = slot.cache.len();
+                slot.tokens = Vec::new();
+                slot.cache = self.model.new_cache(self.options.n_ctx);
+                Ok(SlotChange { n_tokens, n_bytes: 0 })
+            }
+        };
+        self.publish();
+        // Whoever asked may have left.
+        let _ = answer.try_send(result);
     }
 
     /// Brings the cache of slot `at` back to its first `n` tokens, or to none where it cannot go on from there. Returns how
@@ -351,7 +426,11 @@ impl<M: LanguageModel> Worker<M> {
             }
             self.release(at, |_| {});
         }
-        let queue = std::mem::take(&mut self.shared.lock().queue);
+        let (queue, commands) = {
+            let mut state = self.shared.lock();
+            (std::mem::take(&mut state.queue), std::mem::take(&mut state.commands))
+        };
+        drop(commands);
         for mut session in queue {
             session.finish(StopReason::Shutdown);
         }
@@ -362,8 +441,10 @@ impl<M: LanguageModel> Drop for Worker<M> {
     /// Should the thread ever end by a panic, requests must not wait for it.
     fn drop(&mut self) {
         self.shared.stop();
-        let queue = std::mem::take(&mut self.shared.lock().queue);
-        drop(queue);
+        let mut state = self.shared.lock();
+        let waiting = (std::mem::take(&mut state.queue), std::mem::take(&mut state.commands));
+        drop(state);
+        drop(waiting);
     }
 }
 

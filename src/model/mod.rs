@@ -1,10 +1,12 @@
 //! Gemma 2 as the paper states it: layers in `forward.rs`, memory in `kv_cache.rs`.
 
+mod fingerprint;
 mod forward;
 mod kv_cache;
 
 pub use kv_cache::KvCache;
 
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -38,6 +40,26 @@ pub trait Cache: Send {
     /// Forgets all tokens from position `n` on and returns how many tokens are still usable: `n`, or 0 where a local
     /// layer no longer has the window that position `n` needs.
     fn truncate(&mut self, n: usize) -> usize;
+    /// Takes the first `n` tokens of another sequence in place of all of its own. False, and nothing is changed, where
+    /// `from` has fewer or no longer has the window that position `n` needs.
+    fn copy_prefix(&mut self, _from: &Self, _n: usize) -> bool {
+        false
+    }
+    /// Writes what is held.
+    ///
+    /// # Errors
+    /// The writer's; `Unsupported` where the model has no form for it.
+    fn save(&self, _out: &mut dyn Write) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Fills an empty cache with `n` tokens, as [`Cache::save`] wrote them for this model. What is read is not to be
+    /// trusted; after an error the cache is of no use.
+    ///
+    /// # Errors
+    /// The reader's; `InvalidData` where the bytes make no sense, `Unsupported` as for `save`.
+    fn restore(&mut self, _n: usize, _input: &mut dyn Read) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// What the engine needs of a model; tests fake it.
@@ -51,6 +73,10 @@ pub trait LanguageModel: Send + 'static {
     /// Width of the hidden states that [`Chunk::hidden_sum`] adds up; 0 where the model gives none.
     fn d_model(&self) -> usize {
         0
+    }
+    /// What tells it from other models, whose caches mean nothing to it.
+    fn fingerprint(&self) -> [u8; 32] {
+        [0; 32]
     }
     /// A cache for at most `n_ctx` tokens; memory is taken as it fills.
     fn new_cache(&self, n_ctx: usize) -> Self::Cache;
@@ -190,6 +216,10 @@ impl LanguageModel for Model {
 
     fn d_model(&self) -> usize {
         self.config.d_model
+    }
+
+    fn fingerprint(&self) -> [u8; 32] {
+        fingerprint::fingerprint(self)
     }
 
     fn new_cache(&self, n_ctx: usize) -> KvCache {

@@ -1,13 +1,13 @@
-//! Rotary positions, the KV cache of one layer, and attention with softcap and window.
+//! Rotary positions, and attention with softcap and window.
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor};
-use half::f16;
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Mutex;
 
+use super::layer_cache::{HeadCache, LayerCache, ring_ranges};
 use super::{Compute, Cpu, candle_softcap, f32_values, rows_and_width};
-use crate::kernels::{AttentionState, KEY_BLOCK, Span};
+use crate::kernels::{AttentionState, Span};
 
 /// Sizes and constants of attention in one layer.
 #[derive(Clone, Copy, Debug)]
@@ -63,78 +63,6 @@ impl Rope {
     fn row(&self, row: usize) -> (&[f32], &[f32]) {
         let range = row * self.half..(row + 1) * self.half;
         (&self.cos[range.clone()], &self.sin[range])
-    }
-}
-
-/// Keys (after rotation) and values of one layer for one sequence.
-pub enum LayerCache {
-    /// For our kernels: F16, each head by itself, in a ring of `capacity` slots.
-    Cpu {
-        /// One for each KV head.
-        heads: Vec<HeadCache>,
-        /// Position `p` stands in slot `p % capacity`; a multiple of [`KEY_BLOCK`].
-        capacity: usize,
-    },
-    /// For candle: F32 tensors `[n_kv_heads, n, head_dim]` of keys and values; nothing is ever dropped.
-    Candle(Option<(Tensor, Tensor)>),
-}
-
-/// `[slots, head_dim]` keys and values, grown in steps of [`GROWTH`] slots.
-#[derive(Default)]
-pub struct HeadCache {
-    keys: Vec<f16>,
-    values: Vec<f16>,
-}
-
-/// Slots by which a cache grows.
-const GROWTH: usize = 256;
-
-impl LayerCache {
-    /// An empty cache for at least `n_slots` positions.
-    pub fn new(compute: &Compute, n_kv_heads: usize, n_slots: usize) -> LayerCache {
-        match compute {
-            Compute::Cpu(_) => LayerCache::Cpu {
-                heads: (0..n_kv_heads).map(|_| HeadCache::default()).collect(),
-                capacity: n_slots.next_multiple_of(KEY_BLOCK),
-            },
-            Compute::Candle(_) => LayerCache::Candle(None),
-        }
-    }
-
-    /// Positions that fit before the oldest are overwritten.
-    pub fn capacity(&self) -> usize {
-        match self {
-            LayerCache::Cpu { capacity, .. } => *capacity,
-            LayerCache::Candle(_) => usize::MAX,
-        }
-    }
-
-    /// Bytes held now.
-    pub fn bytes(&self) -> usize {
-        match self {
-            LayerCache::Cpu { heads, .. } => {
-                heads.iter().map(|h| (h.keys.capacity() + h.values.capacity()) * size_of::<f16>()).sum()
-            }
-            LayerCache::Candle(None) => 0,
-            LayerCache::Candle(Some((k, v))) => (k.elem_count() + v.elem_count()) * size_of::<f32>(),
-        }
-    }
-}
-
-impl HeadCache {
-    /// Makes room for position `pos`, then gives the slot's key and value.
-    fn slot(&mut self, pos: usize, capacity: usize, head_dim: usize) -> (&mut [f16], &mut [f16]) {
-        let slot = pos % capacity;
-        if (slot + 1) * head_dim > self.keys.len() {
-            let slots = (slot + 1).next_multiple_of(GROWTH).min(capacity);
-            let len = slots * head_dim;
-            for buffer in [&mut self.keys, &mut self.values] {
-                buffer.reserve_exact(len - buffer.len());
-                buffer.resize(len, f16::ZERO);
-            }
-        }
-        let range = slot * head_dim..(slot + 1) * head_dim;
-        (&mut self.keys[range.clone()], &mut self.values[range])
     }
 }
 
@@ -251,25 +179,13 @@ impl CpuAttention<'_, '_> {
         state.reset(queries.len() / head_dim, head_dim);
         let mut first_position = first;
         for range in ring_ranges(first..pos + 1, capacity) {
-            let slots = range.start * head_dim..range.end * head_dim;
-            let (keys, values) = (&cache.keys[slots.clone()], &cache.values[slots]);
+            let n_keys = range.len();
+            let (keys, values) = cache.rows(range, head_dim);
             kernels.attend(&mut state, &rotated, &Span { keys, values, first_position, scale, softcap: Some(softcap) });
-            first_position += range.len();
+            first_position += n_keys;
         }
         kernels.attend_finish(&state, out);
     }
-}
-
-/// The slots of a range of positions in a ring, in order of position: one range, or two where the ring wraps. It wraps at
-/// a multiple of [`KEY_BLOCK`], so that a query's result has the same bits in every cache.
-fn ring_ranges(positions: Range<usize>, capacity: usize) -> impl Iterator<Item = Range<usize>> {
-    let mut at = positions.start;
-    std::iter::from_fn(move || {
-        let slot = at % capacity;
-        let len = (positions.end - at).min(capacity - slot);
-        at += len;
-        (len > 0).then_some(slot..slot + len)
-    })
 }
 
 /// The same in candle's operations, for one sequence.
@@ -323,24 +239,4 @@ fn candle_attention(
     let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
     let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
     weights.matmul(&repeat(&v)?.contiguous()?)?.transpose(0, 1)?.reshape((n, n_heads * head_dim))?.to_dtype(DType::F32)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_of_a_ring_cover_the_positions_in_order() {
-        for capacity in [32, 64, 96] {
-            for (start, len) in (0..200).flat_map(|start| [0, 1, 31, 32].map(|len| (start, len))) {
-                let mut at = start;
-                for range in ring_ranges(start..start + len, capacity) {
-                    assert_eq!(at % capacity, range.start);
-                    assert!(!range.is_empty() && range.end <= capacity);
-                    at += range.len();
-                }
-                assert_eq!(at, start + len);
-            }
-        }
-    }
 }

@@ -136,7 +136,8 @@ impl Weight {
         (*self.bytes).as_ref()
     }
 
-    fn row(&self, row: usize) -> &[u8] {
+    /// The bytes of one row.
+    pub fn row(&self, row: usize) -> &[u8] {
         let stride = self.bytes().len() / self.n_rows;
         &self.bytes()[row * stride..(row + 1) * stride]
     }

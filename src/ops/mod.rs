@@ -6,11 +6,13 @@
 
 mod attention;
 mod embedding;
+mod layer_cache;
 mod linear;
 mod rows;
 
-pub use attention::{AttentionShape, LayerCache, Rope, SequenceSpan, attention};
+pub use attention::{AttentionShape, Rope, SequenceSpan, attention};
 pub use embedding::embed;
+pub use layer_cache::LayerCache;
 pub use linear::{Linear, Weight};
 pub use rows::{geglu, rms_norm, softcap};
 

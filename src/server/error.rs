@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use crate::chat::ChatError;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, SlotError};
 use crate::error::Hint;
 
 /// Which clients read the error: the two APIs disagree about `code`.
@@ -125,6 +125,13 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
     }
 
+    /// 501: this server was not started for it.
+    pub fn not_supported(message: impl Into<String>, hint: impl Into<String>) -> ApiError {
+        let mut error = Self::new(StatusCode::NOT_IMPLEMENTED, "not_supported_error", message);
+        error.0.hint = Some(hint.into());
+        error
+    }
+
     /// 503: not now; the client is told to try again in a second.
     pub fn unavailable(message: impl Into<String>) -> ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_error", message)
@@ -217,6 +224,18 @@ impl From<EngineError> for ApiError {
 impl From<ChatError> for ApiError {
     fn from(error: ChatError) -> ApiError {
         let mut api = Self::invalid(Some("messages".to_owned()), error.to_string());
+        api.0.hint = error.hint();
+        api
+    }
+}
+
+impl From<SlotError> for ApiError {
+    fn from(error: SlotError) -> ApiError {
+        let mut api = match &error {
+            SlotError::Busy | SlotError::Stopped => Self::unavailable(error.to_string()),
+            SlotError::Io(source) => Self::internal(format!("the slot's file: {source}")),
+            _ => Self::invalid(None, error.to_string()),
+        };
         api.0.hint = error.hint();
         api
     }

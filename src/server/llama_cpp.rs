@@ -15,6 +15,7 @@ use super::error::{ApiError, Dialect, tidy};
 use super::fields::{Fields, missing, wrong};
 use super::generation::{self, RANDOM_SEED, Replies, Telling, refuse_what_is_not_implemented, run_blocking, token_id};
 use super::overflow::{self, is_truncated};
+use super::slots::act;
 use super::sse::{self, Narrator, frame};
 use super::wire::{PromptProgress, Watch, WirePiece, WireProbability, WireTimings, stop_reason, stopping_word};
 use super::{AppState, Loaded, Ready};
@@ -32,6 +33,7 @@ pub fn routes() -> Router<AppState> {
         .route("/apply-template", post(apply_template))
         .route("/props", get(props))
         .route("/slots", get(slots))
+        .route("/slots/{id}", post(act))
 }
 
 /// `GET /health`: whether requests are answered, and which program and model would.
@@ -221,6 +223,8 @@ async fn completion(
     request.stop = generation::stop_strings(&fields)?;
     request.ignore_eos = fields.bool("ignore_eos", false)?;
     request.cache_prompt = fields.bool("cache_prompt", true)?;
+    let n_slots = i64::try_from(ready.engine.options().n_parallel).unwrap_or(i64::MAX);
+    request.slot = fields.integer("id_slot", -1..=n_slots - 1)?.and_then(|id| usize::try_from(id).ok());
     request.n_probs = n_probs;
     let return_tokens = fields.bool("return_tokens", false)?;
 
@@ -258,7 +262,7 @@ struct Completion {
     index: usize,
     content: String,
     tokens: Vec<TokenId>,
-    id_slot: i32,
+    id_slot: i64,
     stop: bool,
     model: String,
     tokens_predicted: usize,
@@ -282,7 +286,7 @@ struct Part {
     content: String,
     tokens: Vec<TokenId>,
     stop: bool,
-    id_slot: i32,
+    id_slot: i64,
     tokens_predicted: usize,
     tokens_evaluated: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -293,8 +297,10 @@ struct Part {
     timings: Option<WireTimings>,
 }
 
-/// Which slot runs a request is the engine's own business.
-const SOME_SLOT: i32 = -1;
+/// -1 where it is not known yet.
+fn wire_slot(slot: Option<usize>) -> i64 {
+    slot.and_then(|slot| i64::try_from(slot).ok()).unwrap_or(-1)
+}
 
 /// What it takes to tell the end of a reply.
 struct Teller {
@@ -319,7 +325,7 @@ impl Teller {
             index,
             content: String::new(),
             tokens: Vec::new(),
-            id_slot: SOME_SLOT,
+            id_slot: wire_slot(done.slot),
             stop: true,
             model: self.ready.facts.id.clone(),
             tokens_predicted: done.timings.decoded_tokens,
@@ -394,7 +400,7 @@ impl Parts {
             content: String::new(),
             tokens: Vec::new(),
             stop: false,
-            id_slot: SOME_SLOT,
+            id_slot: wire_slot(self.teller.request.slot),
             tokens_predicted: watch.n_decoded(),
             tokens_evaluated: watch.n_prompt(),
             completion_probabilities: None,

@@ -12,6 +12,7 @@
 //! | `POST /v1/embeddings`, `/embedding` | OpenAI and llama.cpp (`embeddings.rs`) | key, model |
 //! | `POST /completion`, `/tokenize`, `/detokenize`, `/apply-template` | llama.cpp ([`llama_cpp`]) | key, model |
 //! | `GET /props`, `/slots`, `/metrics` | llama.cpp | key, model |
+//! | `POST /slots/{id}` | llama.cpp: save, restore, erase (`slots.rs`) | key, model |
 //! | `GET /replies/{id}`, `POST /replies/{id}/stop` | replies that outlive their connection (`replies.rs`) | key |
 //! | `POST /quit` | ends the program, for the page (`quit.rs`) | key, token, loopback |
 //! | `GET /health` | llama.cpp: 503 with progress while loading | |
@@ -48,6 +49,7 @@ mod overflow;
 mod quit;
 mod replies;
 pub mod sandbox;
+mod slots;
 mod sse;
 pub mod ui;
 mod wire;
@@ -96,6 +98,8 @@ pub struct ServerOptions {
     pub replies: ReplyLimits,
     /// Replies to raw prompts go on past the context, unless a request says otherwise (`overflow.rs`).
     pub context_shift: bool,
+    /// Where `POST /slots/{id}` saves slots; `None` is nowhere.
+    pub slot_save_path: Option<PathBuf>,
 }
 
 /// How slow a client may be.
@@ -128,6 +132,7 @@ impl ServerOptions {
             patience: Patience::default(),
             replies: ReplyLimits::default(),
             context_shift: true,
+            slot_save_path: None,
         }
     }
 }

@@ -80,6 +80,7 @@ const OPERATIONS: &[Operation] = &[
     post("/apply-template", "ApplyTemplateRequest", "The prompt of a conversation, and its length").answers("AppliedTemplate"),
     get("/props", "The model, its settings and this program"),
     get("/slots", "What each slot does").answers("Slots"),
+    post("/slots/{id}", "SlotFile", "Saves what a slot holds, restores or erases it").answers("SlotAction"),
     get("/metrics", "Counters and histograms in Prometheus' format").answers_with(TEXT),
     get("/health", "Whether requests are answered").open(),
     get("/v1/health", "The same as /health").open(),
@@ -130,6 +131,7 @@ fn describe(operation: &Operation) -> Value {
         ("410", "it was there and is not any more"),
         ("413", "the body is too large"),
         ("500", "it failed"),
+        ("501", "this server was not started for it"),
         ("503", "not now: loading, shutting down, or too many requests"),
     ];
     for (status, description) in errors {
@@ -148,6 +150,10 @@ fn describe(operation: &Operation) -> Value {
         let schema = json!({ "type": "integer", "minimum": 0 });
         let description = "how many events were seen already";
         parameters.push(json!({ "name": "offset", "in": "query", "schema": schema, "description": description }));
+    }
+    if operation.path == "/slots/{id}" {
+        let schema = json!({ "enum": ["save", "restore", "erase"] });
+        parameters.push(json!({ "name": "action", "in": "query", "required": true, "schema": schema }));
     }
     if !parameters.is_empty() {
         described["parameters"] = json!(parameters);
