@@ -11,9 +11,10 @@ mod golden;
 mod load;
 #[cfg(unix)]
 mod program;
+mod prompt_cache;
 mod quantize;
-mod saved_prompts;
 #[cfg(target_os = "linux")]
 mod sandbox;
+mod saved_prompts;
 mod server;
 mod util;

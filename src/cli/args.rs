@@ -81,6 +81,9 @@ pub struct RunArgs {
     /// The prompt goes to the model as it is, without the chat template
     #[arg(long, help_heading = "Prompt")]
     pub raw: bool,
+    /// Keep what the model remembers of the prompt in this file, and go on from there where a prompt begins with the same
+    #[arg(long, value_name = "FILE", help_heading = "Prompt")]
+    pub prompt_cache: Option<PathBuf>,
     /// (-sys) Instructions before the first message
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Prompt")]
     pub system_prompt: Option<String>,
@@ -454,6 +457,7 @@ impl RunArgs {
             escape: self.escape || mode.escape,
             raw: self.raw || defaults.raw,
             system_prompt: self.system_prompt.or(defaults.system_prompt),
+            prompt_cache: self.prompt_cache.or(defaults.prompt_cache),
             keep: self.keep.or(defaults.keep),
             chat: self.chat || mode.chat,
             n_predict: self.n_predict.or(defaults.n_predict),

@@ -18,6 +18,7 @@ mod machine;
 mod one_shot;
 mod perplexity;
 mod prompt;
+mod prompt_cache;
 mod quantize;
 mod serve;
 mod settings;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::error::CliError;
 use super::load::Opened;
 use super::prompt;
+use super::prompt_cache;
 use super::settings::{Generation, OneShot, Settings};
 use super::signals;
 use super::terminal::{Terminal, print};
@@ -41,7 +42,14 @@ pub fn run(
     if one_shot.echo {
         print(&prompt.echo)?;
     }
-    let reply = answer(&engine, request(prompt.tokens, generation), terminal);
+    let request = request(prompt.tokens, generation);
+    let reply = match &one_shot.prompt_cache {
+        Some(file) => match prompt_cache::read_prompt(&engine, &request, file, terminal) {
+            Ok(read) if !read.is_interrupted => answer(&engine, request, terminal).map(|reply| reply.after(&read)),
+            other => other,
+        },
+        None => answer(&engine, request, terminal),
+    };
     if terminal.stdout_is_terminal {
         print("\n")?;
     }
@@ -80,6 +88,15 @@ pub struct Reply {
     pub timings: Timings,
     /// Ctrl-C ended it.
     pub is_interrupted: bool,
+}
+
+impl Reply {
+    /// The same where the prompt was read by a request before.
+    fn after(mut self, read: &Reply) -> Reply {
+        self.timings.cached_tokens = read.timings.cached_tokens;
+        self.timings.prefill += read.timings.prefill;
+        self
+    }
 }
 
 /// Prints the reply on stdout as it is made, until it ends or Ctrl-C.
@@ -173,7 +190,7 @@ fn show(text: &str, status: &mut StatusLine<'_>, all: &mut String) -> Result<(),
     print(text)
 }
 
-/// `prefill 812 tok 410/s · decode 96 tok 14.2/s · 8.7 s`
+/// `prefill 812 tok 410/s (88 cached) · decode 96 tok 14.2/s · 8.7 s`
 pub fn stats(timings: &Timings) -> String {
     let rate = |n: usize, time: Duration| match time.as_secs_f64() {
         0.0 => "-".to_owned(),
@@ -183,8 +200,12 @@ pub fn stats(timings: &Timings) -> String {
         }
     };
     let n_read = timings.prompt_tokens.saturating_sub(timings.cached_tokens);
+    let cached = match timings.cached_tokens {
+        0 => String::new(),
+        n => format!(" ({n} cached)"),
+    };
     format!(
-        "prefill {n_read} tok {}/s · decode {} tok {}/s · {:.1} s",
+        "prefill {n_read} tok {}/s{cached} · decode {} tok {}/s · {:.1} s",
         rate(n_read, timings.prefill),
         timings.decoded_tokens,
         rate(timings.decoded_tokens, timings.decode),
@@ -206,7 +227,7 @@ mod tests {
             decoded_tokens: 96,
             decode: Duration::from_millis(6_761),
         };
-        assert_eq!(stats(&timings), "prefill 812 tok 406/s · decode 96 tok 14.2/s · 8.8 s");
+        assert_eq!(stats(&timings), "prefill 812 tok 406/s (88 cached) · decode 96 tok 14.2/s · 8.8 s");
         assert_eq!(stats(&Timings::default()), "prefill 0 tok -/s · decode 0 tok -/s · 0.0 s");
     }
 }

@@ -99,6 +99,8 @@ pub struct OneShot {
     pub is_raw: bool,
     /// Print the prompt first.
     pub echo: bool,
+    /// Where what the model remembers of it is kept.
+    pub prompt_cache: Option<PathBuf>,
 }
 
 /// A server.
@@ -168,7 +170,7 @@ fn is_server(args: &RunArgs) -> bool {
 
 /// A flag that is accepted does something: here are those that cannot, in the mode that `all` arguments select.
 fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
-    let needs_prompt = [(given.raw, "--raw"), (given.echo, "--echo")];
+    let needs_prompt = [(given.raw, "--raw"), (given.echo, "--echo"), (given.prompt_cache.is_some(), "--prompt-cache")];
     let needs_raw =
         [(given.keep.is_some(), "--keep"), (given.no_context_shift && !is_server(all), "--no-context-shift")];
     let needs_text = [
@@ -224,7 +226,12 @@ fn mode(args: &RunArgs) -> Result<Mode, CliError> {
         return Ok(Mode::Chat);
     }
     if let Some(prompt) = PromptSource::of(args)? {
-        return Ok(Mode::OneShot(OneShot { prompt, is_raw: args.raw, echo: args.echo }));
+        return Ok(Mode::OneShot(OneShot {
+            prompt,
+            is_raw: args.raw,
+            echo: args.echo,
+            prompt_cache: args.prompt_cache.clone(),
+        }));
     }
     if !args.api_key.iter().all(|key| is_api_key(key)) {
         return Err(CliError::usage("`--api-key` takes visible ASCII characters without spaces"));
@@ -450,7 +457,9 @@ mod tests {
 
     #[test]
     fn no_flag_is_accepted_where_it_would_do_nothing() {
-        let cases: [&[&str]; 13] = [
+        let cases: [&[&str]; 15] = [
+            &["--prompt-cache", "x"],
+            &["--chat", "--prompt-cache", "x"],
             &["--keep", "5"],
             &["-p", "x", "--keep", "5"],
             &["-p", "x", "--no-context-shift"],
