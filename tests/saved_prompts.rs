@@ -11,8 +11,11 @@ use proptest::prelude::*;
 
 /// The sliding window of this model is shorter than the texts here.
 const TINY: &str = "golden/models/tiny-c/gguf/tiny-c.F32.gguf";
-const OTHERS: [&str; 3] =
-    ["golden/models/tiny-a/gguf/tiny-a.Q4_K_M.gguf", "golden/models/tiny-a/gguf/tiny-a.MIX.gguf", "demo/gemma2-demo-q6_k.gguf"];
+const OTHERS: [&str; 3] = [
+    "golden/models/tiny-a/gguf/tiny-a.Q4_K_M.gguf",
+    "golden/models/tiny-a/gguf/tiny-a.MIX.gguf",
+    "demo/gemma2-demo-q6_k.gguf",
+];
 
 fn path(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file)

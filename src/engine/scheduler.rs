@@ -15,7 +15,10 @@ pub(super) enum Need {
 
 /// A common prefix of this many tokens is worth a slot even if most of the prompt is new. Fewer are read in a step of
 /// the shortest kind.
-const WORTH_KEEPING: usize = 16;
+pub(super) const WORTH_KEEPING: usize = 16;
+
+/// Tokens that a long prompt gets beside short ones that are even shorter: a step of so few takes little longer.
+const LEAST_BESIDE: usize = 16;
 
 /// Shares out steps.
 #[derive(Clone, Debug)]
@@ -35,29 +38,45 @@ impl Scheduler {
     /// only a quarter of it while others decode: they wait for the whole step, and a prompt loses little by smaller
     /// chunks.
     ///
-    /// One prompt gets all of what remains if it can use it, since long chunks are the fast ones; the next step begins
-    /// with the next prompt. At least one prompt token is read in a step, however many slots decode, so that no
-    /// request waits for others to end.
+    /// Prompts that can be finished at once come first, the shortest before all, in up to half of what remains: whoever
+    /// asks something short waits for the chunk under way and for a step of about their own length. Beside them the prompt
+    /// whose turn it is gets no more than they do, so that it neither holds them up nor starves. Where none can be
+    /// finished, it gets all of what remains if it can use it, since long chunks are the fast ones. At least one prompt
+    /// token is read in a step, however many slots decode, so that no request waits for others to end.
     pub(super) fn share(&mut self, needs: &[Need]) -> Vec<usize> {
-        let mut shares = vec![0; needs.len()];
-        let n_decoding = needs.iter().filter(|n| **n == Need::Decode).count();
+        let mut shares: Vec<usize> = needs.iter().map(|need| usize::from(*need == Need::Decode)).collect();
+        let n_decoding: usize = shares.iter().sum();
         let most = if n_decoding > 0 { self.n_ubatch / 4 } else { self.n_ubatch };
         let mut left = most.min(self.n_ubatch.saturating_sub(n_decoding)).max(1);
-        let mut first = None;
-        for step in 0..needs.len() {
-            let at = (self.turn + step) % needs.len();
-            match needs[at] {
-                Need::Nothing => {}
-                Need::Decode => shares[at] = 1,
-                Need::Prefill(n) => {
-                    shares[at] = n.min(left);
-                    left -= shares[at];
-                    first = first.or(Some(at));
-                }
+        let in_turn = (0..needs.len()).map(|step| (self.turn + step) % needs.len());
+        let mut prompts: Vec<(usize, usize)> = in_turn
+            .filter_map(|at| match needs[at] {
+                Need::Prefill(n) => Some((at, n)),
+                Need::Nothing | Need::Decode => None,
+            })
+            .collect();
+
+        let mut short = prompts.clone();
+        short.sort_by_key(|(_, n)| *n);
+        let mut n_short = 0;
+        for (at, n) in short.into_iter().filter(|_| prompts.len() > 1) {
+            if n_short + n <= left / 2 {
+                shares[at] = n;
+                n_short += n;
             }
         }
-        if let Some(first) = first {
+        prompts.retain(|(at, _)| shares[*at] == 0);
+        left -= n_short;
+        if n_short > 0 {
+            left = left.min(n_short.max(LEAST_BESIDE));
+            prompts.truncate(1);
+        }
+        if let Some((first, _)) = prompts.first() {
             self.turn = (first + 1) % needs.len();
+        }
+        for (at, n) in prompts {
+            shares[at] = n.min(left);
+            left -= shares[at];
         }
         shares
     }
@@ -112,13 +131,43 @@ mod tests {
     fn a_step_takes_every_decoding_slot_and_fills_up_with_prompt() {
         use Need::{Decode, Nothing, Prefill};
         let mut scheduler = Scheduler::new(32);
-        let needs = [Decode, Prefill(100), Nothing, Decode, Prefill(3)];
+        let needs = [Decode, Prefill(100), Nothing, Decode, Prefill(30)];
         assert_eq!(scheduler.share(&needs), [1, 8, 0, 1, 0]);
-        assert_eq!(scheduler.share(&needs), [1, 5, 0, 1, 3], "the other first");
+        assert_eq!(scheduler.share(&needs), [1, 0, 0, 1, 8], "the other first");
         assert_eq!(scheduler.share(&needs), [1, 8, 0, 1, 0]);
         assert_eq!(scheduler.share(&[Nothing, Prefill(100)]), [0, 32]);
+        assert_eq!(scheduler.share(&[Prefill(20), Prefill(100)]), [20, 12], "what the first cannot use");
         assert_eq!(scheduler.share(&[Nothing, Nothing]), [0, 0]);
         assert_eq!(scheduler.share(&[]), [0; 0]);
+    }
+
+    #[test]
+    fn short_prompts_come_first_and_a_long_one_gets_as_much_beside_them() {
+        use Need::{Decode, Prefill};
+        let mut scheduler = Scheduler::new(512);
+        for _ in 0..3 {
+            assert_eq!(scheduler.share(&[Prefill(8000), Prefill(30)]), [30, 30]);
+            assert_eq!(scheduler.share(&[Prefill(8000), Prefill(3)]), [16, 3]);
+            assert_eq!(scheduler.share(&[Prefill(8000), Prefill(300), Prefill(90), Prefill(40)])[2..], [90, 40]);
+            assert_eq!(scheduler.share(&[Decode, Prefill(8000), Prefill(60)]), [1, 60, 60]);
+        }
+        assert_eq!(scheduler.share(&[Prefill(200), Prefill(100), Prefill(156)]), [200, 100, 156], "all of them fit");
+    }
+
+    #[test]
+    fn a_long_prompt_goes_on_however_many_short_ones_come() {
+        let mut scheduler = Scheduler::new(64);
+        let mut left = 1000;
+        let mut n_steps = 0;
+        while left > 1 {
+            // Three new short ones in every step.
+            let needs = [Need::Prefill(9), Need::Prefill(left), Need::Prefill(11), Need::Prefill(12)];
+            let shares = scheduler.share(&needs);
+            assert_eq!((shares[0], shares[2], shares[3]), (9, 11, 12));
+            left -= shares[1];
+            n_steps += 1;
+        }
+        assert_eq!(n_steps, 32, "half of each step");
     }
 
     #[test]

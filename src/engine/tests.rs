@@ -6,6 +6,7 @@ use super::fake::*;
 use super::*;
 
 mod embedding;
+mod fairness;
 mod overflow;
 mod slots;
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::metrics::Metrics;
 use super::saved;
-use super::scheduler::{FreeSlot, Need, Scheduler, choose_slot, common_prefix};
+use super::scheduler::{FreeSlot, Need, Scheduler, WORTH_KEEPING, choose_slot, common_prefix};
 use super::session::{Next, Session};
 use super::slots::{Action, Command, MAX_COMMANDS, SlotChange, SlotError};
 use super::{EngineError, EngineOptions, Pieces, SlotState, StopReason};
@@ -110,6 +110,16 @@ struct Slot<C> {
     tokens: Vec<TokenId>,
     session: Option<Box<Session>>,
     last_used: u64,
+}
+
+impl<C: Cache> Slot<C> {
+    /// The tokens in its cache.
+    fn held(&self) -> &[TokenId] {
+        match &self.session {
+            Some(session) => &session.tokens()[..self.cache.len().min(session.tokens().len())],
+            None => &self.tokens,
+        }
+    }
 }
 
 /// The thread's state.
@@ -217,24 +227,35 @@ impl<M: LanguageModel> Worker<M> {
 
     /// Starts a session in slot `at`, which is free.
     fn admit(&mut self, mut session: Box<Session>, at: usize) {
-        let prompt = session.tokens();
-        let slot = &mut self.slots[at];
-        let reusable = if session.cache_prompt {
-            // The last token is always computed: its logits are what the reply begins with.
-            common_prefix(prompt, &slot.tokens).min(prompt.len() - 1)
-        } else {
-            0
-        };
-        slot.tokens = Vec::new();
+        let n_cached = if session.cache_prompt { self.reuse(session.tokens(), at) } else { self.rewind(at, 0) };
         self.clock += 1;
+        let slot = &mut self.slots[at];
+        slot.tokens = Vec::new();
         slot.last_used = self.clock;
-        let n_cached = self.rewind(at, reusable);
         session.start(at, n_cached);
         self.slots[at].session = Some(session);
         self.count(|metrics| {
             metrics.cached_tokens += n_cached as u64;
             metrics.cache_hits += u64::from(n_cached > 0);
         });
+    }
+
+    /// Leaves in the cache of slot `at` what `prompt` begins with, or takes it from another slot that has more of it, busy or
+    /// not: conversations often begin with the same instructions. Returns how many tokens that are.
+    fn reuse(&mut self, prompt: &[TokenId], at: usize) -> usize {
+        // The last token is always computed: its logits are what the reply begins with.
+        let common = |slot: &Slot<M::Cache>| common_prefix(prompt, slot.held()).min(prompt.len() - 1);
+        let own = self.rewind(at, common(&self.slots[at]));
+        let others = self.slots.iter().enumerate().filter(|(other, _)| *other != at);
+        let best = others.map(|(other, slot)| (common(slot), other)).max();
+        // Copying a few tokens costs about what reading them does.
+        let Some((n, other)) = best.filter(|(n, _)| *n >= own + WORTH_KEEPING) else {
+            return own;
+        };
+        let Ok([slot, other]) = self.slots.get_disjoint_mut([at, other]) else {
+            return own;
+        };
+        if slot.cache.copy_prefix(&other.cache, n) { self.rewind(at, n) } else { own }
     }
 
     /// Does what was asked for with a slot that is free.
