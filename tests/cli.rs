@@ -322,3 +322,13 @@ fn the_tokens_of_a_text_are_listed() {
     let literal = folder.run_with_stdin(&["tokenize", "--literal", "--no-bos"], b"<end_of_turn>").expect(0).stdout;
     assert!(literal.lines().count() > 3, "{literal}");
 }
+
+#[test]
+fn a_folder_for_slots_that_is_not_there_is_told_before_anything_is_loaded() {
+    let folder = Folder::new();
+    folder.write("file", "x");
+    for (path, words) in [("absent", "`--slot-save-path absent`"), ("file", "is not a folder")] {
+        folder.run(&["--server", "--port", "0", "--slot-save-path", path]).expect(2).says(&[words]);
+    }
+    folder.run(&["-p", "Hi", "--slot-save-path", "."]).expect(2).says(&["--slot-save-path", "for the server"]);
+}

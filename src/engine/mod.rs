@@ -23,6 +23,7 @@ pub mod sampler;
 mod saved;
 mod scheduler;
 mod session;
+mod shared;
 mod slots;
 pub mod stop;
 mod worker;
@@ -40,8 +41,9 @@ use crate::model::LanguageModel;
 use crate::tokenizer::{TokenId, Tokenizer};
 use context::Context;
 use session::Session;
+use shared::Shared;
 use slots::{Action, Command};
-use worker::{Shared, Worker};
+use worker::Worker;
 
 pub use metrics::{Histogram, Metrics, Waits};
 pub use slots::{SlotAnswer, SlotChange, SlotError};

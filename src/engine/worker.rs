@@ -3,105 +3,17 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::metrics::Metrics;
 use super::saved;
 use super::scheduler::{FreeSlot, Need, Scheduler, WORTH_KEEPING, choose_slot, common_prefix};
 use super::session::{Next, Session};
-use super::slots::{Action, Command, MAX_COMMANDS, SlotChange, SlotError};
+use super::shared::Shared;
+use super::slots::{Action, Command, SlotChange};
 use super::{EngineError, EngineOptions, Pieces, SlotState, StopReason};
 use crate::model::{Cache, Chunk, LanguageModel};
 use crate::tokenizer::TokenId;
-
-/// What handles and thread share.
-pub(super) struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-/// Kept small and under one lock, which is held for moments only: never during a step.
-#[derive(Default)]
-struct State {
-    queue: VecDeque<Box<Session>>,
-    commands: Vec<Command>,
-    stopping: bool,
-    slots: Vec<SlotState>,
-    metrics: Metrics,
-}
-
-impl Shared {
-    pub(super) fn new(n_parallel: usize) -> Shared {
-        Shared {
-            state: Mutex::new(State { slots: vec![SlotState::default(); n_parallel], ..State::default() }),
-            changed: Condvar::new(),
-        }
-    }
-
-    /// Queues a session, unless `max_queue` are waiting for a slot already.
-    pub(super) fn submit(&self, session: Box<Session>, max_queue: usize) -> Result<(), EngineError> {
-        let mut state = self.lock();
-        let result = if state.stopping {
-            Err(EngineError::Stopped)
-        } else {
-            state.drop_cancelled();
-            let room = state.slots.len().saturating_add(max_queue);
-            if state.metrics.running + state.queue.len() < room {
-                Ok(())
-            } else {
-                state.metrics.rejected += 1;
-                Err(EngineError::QueueFull)
-            }
-        };
-        if result.is_ok() {
-            state.metrics.requests += 1;
-            state.queue.push_back(session);
-            self.changed.notify_all();
-        }
-        result
-    }
-
-    /// Queues a command, unless too many wait already.
-    pub(super) fn command(&self, command: Command) -> Result<(), SlotError> {
-        let mut state = self.lock();
-        if state.stopping {
-            return Err(SlotError::Stopped);
-        }
-        if state.commands.len() >= MAX_COMMANDS {
-            return Err(SlotError::Busy);
-        }
-        state.commands.push(command);
-        self.changed.notify_all();
-        Ok(())
-    }
-
-    pub(super) fn stop(&self) {
-        self.lock().stopping = true;
-        self.changed.notify_all();
-    }
-
-    pub(super) fn slots(&self) -> Vec<SlotState> {
-        self.lock().slots.clone()
-    }
-
-    pub(super) fn metrics(&self) -> Metrics {
-        let state = self.lock();
-        Metrics { queued: state.queue.len(), ..state.metrics }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that panics runs under the lock, so its state is whole even when poisoned.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn drop_cancelled(&mut self) {
-        let before = self.queue.len();
-        self.queue.retain(|session| !session.is_cancelled());
-        self.metrics.cancelled += (before - self.queue.len()) as u64;
-    }
-}
 
 /// One sequence and the request that runs in it.
 struct Slot<C> {
@@ -113,9 +25,10 @@ struct Slot<C> {
 }
 
 impl<C: Cache> Slot<C> {
-    /// The tokens in its cache.
+    /// The tokens in its cache, as far as others may know them.
     fn held(&self) -> &[TokenId] {
         match &self.session {
+            Some(session) if !session.cache_prompt => &[],
             Some(session) => &session.tokens()[..self.cache.len().min(session.tokens().len())],
             None => &self.tokens,
         }
@@ -201,19 +114,10 @@ impl<M: LanguageModel> Worker<M> {
         while is_free.contains(&true)
             && let Some(session) = queue.get(place)
         {
-            let free = self.slots.iter().enumerate().filter(|(index, _)| is_free[*index]);
-            let mut free = free.filter(|(index, _)| session.slot.is_none_or(|wanted| wanted == *index));
-            let at = match session.slot {
-                Some(_) => free.next().map(|(index, _)| index),
-                None => {
-                    let free = free.map(|(index, Slot { tokens, last_used, .. })| FreeSlot {
-                        index,
-                        tokens,
-                        last_used: *last_used,
-                    });
-                    choose_slot(session.tokens(), session.cache_prompt, free)
-                }
-            };
+            let suits = |index: usize| is_free[index] && session.slot.is_none_or(|wanted| wanted == index);
+            let free = self.slots.iter().enumerate().filter(|(index, _)| suits(*index));
+            let free = free.map(|(index, slot)| FreeSlot { index, tokens: &slot.tokens, last_used: slot.last_used });
+            let at = choose_slot(session.tokens(), session.cache_prompt, free);
             match at.and_then(|at| Some((queue.remove(place)?, at))) {
                 Some((session, at)) => {
                     is_free[at] = false;
@@ -233,7 +137,7 @@ impl<M: LanguageModel> Worker<M> {
         slot.tokens = Vec::new();
         slot.last_used = self.clock;
         session.start(at, n_cached);
-        self.slots[at].session = Some(session);
+        slot.session = Some(session);
         self.count(|metrics| {
             metrics.cached_tokens += n_cached as u64;
             metrics.cache_hits += u64::from(n_cached > 0);

@@ -109,10 +109,18 @@ fn a_beginning_whose_window_the_other_slot_has_lost_is_read_again() {
 }
 
 #[test]
-fn without_cache_prompt_nothing_is_copied() {
+fn without_cache_prompt_nothing_is_copied_from_or_to_a_slot() {
     let text = "abcdefghijklmnopqrstuvwxyz";
-    let engine = start(FakeModel::default(), EngineOptions { n_parallel: 2, ..OPTIONS });
-    run(&engine, request(text, 5));
-    let private = Request { cache_prompt: false, ..request(text, 5) };
-    assert_eq!(run(&engine, private).done().timings.cached_tokens, 0);
+    let private = |n| Request { cache_prompt: false, ..request(text, n) };
+    let (engine, open, steps) = gated(FakeModel::default(), EngineOptions { n_parallel: 2, ..OPTIONS });
+    let first = engine.submit(private(50)).unwrap();
+    for _ in 0..8 {
+        steps.recv_blocking().unwrap();
+        open.try_send(()).unwrap();
+    }
+    let second = engine.submit(request(text, 5)).unwrap();
+    open.close();
+    assert_eq!(collect(second).done().timings.cached_tokens, 0, "the first one is private");
+    collect(first);
+    assert_eq!(run(&engine, private(5)).done().timings.cached_tokens, 0, "and so is this one");
 }
