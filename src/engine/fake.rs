@@ -18,6 +18,7 @@ pub(crate) const END_OF_TURN: TokenId = 3;
 pub(crate) const LETTER_A: TokenId = 10;
 /// Tokens of one byte each that make `é`.
 pub(crate) const E_ACUTE: [TokenId; 2] = [40, 41];
+pub(crate) const NEW_LINE: TokenId = 42;
 /// Reading one of these makes the model panic, fail, or give logits that are not numbers.
 pub(crate) const PANIC: TokenId = 50;
 pub(crate) const ERROR: TokenId = 51;
@@ -42,6 +43,7 @@ impl Pieces for FakePieces {
             10..36 => &LETTERS[id as usize - 10..id as usize - 9],
             40 => "é".as_bytes().split_at(1).0,
             41 => "é".as_bytes().split_at(1).1,
+            NEW_LINE => b"\n",
             BAD_PIECE => panic!("no such piece"),
             _ => b".",
         }

@@ -131,6 +131,8 @@ pub struct Request {
     pub sampling: Sampling,
     /// How long the reply may get.
     pub limit: Limit,
+    /// After so long a reply ends with its line, as [`Limit::Tokens`] ends it.
+    pub time_limit: Option<Duration>,
     /// What happens where the context is too small.
     pub overflow: Overflow,
     /// End tokens are not sampled (their logits are masked).
@@ -154,6 +156,7 @@ impl Request {
             prompt,
             sampling: Sampling::default(),
             limit: Limit::EndOfTurn,
+            time_limit: None,
             overflow: Overflow::Stop,
             ignore_eos: false,
             stop: Vec::new(),

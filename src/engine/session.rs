@@ -20,6 +20,9 @@ pub(super) struct Session {
     n_decoded: usize,
     n_cached: usize,
     limit: Limit,
+    time_limit: Option<Duration>,
+    /// The reply has more than one line.
+    has_line: bool,
     context: Context,
     /// Where an embedding is wanted: the sums of the prompt's hidden states so far, `[d_model]`.
     hidden_sum: Option<Vec<f64>>,
@@ -62,6 +65,8 @@ impl Session {
             n_decoded: 0,
             n_cached: 0,
             limit: request.limit,
+            time_limit: request.time_limit,
+            has_line: false,
             context,
             hidden_sum: None,
             show_control: request.show_control,
@@ -148,6 +153,7 @@ impl Session {
         }
         let shown = self.show_control || !pieces.is_control(id);
         let text = if shown { self.decoder.push(pieces.piece(id)) } else { String::new() };
+        self.has_line |= text.contains('\n');
         let matched = self.stop.push(&text);
         let (logprob, top) = if self.n_probs > 0 {
             let (logprob, top) = log_probabilities(&raw, id, self.n_probs);
@@ -214,10 +220,17 @@ impl Session {
     fn end_by_length(&self, n_ctx: usize) -> Option<StopReason> {
         match self.limit {
             Limit::Tokens(n) if self.n_decoded >= n => Some(StopReason::TokenLimit),
+            _ if self.is_late() => Some(StopReason::TokenLimit),
             Limit::EndOfTurn if self.context.is_endless(self.n_prompt, self.n_decoded) => Some(StopReason::ContextFull),
             _ if !self.context.has_room(self.tokens.len(), n_ctx) => Some(StopReason::ContextFull),
             _ => None,
         }
+    }
+
+    /// Whether the time is over, in which the first line may always be ended.
+    fn is_late(&self) -> bool {
+        let since = self.first_logits.filter(|_| self.has_line);
+        self.time_limit.zip(since).is_some_and(|(limit, since)| since.elapsed() >= limit)
     }
 
     fn send(&self, event: Event) {

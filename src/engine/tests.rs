@@ -403,6 +403,16 @@ fn text_comes_in_whole_characters_and_ends_with_the_rest() {
 }
 
 #[test]
+fn a_reply_whose_time_is_over_ends_with_its_line() {
+    let reply = [letters("one"), vec![NEW_LINE], letters("two")].concat();
+    let engine = start(says(3, &reply), OPTIONS);
+    let got = run(&engine, Request { time_limit: Some(Duration::ZERO), ..request("ab", 7) });
+    assert_eq!((got.text().as_str(), got.reason()), ("one\n", StopReason::TokenLimit));
+    let got = run(&engine, Request { time_limit: Some(Duration::MAX), ..request("ab", 7) });
+    assert_eq!(got.text(), "one\ntwo");
+}
+
+#[test]
 fn an_end_token_ends_the_reply_and_is_shown_only_if_asked_for() {
     let reply = [letters("hi"), vec![END_OF_TURN]].concat();
     let engine = start(says(3, &reply), OPTIONS);

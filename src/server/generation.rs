@@ -44,7 +44,6 @@ const NOT_IMPLEMENTED: &[(&str, IsNeutral)] = &[
     ("multimodal_data", is_empty),
     ("lora", is_empty),
     ("samplers", is_empty),
-    ("response_fields", is_empty),
     ("suffix", is_empty),
     ("best_of", |value| whole(value) == Some(1)),
     ("dynatemp_range", is_zero),
@@ -54,7 +53,6 @@ const NOT_IMPLEMENTED: &[(&str, IsNeutral)] = &[
     ("top_n_sigma", is_not_positive),
     ("min_keep", is_not_positive),
     ("n_indent", is_not_positive),
-    ("t_max_predict_ms", is_not_positive),
     ("post_sampling_probs", is_off),
 ];
 

@@ -1,6 +1,7 @@
 //! llama.cpp's API: completion, tokens, templates, and what the server says about itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -15,6 +16,7 @@ use super::error::{ApiError, Dialect, tidy};
 use super::fields::{Fields, missing, wrong};
 use super::generation::{self, RANDOM_SEED, Replies, Telling, refuse_what_is_not_implemented, run_blocking, token_id};
 use super::overflow::{self, is_truncated};
+use super::selection::Selection;
 use super::slots::act;
 use super::sse::{self, Narrator, frame};
 use super::wire::{PromptProgress, Watch, WirePiece, WireProbability, WireTimings, stop_reason, stopping_word};
@@ -226,17 +228,20 @@ async fn completion(
     let n_slots = i64::try_from(ready.engine.options().n_parallel).unwrap_or(i64::MAX);
     request.slot = fields.integer("id_slot", -1..=n_slots - 1)?.and_then(|id| usize::try_from(id).ok());
     request.n_probs = n_probs;
+    let longest = fields.integer("t_max_predict_ms", i64::MIN..=i64::MAX)?.and_then(|ms| u64::try_from(ms).ok());
+    request.time_limit = longest.filter(|ms| *ms > 0).map(Duration::from_millis);
+    let selection = Selection::read(&fields)?;
     let return_tokens = fields.bool("return_tokens", false)?;
 
     let prompts = generation::prompts(&fields, &ready).await?;
     let replies = Replies::submit(&ready, &prompts, n, &request).map_err(|error| error.about("prompt"))?;
-    let teller = Teller { prompts, n, request, ready };
+    let teller = Teller { prompts, n, request, selection, ready };
     if telling.stream {
         let story = Parts { watches: vec![Watch::new(); replies.len()], teller, telling };
         return Ok(sse::respond(replies, story));
     }
     let replies = replies.collect().await?;
-    let mut bodies: Vec<Completion> = replies
+    let mut bodies: Vec<Value> = replies
         .into_iter()
         .enumerate()
         .map(|(index, reply)| {
@@ -247,7 +252,7 @@ async fn completion(
             body.content = reply.text;
             body.tokens = tokens;
             body.completion_probabilities = probabilities;
-            body
+            teller.selection.of(&body)
         })
         .collect();
     Ok(match bodies.len() {
@@ -307,6 +312,8 @@ struct Teller {
     prompts: Vec<Vec<TokenId>>,
     n: usize,
     request: Request,
+    /// What of the end is told.
+    selection: Selection,
     ready: Arc<Ready>,
 }
 
@@ -442,7 +449,7 @@ impl Narrator for Parts {
             Event::Done(done) => {
                 let mut body = self.teller.end(index, &done);
                 body.content = done.text;
-                vec![frame(&body)]
+                vec![frame(&self.teller.selection.of(&body))]
             }
             Event::Failed(_) => Vec::new(),
         }

@@ -49,6 +49,7 @@ mod overflow;
 mod quit;
 mod replies;
 pub mod sandbox;
+mod selection;
 mod slots;
 mod sse;
 pub mod ui;

@@ -217,3 +217,21 @@ async fn while_loading_the_apis_say_how_far_it_is_and_then_they_work() {
     assert_eq!(health["model"], "alphabet-Q6_K");
     get(&state, "/props").await.ok();
 }
+
+#[tokio::test]
+async fn an_answer_has_only_the_fields_that_were_asked_for() {
+    let wanted = json!(["content", "generation_settings/n_predict", "no/such", "timings"]);
+    for stream in [false, true] {
+        let body = json!({"prompt": "u", "n_predict": 9, "response_fields": wanted, "stream": stream});
+        let answer = complete(body).await;
+        let body = if stream { answer.frames().pop().expect("an end") } else { answer.ok() };
+        let keys: Vec<&String> = body.as_object().expect("an object").keys().collect();
+        assert_eq!(keys, ["content", "generation_settings/n_predict", "timings"], "{body}");
+        assert_eq!(body["generation_settings/n_predict"], 9);
+    }
+    for wrong in [json!("content"), json!([1]), json!(vec!["a"; 65])] {
+        let error = complete(json!({"prompt": "u", "response_fields": wrong})).await.error(400);
+        assert_eq!(error["param"], "response_fields");
+    }
+    assert!(complete(json!({"prompt": "u", "response_fields": []})).await.ok()["stop"].is_boolean());
+}
