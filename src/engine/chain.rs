@@ -130,6 +130,11 @@ impl Candidates {
         at.map(|id| id as TokenId).ok_or(NoToken::AllBanned)
     }
 
+    /// The list that [`Candidates::run`] left.
+    pub fn list(&self) -> &[Candidate] {
+        &self.list
+    }
+
     /// Sum of the weights of the list that [`Candidates::run`] left.
     pub fn total(&self) -> f64 {
         self.list.iter().map(|c| f64::from(c.weight)).sum()

@@ -143,6 +143,8 @@ pub struct Request {
     pub show_control: bool,
     /// Probabilities reported with each token: the sampled one and this many best; 0 is none.
     pub n_probs: usize,
+    /// They are those that the token was drawn with, after all filters, and not the model's own.
+    pub probs_after_sampling: bool,
     /// Keep and reuse the prefix in a slot's cache.
     pub cache_prompt: bool,
     /// The slot to run in, once it is free; `None` is the one that suits best.
@@ -162,6 +164,7 @@ impl Request {
             stop: Vec::new(),
             show_control: false,
             n_probs: 0,
+            probs_after_sampling: false,
             cache_prompt: true,
             slot: None,
         }
@@ -196,7 +199,8 @@ pub struct Token {
     pub id: TokenId,
     /// The text that became certain with it: whole characters, no part of a stop string.
     pub text: String,
-    /// Natural log of its probability under the model (temperature 1, no filters), where asked for.
+    /// Natural log of its probability, where asked for: under the model (temperature 1, no filters), unless the request
+    /// wants that of the draw.
     pub logprob: Option<f32>,
     /// The best tokens at this step with their log-probabilities, best first, where asked for.
     pub top: Vec<(TokenId, f32)>,

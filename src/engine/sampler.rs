@@ -133,6 +133,24 @@ impl Sampler {
         let target = self.rng.next_f64() * self.candidates.total();
         self.candidates.at(target).ok_or(NoToken::AllBanned)
     }
+
+    /// Natural log of the probabilities of the last draw, which was `id` from `row` as [`Sampler::sample`] left it: of
+    /// `id`, and of the best `n` tokens, best first. At temperature 0 all of it is on `id`.
+    pub fn last_draw(&self, row: &[f32], id: TokenId, n: usize) -> (f32, Vec<(TokenId, f32)>) {
+        if self.greedy {
+            let mut best = Vec::new();
+            super::chain::best_of_row(row, n, &mut best);
+            let log_probability = |token| if token == id { 0.0 } else { f32::NEG_INFINITY };
+            return (0.0, best.iter().map(|c| (c.id, log_probability(c.id))).collect());
+        }
+        let total = self.candidates.total();
+        let mut all: Vec<(TokenId, f32)> =
+            self.candidates.list().iter().map(|c| (c.id, (f64::from(c.weight) / total).ln() as f32)).collect();
+        let own = all.iter().find(|(token, _)| *token == id).map_or(f32::NEG_INFINITY, |(_, p)| *p);
+        all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        all.truncate(n);
+        (own, all)
+    }
 }
 
 /// Natural log of the probabilities of `row` under the model itself: of `id`, and of the best `n` tokens, best first.

@@ -28,6 +28,7 @@ pub(super) struct Session {
     hidden_sum: Option<Vec<f64>>,
     show_control: bool,
     n_probs: usize,
+    probs_after_sampling: bool,
     pub(super) cache_prompt: bool,
     /// The slot that was asked for; when it runs, the one it runs in.
     pub(super) slot: Option<usize>,
@@ -71,6 +72,7 @@ impl Session {
             hidden_sum: None,
             show_control: request.show_control,
             n_probs: request.n_probs,
+            probs_after_sampling: request.probs_after_sampling,
             cache_prompt: request.cache_prompt,
             slot: request.slot,
             sampler: Sampler::new(&request.sampling),
@@ -140,7 +142,8 @@ impl Session {
     /// Draws the next token from `row`, the logits of the vocabulary, which is changed.
     pub(super) fn take_logits(&mut self, row: &mut [f32], pieces: &dyn Pieces, n_ctx: usize) -> Next {
         self.first_logits.get_or_insert_with(Instant::now);
-        let raw = if self.n_probs > 0 { row.to_vec() } else { Vec::new() };
+        let wants_raw = self.n_probs > 0 && !self.probs_after_sampling;
+        let raw = if wants_raw { row.to_vec() } else { Vec::new() };
         let id = match self.sampler.sample(row, &self.tokens) {
             Ok(id) => id,
             Err(why) => return self.fail(no_token(why)),
@@ -155,8 +158,11 @@ impl Session {
         let text = if shown { self.decoder.push(pieces.piece(id)) } else { String::new() };
         self.has_line |= text.contains('\n');
         let matched = self.stop.push(&text);
-        let (logprob, top) = if self.n_probs > 0 {
+        let (logprob, top) = if wants_raw {
             let (logprob, top) = log_probabilities(&raw, id, self.n_probs);
+            (Some(logprob), top)
+        } else if self.n_probs > 0 {
+            let (logprob, top) = self.sampler.last_draw(row, id, self.n_probs);
             (Some(logprob), top)
         } else {
             (None, Vec::new())

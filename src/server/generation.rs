@@ -53,7 +53,6 @@ const NOT_IMPLEMENTED: &[(&str, IsNeutral)] = &[
     ("top_n_sigma", is_not_positive),
     ("min_keep", is_not_positive),
     ("n_indent", is_not_positive),
-    ("post_sampling_probs", is_off),
 ];
 
 fn is_empty(value: &Value) -> bool {

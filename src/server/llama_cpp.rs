@@ -228,6 +228,7 @@ async fn completion(
     let n_slots = i64::try_from(ready.engine.options().n_parallel).unwrap_or(i64::MAX);
     request.slot = fields.integer("id_slot", -1..=n_slots - 1)?.and_then(|id| usize::try_from(id).ok());
     request.n_probs = n_probs;
+    request.probs_after_sampling = fields.bool("post_sampling_probs", false)?;
     let longest = fields.integer("t_max_predict_ms", i64::MIN..=i64::MAX)?.and_then(|ms| u64::try_from(ms).ok());
     request.time_limit = longest.filter(|ms| *ms > 0).map(Duration::from_millis);
     let selection = Selection::read(&fields)?;
@@ -320,7 +321,10 @@ struct Teller {
 impl Teller {
     fn probabilities(&self, tokens: &[Token]) -> Vec<WireProbability> {
         let tokenizer = self.ready.engine.tokenizer();
-        let wire = |token| WireProbability::new(token, self.request.n_probs, tokenizer);
+        let wire = |token| {
+            let wire = WireProbability::new(token, self.request.n_probs, tokenizer);
+            if self.request.probs_after_sampling { wire.of_the_draw() } else { wire }
+        };
         tokens.iter().map(wire).collect()
     }
 
@@ -388,6 +392,7 @@ fn settings(request: &Request) -> Value {
         "stop": request.stop,
         "ignore_eos": request.ignore_eos,
         "n_probs": request.n_probs,
+        "post_sampling_probs": request.probs_after_sampling,
         "cache_prompt": request.cache_prompt,
     })
 }

@@ -118,15 +118,21 @@ pub fn stopping_word(reason: &StopReason) -> &str {
     }
 }
 
-/// A token with its probability, as OpenAI's chat API and llama.cpp tell it.
+/// A token with its probability, as OpenAI's chat API and llama.cpp tell it: its logarithm, or with llama.cpp's
+/// `post_sampling_probs` itself.
 #[derive(Clone, Debug, Serialize)]
 pub struct WireProbability {
     id: TokenId,
     token: String,
     bytes: Vec<u8>,
-    logprob: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprob: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prob: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     top_logprobs: Option<Vec<WireProbability>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_probs: Option<Vec<WireProbability>>,
 }
 
 impl WireProbability {
@@ -144,9 +150,19 @@ impl WireProbability {
             id,
             token: String::from_utf8_lossy(&bytes).into_owned(),
             bytes,
-            logprob: finite(logprob),
+            logprob: Some(finite(logprob)),
+            prob: None,
             top_logprobs: None,
+            top_probs: None,
         }
+    }
+
+    /// The same without logarithms.
+    pub fn of_the_draw(mut self) -> WireProbability {
+        self.prob = self.logprob.take().map(|p| if p > -9999.0 { p.exp() } else { 0.0 });
+        let top = self.top_logprobs.take();
+        self.top_probs = top.map(|top| top.into_iter().map(WireProbability::of_the_draw).collect());
+        self
     }
 }
 

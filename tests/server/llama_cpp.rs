@@ -235,3 +235,22 @@ async fn an_answer_has_only_the_fields_that_were_asked_for() {
     }
     assert!(complete(json!({"prompt": "u", "response_fields": []})).await.ok()["stop"].is_boolean());
 }
+
+#[tokio::test]
+async fn probabilities_of_the_draw_have_names_of_their_own() {
+    for (temperature, first) in [(json!(0), 1.0), (json!(100.0), 0.5)] {
+        let body = json!({"prompt": "a", "n_predict": 3, "n_probs": 2, "temperature": temperature, "top_k": 2,
+            "top_p": 1, "post_sampling_probs": true});
+        let body = complete(body).await.ok();
+        let tokens = body["completion_probabilities"].as_array().expect("a list");
+        assert_eq!(tokens.len(), 3);
+        for token in tokens {
+            let top = token["top_probs"].as_array().expect("a list");
+            let probs: Vec<f64> = top.iter().map(|one| one["prob"].as_f64().expect("a number")).collect();
+            assert!(probs.len() == 2 && (probs.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{token}");
+            assert!((probs[0] - first).abs() < 0.06, "{token}");
+            assert!(top.iter().any(|one| one["id"] == token["id"] && one["prob"] == token["prob"]), "{token}");
+            assert!(token["logprob"].is_null() && token["top_logprobs"].is_null(), "{token}");
+        }
+    }
+}
