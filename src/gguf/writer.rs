@@ -146,8 +146,26 @@ impl Writer {
         Ok(n_bytes)
     }
 
+    /// Length of the whole file in bytes.
+    pub fn n_bytes(&self) -> u64 {
+        let (header, tensors) = self.header();
+        header.len() as u64 + tensors as u64
+    }
+
     /// Writes the header, and gives the sink for the tensors' bytes.
     pub fn start<W: Write>(self, mut out: W) -> io::Result<TensorSink<W>> {
+        out.write_all(&self.header().0)?;
+        Ok(TensorSink {
+            out,
+            alignment: self.alignment,
+            sizes: self.tensors.into_iter().map(|tensor| tensor.n_bytes).collect(),
+            at_tensor: 0,
+            n_written: 0,
+        })
+    }
+
+    /// The header with its padding, and the number of bytes behind it.
+    fn header(&self) -> (Vec<u8>, usize) {
         let mut header = Vec::with_capacity(self.keys.len() + 64 * self.tensors.len() + 64);
         header.extend_from_slice(b"GGUF");
         header.extend_from_slice(&3u32.to_le_bytes());
@@ -166,14 +184,7 @@ impl Writer {
             offset = (offset + tensor.n_bytes).next_multiple_of(self.alignment);
         }
         header.resize(header.len().next_multiple_of(self.alignment), 0);
-        out.write_all(&header)?;
-        Ok(TensorSink {
-            out,
-            alignment: self.alignment,
-            sizes: self.tensors.into_iter().map(|tensor| tensor.n_bytes).collect(),
-            at_tensor: 0,
-            n_written: 0,
-        })
+        (header, offset)
     }
 
     fn key(&mut self, key: &str, value_type: ValueType) {

@@ -1,7 +1,8 @@
 //! Weights in, a smaller GGUF file out: tensor by tensor, a bounded number of rows at a time, all threads at work.
 //!
 //! `recipe.rs` says which tensor gets which format, `encode.rs` makes the blocks with the factors that `search.rs` finds,
-//! `metadata.rs` writes the header. The source may be anything that [`Source`] opens.
+//! `metadata.rs` writes the header. The source may be anything that [`Source`] opens. A [`Plan`] knows the length before
+//! anything is written, so that the new file can also be a member of an archive.
 
 mod encode;
 mod metadata;
@@ -10,8 +11,7 @@ mod search;
 
 pub use recipe::Recipe;
 
-use std::fs::File;
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ use crate::error::{Hint, bytes_for_people, name_for_people};
 use crate::gguf::{GgmlType, TensorSink, Writer};
 use crate::kernels::{Format, dequantize_row};
 use crate::tokenizer::TokenizerError;
-use crate::weights::{Matrix, Source, Tensor, WeightsError};
+use crate::weights::{Matrix, Source, Tensor, Tensors, WeightsError};
 use encode::encode_row;
 use recipe::Proportions;
 
@@ -63,6 +63,8 @@ pub enum QuantizeError {
     Tokenizer(TokenizerError),
     #[error("the model has {0}, for which GGUF has no key")]
     NoKey(String),
+    #[error("{0}")]
+    Tensor(String),
     #[error("tensor `{tensor}` holds the value {value} in row {row}, which {recipe} cannot store")]
     Value { tensor: String, row: usize, value: f32, recipe: Recipe },
     #[error("`{}` exists already", .0.display())]
@@ -94,7 +96,9 @@ impl Hint for QuantizeError {
         Some(match self {
             QuantizeError::Weights(error) => return error.hint(),
             QuantizeError::Tokenizer(error) => return error.hint(),
-            QuantizeError::NoKey(_) => "use the safetensors as they are: `-m` takes the directory".into(),
+            QuantizeError::NoKey(_) | QuantizeError::Tensor(_) => {
+                "use the safetensors as they are: `-m` takes the directory".into()
+            }
             QuantizeError::Value { value, .. } if value.is_finite() => "take BF16, which has a larger range".into(),
             QuantizeError::Value { .. } => "the file is damaged; fetch it again".into(),
             QuantizeError::Exists(_) => "choose another name, or replace it with `--force`".into(),
@@ -105,10 +109,68 @@ impl Hint for QuantizeError {
     }
 }
 
-/// Makes the file and returns its length.
-///
-/// Tensors that have their new format already are copied as they are. Norms are stored as F32 factors. At any time about
-/// `CHUNK_BYTES` of output are in memory; pages of the source are given back when they have been read.
+/// A new file before it is written: what each tensor becomes, and how long the whole will be.
+pub struct Plan {
+    recipe: Recipe,
+    tensors: Tensors,
+    /// Of each tensor, in the order of [`Tensors::by_gguf_name`].
+    formats: Vec<Format>,
+    writer: Writer,
+    n_params: u64,
+}
+
+impl Plan {
+    /// Decides. No weights are read but norms.
+    ///
+    /// # Errors
+    /// Weights that are no Gemma 2, or that GGUF cannot describe.
+    pub fn new(source: &Source, recipe: Recipe) -> Result<Plan, QuantizeError> {
+        let tensors = source.tensors()?;
+        let config = source.config();
+        let model = Proportions { n_layers: config.n_layers, group: config.n_heads / config.n_kv_heads };
+        let mut writer = Writer::new();
+        metadata::write_metadata(&mut writer, source, recipe)?;
+        let mut formats = Vec::new();
+        for (name, tensor) in tensors.by_gguf_name() {
+            let (shape, format) = match tensor {
+                Tensor::Norm(factors) => (vec![factors.len()], Format::F32),
+                Tensor::Matrix(m) => (vec![m.n_rows, m.n_cols], recipe.format(&name, m.n_cols, model)),
+            };
+            let planned = writer.tensor(&name, &shape, ggml_type(format));
+            planned.map_err(|error| QuantizeError::Tensor(error.to_string()))?;
+            formats.push(format);
+        }
+        Ok(Plan { recipe, tensors, formats, writer, n_params: source.n_params() })
+    }
+
+    /// Length of the file in bytes.
+    pub fn n_bytes(&self) -> u64 {
+        self.writer.n_bytes()
+    }
+
+    /// Writes the file, with exactly [`n_bytes`](Self::n_bytes) bytes. Tensors that have their new format already are copied
+    /// as they are; norms are stored as F32 factors. At any time about `CHUNK_BYTES` of output are in memory; pages of the
+    /// source are given back when they have been read.
+    ///
+    /// # Errors
+    /// What `out` says, or a [`QuantizeError`].
+    pub fn write(&self, out: impl Write, n_threads: usize, on_progress: &mut OnProgress<'_>) -> Result<(), Stop> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads.max(1)).build();
+        let pool = pool.map_err(|error| Stop::Error(QuantizeError::Threads(error.to_string())))?;
+        let sink = self.writer.clone().start(BufWriter::new(out))?;
+        let mut work = Work { recipe: self.recipe, sink, on_progress, done: 0, total: self.n_params };
+        for ((name, tensor), &format) in self.tensors.by_gguf_name().iter().zip(&self.formats) {
+            match tensor {
+                Tensor::Norm(factors) => work.write_norm(name, factors)?,
+                Tensor::Matrix(m) => work.write_matrix(name, m, format, &pool)?,
+            }
+        }
+        work.sink.finish()?;
+        Ok(())
+    }
+}
+
+/// Makes the file and returns its length. See [`Plan::write`].
 ///
 /// # Errors
 /// See [`QuantizeError`]; the output is untouched then.
@@ -117,62 +179,36 @@ pub fn quantize(
     options: &QuantizeOptions,
     on_progress: &mut OnProgress<'_>,
 ) -> Result<u64, QuantizeError> {
-    let (output, recipe) = (&options.output, options.recipe);
+    let output = &options.output;
     check_output(source, options)?;
-    let tensors = source.tensors()?;
-    let tensors = tensors.by_gguf_name();
-    let config = source.config();
-    let model = Proportions { n_layers: config.n_layers, group: config.n_heads / config.n_kv_heads };
-    let mut writer = Writer::new();
-    metadata::write_metadata(&mut writer, source, recipe)?;
-    let io_error = |source: io::Error| QuantizeError::Io { path: output.clone(), source };
-    let mut needed = 0;
-    for (name, tensor) in &tensors {
-        let (shape, format) = match tensor {
-            Tensor::Norm(factors) => (vec![factors.len()], Format::F32),
-            Tensor::Matrix(m) => (vec![m.n_rows, m.n_cols], recipe.format(name, m.n_cols, model)),
-        };
-        needed += writer.tensor(name, &shape, ggml_type(format)).map_err(io_error)? as u64;
-    }
-    let free = free_space(output);
-    if let Some(free) = free.filter(|free| *free < needed) {
+    let plan = Plan::new(source, options.recipe)?;
+    let needed = plan.n_bytes();
+    if let Some(free) = free_space(output).filter(|free| *free < needed) {
         return Err(QuantizeError::NoSpace { path: output.clone(), needed, free });
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads.max(1)).build();
-    let pool = pool.map_err(|error| QuantizeError::Threads(error.to_string()))?;
+    let io_error = |source: io::Error| QuantizeError::Io { path: output.clone(), source };
     let new_file = NewFile::create(output, false).map_err(io_error)?;
-    let run = || -> Result<(), Stop> {
-        let sink = writer.start(BufWriter::new(new_file.file()))?;
-        let total = source.n_params();
-        let mut work = Work { recipe, sink, on_progress, done: 0, total };
-        for (name, tensor) in &tensors {
-            match tensor {
-                Tensor::Norm(factors) => work.write_norm(name, factors)?,
-                Tensor::Matrix(m) => work.write_matrix(name, m, recipe.format(name, m.n_cols, model), &pool)?,
-            }
-        }
-        work.sink.finish()?;
-        new_file.file().sync_all()?;
-        Ok(())
-    };
-    run().map_err(|stop| match stop {
+    let written = plan.write(new_file.file(), options.n_threads, on_progress);
+    written.and_then(|()| Ok(new_file.file().sync_all()?)).map_err(|stop| match stop {
         Stop::Error(error) => error,
         Stop::Io(error) if error.kind() == io::ErrorKind::StorageFull => {
             QuantizeError::NoSpace { path: output.clone(), needed, free: free_space(output).unwrap_or(0) }
         }
         Stop::Io(error) => io_error(error),
     })?;
-    let len = new_file.file().metadata().map_err(io_error)?.len();
     new_file.rename_to(output).map_err(io_error)?;
-    Ok(len)
+    Ok(needed)
 }
 
 /// Bytes of output that are made together.
 const CHUNK_BYTES: usize = 8 << 20;
 
 /// Why writing ends early.
-enum Stop {
+#[derive(Debug)]
+pub enum Stop {
+    /// The output does not take what it is given.
     Io(io::Error),
+    /// Anything else.
     Error(QuantizeError),
 }
 
@@ -182,15 +218,15 @@ impl From<io::Error> for Stop {
     }
 }
 
-struct Work<'a, 'b> {
+struct Work<'a, 'b, W: Write> {
     recipe: Recipe,
-    sink: TensorSink<BufWriter<&'a File>>,
+    sink: TensorSink<BufWriter<W>>,
     on_progress: &'a mut OnProgress<'b>,
     done: u64,
     total: u64,
 }
 
-impl Work<'_, '_> {
+impl<W: Write> Work<'_, '_, W> {
     fn write_norm(&mut self, name: &str, factors: &[f32]) -> Result<(), Stop> {
         let bytes: Vec<u8> = factors.iter().flat_map(|x| x.to_le_bytes()).collect();
         self.sink.write(&bytes)?;
