@@ -19,7 +19,7 @@
 //! | module | what it does | may use |
 //! |---|---|---|
 //! | [`error`] | the [`error::Hint`] trait and the one function that renders an error for a person | |
-//! | [`bundle`] | the executable as a container: mapping, ZIP64 archive, packing | |
+//! | [`bundle`] | the executable as a container: mapping, ZIP64 archive, packing, upgrading | |
 //! | [`gguf`], [`safetensors`] | bytes to metadata and a tensor table | |
 //! | [`kernels`] | arithmetic on slices, one file for each instruction set; `scalar.rs` is the definition | |
 //! | [`weights`] | one tensor source over both file formats; names, shapes and norm convention settled | gguf, safetensors, bundle, kernels |
@@ -42,7 +42,7 @@
 //! - `engine` speaks token ids and settings: no JSON, no terminal, no tokio.
 //! - Only `server` has wire types. Only `cli` prints and exits; `main` alone maps errors to exit codes.
 //! - No build file sets `target-cpu`: the binary must run on a machine that is not this one.
-//! - `unsafe` lives in `kernels` and `bundle/map.rs` only.
+//! - `unsafe` lives in `kernels` and in `bundle/map.rs` (with `map/joined.rs`) only.
 
 pub mod bench;
 pub mod bundle;

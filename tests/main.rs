@@ -1,5 +1,6 @@
 //! Everything that shows through the library or the binary.
 
+mod archives;
 mod batch;
 mod bench;
 mod bundle;

@@ -6,8 +6,11 @@ use super::args_file::{ARGS_MEMBER, ArgsError, ArgsFile};
 use super::executable::executable_end;
 use super::manifest::{MANIFEST_MEMBER, Manifest};
 use super::zip::{self, Archive, Entry, ZipError};
-use super::{Bytes, MapError};
+use super::{Bytes, MapError, is_safe_name};
 use crate::error::Hint;
+
+/// Ending of the file beside a program that holds its weights.
+pub(super) const WEIGHTS_ENDING: &str = "weights";
 
 /// A mapped file with an archive at its end.
 #[derive(Clone, Debug)]
@@ -54,6 +57,12 @@ pub enum BundleError {
         /// The length its manifest tells.
         expected: u64,
     },
+    /// The same where the length was changed since and is not known any more.
+    #[error("`{}` ends before its archive does; it is incomplete", .0.display())]
+    NoEnd(PathBuf),
+    /// The file with the weights, which the program's manifest names.
+    #[error("`{}` is missing: it holds the weights", .0.display())]
+    NoWeightsFile(PathBuf),
     /// No archive at all.
     #[error("`{}` has no archive in it", .0.display())]
     NoArchive(PathBuf),
@@ -68,7 +77,8 @@ impl Hint for BundleError {
             BundleError::Map(error) => error.hint(),
             BundleError::Zip { source, .. } => source.hint(),
             BundleError::Args { source, .. } => source.hint(),
-            BundleError::Truncated { .. } => Some("download or copy the file again".into()),
+            BundleError::Truncated { .. } | BundleError::NoEnd(_) => Some("download or copy the file again".into()),
+            BundleError::NoWeightsFile(_) => Some("keep the program and its `.weights` file in one folder".into()),
             BundleError::NoArchive(_) => Some("files made by `gemma2 pack` and llamafiles have one".into()),
             BundleError::NoExecutable(_) => None,
         }
@@ -92,7 +102,8 @@ impl Bundle {
                 Some(expected) if expected > bytes.len() as u64 => {
                     Err(BundleError::Truncated { path: path.to_owned(), size: bytes.len() as u64, expected })
                 }
-                _ => Ok(None),
+                Some(_) => Err(BundleError::NoEnd(path.to_owned())),
+                None => Ok(None),
             };
         };
         Ok(Some(Bundle { path: path.to_owned(), bytes, archive }))
@@ -101,6 +112,26 @@ impl Bundle {
     /// The archive behind the running program; `None` where it has none.
     pub fn of_running_executable() -> Result<Option<Bundle>, BundleError> {
         Bundle::open(&running_executable()?)
+    }
+
+    /// The archive in the file beside `program` that holds its weights: `NAME.weights` beside `NAME` or `NAME.exe`, or
+    /// whatever name its own archive tells. `None` where there is no such file.
+    ///
+    /// # Errors
+    /// A file that is named and missing; one that is no archive.
+    pub fn beside(program: &Path, own: Option<&Bundle>) -> Result<Option<Bundle>, BundleError> {
+        let is_exe = program.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("exe"));
+        let stem = if is_exe { program.with_extension("") } else { program.to_owned() };
+        let manifest = own.map(Bundle::manifest).transpose()?.flatten();
+        let told = manifest.and_then(|manifest| manifest.weights_file).filter(|name| is_safe_name(name));
+        let told = told.map(|name| program.with_file_name(name));
+        let usual = with_ending(&stem, WEIGHTS_ENDING);
+        let found = [Some(&usual), told.as_ref()].into_iter().flatten().find(|path| path.is_file());
+        match (found, told) {
+            (Some(path), _) => Bundle::open(path)?.ok_or_else(|| BundleError::NoArchive(path.clone())).map(Some),
+            (None, Some(missing)) => Err(BundleError::NoWeightsFile(missing)),
+            (None, None) => Ok(None),
+        }
     }
 
     /// The bytes of a member in place, `None` where there is no such member.
@@ -160,12 +191,27 @@ impl Bundle {
 
     /// The executable before the archive.
     pub fn runtime(&self) -> Option<Bytes> {
-        self.bytes.slice(0..self.archive.start)
+        // Members that were replaced in place are still there but not in the directory, so that the first one that
+        // counts can start later than the archive does.
+        let told = self.manifest().ok().flatten().and_then(|manifest| usize::try_from(manifest.runtime.size).ok());
+        let is_start = |&at: &usize| {
+            at <= self.archive.start
+                && self.bytes.get(at..).is_some_and(|rest| rest.starts_with(&zip::LOCAL_SIGNATURE.to_le_bytes()))
+        };
+        self.bytes.slice(0..told.filter(is_start).unwrap_or(self.archive.start))
     }
 
     fn zip_error(&self, source: ZipError) -> BundleError {
         BundleError::Zip { path: self.path.clone(), source }
     }
+}
+
+/// `stem.ending`, also where the stem has a dot in it.
+pub(super) fn with_ending(stem: &Path, ending: &str) -> PathBuf {
+    let mut name = stem.as_os_str().to_owned();
+    name.push(".");
+    name.push(ending);
+    name.into()
 }
 
 /// Whether a member or file of this name holds weights.
@@ -184,9 +230,9 @@ pub fn running_executable() -> Result<PathBuf, BundleError> {
     std::env::current_exe().map_err(BundleError::NoExecutable)
 }
 
-/// The length a packed file was made with, where `file` has its program and its first member, the manifest.
+/// The length a packed file was made with, where `file` has its program, if any, and its first member, the manifest.
 fn packed_size(file: &[u8]) -> Option<u64> {
-    let start = executable_end(file)?;
+    let start = executable_end(file).unwrap_or(0);
     let archive = file.get(start..)?;
     let (name_length, extra_length) = (u16_at(archive, 26)?, u16_at(archive, 28)?);
     let is_manifest = archive.starts_with(&zip::LOCAL_SIGNATURE.to_le_bytes())

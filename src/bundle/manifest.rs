@@ -1,7 +1,8 @@
 //! `manifest.json`: what a packed file holds and how it was made, so that damage can be named.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+
+use super::hashes::Hashes;
 
 /// The member's name. It is the first member, so that even the start of an incomplete download has it.
 pub const MANIFEST_MEMBER: &str = "manifest.json";
@@ -19,8 +20,14 @@ pub struct Manifest {
     pub runtime: Hashed,
     /// How the file was asked for.
     pub parameters: Parameters,
+    /// Bytes that each of [`Member::pieces`] stands for; 0 in files without them.
+    #[serde(default)]
+    pub piece_size: u64,
     /// Every member but this one, in the archive's order.
     pub members: Vec<Member>,
+    /// The file beside this one that holds the weights, where they are not inside.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub weights_file: Option<String>,
 }
 
 /// A run of bytes.
@@ -33,10 +40,13 @@ pub struct Hashed {
 }
 
 /// Creation parameters.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parameters {
-    /// Name of the file or folder the weights came from, without its path.
+    /// Name of the file or folder the weights came from, without its path; of several, joined by `, `.
     pub weights: String,
+    /// The type that weights were quantized to, where they were.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub quantize: Option<String>,
     /// Default arguments, each `--arg`.
     pub args: Vec<String>,
     /// Name of the license member, where there is one.
@@ -53,6 +63,15 @@ pub struct Member {
     pub size: u64,
     /// SHA-256 in lower-case hexadecimal.
     pub sha256: String,
+    /// The same of each [`Manifest::piece_size`] bytes, where there is more than one piece.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub pieces: Vec<String>,
+}
+
+impl Member {
+    pub(super) fn new(name: &str, size: u64, hashes: &Hashes) -> Member {
+        Member { name: name.to_owned(), size, sha256: hashes.sha256.clone(), pieces: hashes.pieces.clone() }
+    }
 }
 
 impl Manifest {
@@ -69,14 +88,9 @@ impl Manifest {
         bytes.push(b'\n');
         bytes
     }
-}
 
-/// Lower-case hexadecimal of a finished hash.
-pub(super) fn hex(hash: Sha256) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::with_capacity(64);
-    for byte in hash.finalize() {
-        let _ = write!(out, "{byte:02x}");
+    /// The member of that name.
+    pub fn member(&self, name: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.name == name)
     }
-    out
 }

@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use crate::error::Hint;
 
+#[cfg(unix)]
+mod joined;
+
 /// A range of a mapped file (or of an owned buffer), cheap to clone: the mapping lives as long as any slice of it.
 #[derive(Clone)]
 pub struct Bytes {
@@ -16,6 +19,8 @@ pub struct Bytes {
 
 enum Owner {
     Mapped(memmap2::Mmap),
+    /// Parts of a file, one behind the other.
+    Joined(joined::Mapping),
     /// A copy in memory of its own, behind which there is no file.
     Copied(memmap2::Mmap),
     Owned(Vec<u8>),
@@ -38,6 +43,7 @@ impl Hint for MapError {
         match self.source.kind() {
             std::io::ErrorKind::NotFound => Some("check the path".into()),
             std::io::ErrorKind::IsADirectory => Some("give a file in it".into()),
+            std::io::ErrorKind::InvalidInput => Some("join the parts: `cat FILE.cat* > FILE`".into()),
             std::io::ErrorKind::PermissionDenied if cfg!(unix) => {
                 Some(format!("allow it with `chmod u+r '{}'`", self.path.display()))
             }
@@ -47,8 +53,17 @@ impl Hint for MapError {
 }
 
 impl Bytes {
-    /// Maps the whole file read-only. An empty file gives empty bytes.
+    /// Maps the whole file read-only. An empty file gives empty bytes. A file that was cut into `FILE.cat0`, `FILE.cat1` and
+    /// so on, as those too large for a server are, is mapped as if it were in one piece; `path` is its own name or that of
+    /// the first part.
     pub fn open(path: &Path) -> Result<Bytes, MapError> {
+        match parts_of(path) {
+            Some(parts) => joined::map(&parts),
+            None => Bytes::open_one(path),
+        }
+    }
+
+    fn open_one(path: &Path) -> Result<Bytes, MapError> {
         let error = |source| MapError { path: path.to_owned(), source };
         let file = std::fs::File::open(path).map_err(error)?;
         let meta = file.metadata().map_err(error)?;
@@ -93,6 +108,8 @@ impl Bytes {
         match &*self.owner {
             #[cfg(unix)]
             Owner::Mapped(map) | Owner::Copied(map) => map.lock(),
+            #[cfg(unix)]
+            Owner::Joined(mapping) => mapping.lock(),
             _ => Err(std::io::Error::from(std::io::ErrorKind::Unsupported)),
         }
     }
@@ -107,6 +124,10 @@ impl Bytes {
             let _ = unsafe {
                 map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.range.start, self.range.len())
             };
+        }
+        #[cfg(unix)]
+        if let Owner::Joined(mapping) = &*self.owner {
+            mapping.release(self.range.clone());
         }
     }
 
@@ -125,6 +146,7 @@ impl Deref for Bytes {
     fn deref(&self) -> &[u8] {
         let all: &[u8] = match &*self.owner {
             Owner::Mapped(map) | Owner::Copied(map) => map,
+            Owner::Joined(mapping) => mapping,
             Owner::Owned(vec) => vec,
             Owner::Static(bytes) => bytes,
         };
@@ -151,6 +173,51 @@ impl std::fmt::Debug for Bytes {
     }
 }
 
+/// The parts of a file that was cut into pieces, in order; `None` for any other file.
+fn parts_of(path: &Path) -> Option<Vec<PathBuf>> {
+    let name = path.file_name()?.to_str()?;
+    let whole = match name.strip_suffix(".cat0") {
+        Some(whole) => path.with_file_name(whole),
+        None if path.exists() => return None,
+        None => path.to_owned(),
+    };
+    let part = |number: usize| {
+        let mut name = whole.clone().into_os_string();
+        name.push(format!(".cat{number}"));
+        PathBuf::from(name)
+    };
+    let parts: Vec<PathBuf> = (0..).map(part).take_while(|part| part.is_file()).collect();
+    (!parts.is_empty()).then_some(parts)
+}
+
+#[cfg(not(unix))]
+mod joined {
+    //! Files cannot be mapped one behind the other here: parts are copied into memory.
+
+    use std::ops::Deref;
+    use std::path::PathBuf;
+
+    use super::{Bytes, MapError};
+
+    /// There is none.
+    pub enum Mapping {}
+
+    impl Deref for Mapping {
+        type Target = [u8];
+        fn deref(&self) -> &[u8] {
+            match *self {}
+        }
+    }
+
+    pub fn map(parts: &[PathBuf]) -> Result<Bytes, MapError> {
+        let mut all = Vec::new();
+        for part in parts {
+            all.extend_from_slice(&Bytes::open_one(part)?);
+        }
+        Ok(Bytes::from(all))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +233,38 @@ mod tests {
         if cfg!(unix) {
             assert_eq!(error.hint().as_deref(), Some("allow it with `chmod u+r 'a.gguf'`"));
         }
+    }
+
+    #[test]
+    fn a_file_in_parts_is_read_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let whole: Vec<u8> = (0..70_000u32).map(|n| (n % 251) as u8).collect();
+        for (number, part) in whole.chunks(32_768).enumerate() {
+            std::fs::write(path(&format!("m.gguf.cat{number}")), part).unwrap();
+        }
+        for name in ["m.gguf", "m.gguf.cat0"] {
+            let bytes = Bytes::open(&path(name)).unwrap();
+            assert!(bytes[..] == whole, "{name}");
+            assert_eq!(&bytes.slice(32_760..32_780).unwrap()[..], &whole[32_760..32_780]);
+            bytes.release();
+            assert!(bytes[..] == whole, "pages that were given back are read again");
+        }
+        assert_eq!(Bytes::open(&path("m.gguf.cat1")).unwrap().len(), 32_768, "another part stands for itself");
+        std::fs::write(path("m.gguf"), "whole").unwrap();
+        assert_eq!(&Bytes::open(&path("m.gguf")).unwrap()[..], b"whole");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn parts_that_end_within_a_page_cannot_be_mapped_and_this_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, size) in [("m.cat0", 5_000), ("m.cat1", 5_000)] {
+            std::fs::write(folder.path().join(name), vec![1; size]).unwrap();
+        }
+        let error = Bytes::open(&folder.path().join("m")).unwrap_err();
+        let text = crate::error::render(&error);
+        assert!(text.contains("m.cat0") && text.contains("hint: join the parts"), "{text}");
     }
 
     #[test]

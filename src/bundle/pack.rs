@@ -1,32 +1,30 @@
 //! Makes a packed file: program, archive, weights, in one pass over the weights.
 
-use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::collections::HashSet;
+use std::fs::Permissions;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use super::args_file::{ARGS_MEMBER, ArgsFile};
+use super::contents::{Content, Contents, Made, Part, Stop};
 use super::executable::is_windows_executable;
-use super::locate::{Bundle, BundleError, is_weights, running_executable};
-use super::manifest::{Hashed, MANIFEST_MEMBER, Manifest, Member, Parameters, hex};
+use super::hashes::PIECE_SIZE;
+use super::locate::{Bundle, BundleError, WEIGHTS_ENDING, is_weights, running_executable, with_ending};
+use super::manifest::Parameters;
 use super::new_file::{NewFile, free_space};
-use super::sources::{Source, file_name, weight_sources};
-use super::zip::{Layout, NewMember, ZipError};
-use super::{Bytes, MapError};
-use crate::error::Hint;
+use super::sources::{file_name, named_sources};
+use super::zip::ZipError;
+use super::{Bytes, MapError, is_safe_name};
+use crate::error::{Hint, bytes_for_people, name_for_people};
 
 /// Windows starts no program file of this size or more.
 const WINDOWS_LIMIT: u64 = 4 << 30;
-/// Bytes between two calls of the progress callback.
-const CHUNK: usize = 4 << 20;
 
 /// What to pack.
-#[derive(Clone, Debug)]
-pub struct PackOptions {
-    /// A GGUF file, a safetensors file, a model directory, or a packed file whose weights are taken.
-    pub weights: PathBuf,
+#[derive(Clone)]
+pub struct PackOptions<'a> {
+    /// The models; the first one runs where nothing else is said.
+    pub models: Vec<ModelInput<'a>>,
     /// The file to be made.
     pub output: PathBuf,
     /// Default arguments, `...` for those of the command line.
@@ -35,8 +33,21 @@ pub struct PackOptions {
     pub license: Option<PathBuf>,
     /// The program to put in front; the running one if `None`. An archive behind it is left out.
     pub runtime: Option<PathBuf>,
+    /// The type that [`ModelInput::made`] stands for, to be noted in the manifest.
+    pub quantize: Option<String>,
     /// Replace an existing output.
     pub overwrite: bool,
+}
+
+/// A model to pack.
+#[derive(Clone)]
+pub struct ModelInput<'a> {
+    /// A GGUF file, a safetensors file, a model directory, or a packed file whose weights are taken.
+    pub path: PathBuf,
+    /// Its name inside; what it has already if `None`.
+    pub name: Option<String>,
+    /// A GGUF file that is made of it, in place of its own files.
+    pub made: Option<Made<'a>>,
 }
 
 /// How far the work is.
@@ -50,7 +61,7 @@ pub struct Progress<'a> {
     pub total: u64,
 }
 
-/// Called about every 4 MiB; `Break` ends the work with [`PackError::Interrupted`].
+/// Called every few MiB; `Break` ends the work with [`PackError::Interrupted`].
 pub type OnProgress<'a> = dyn FnMut(Progress<'_>) -> ControlFlow<()> + 'a;
 
 /// A file that was not packed. No half-made output is left.
@@ -82,11 +93,17 @@ pub enum PackError {
     /// The output is one of the inputs.
     #[error("`{}` is both input and output", .0.display())]
     SameFile(PathBuf),
-    /// Too large for Windows.
-    #[error("the packed file would have {0} bytes, and Windows starts no program of 4 GiB or more")]
-    WindowsLimit(u64),
+    /// Two models of one name.
+    #[error("there are two models named `{0}`")]
+    SameName(String),
+    /// A name that cannot be that of a file.
+    #[error("`{0}` is no name for a model")]
+    BadName(String),
+    /// Somebody else is at it.
+    #[error("`{}` is being changed by another program", .0.display())]
+    Busy(PathBuf),
     /// The file system is full.
-    #[error("no space for `{}`: it needs {needed} bytes and {free} are free", path.display())]
+    #[error("no space for `{}`: it needs {} and {} are free", path.display(), bytes_for_people(*needed), bytes_for_people(*free))]
     NoSpace {
         /// The output.
         path: PathBuf,
@@ -121,214 +138,239 @@ impl Hint for PackError {
             PackError::NoProgram(_) => "`--runtime` takes a gemma2 executable, for this system or another".into(),
             PackError::Exists(_) => "choose another `-o`, or replace it with `--force`".into(),
             PackError::SameFile(_) => "choose another `-o`".into(),
-            PackError::WindowsLimit(_) => {
-                "keep program and weights apart there and start it with `-m`, or use a smaller quantization".into()
-            }
-            PackError::NoSpace { .. } => "free some space, or choose another `-o`".into(),
-            PackError::Io { .. } | PackError::Interrupted => return None,
+            PackError::SameName(_) => "give each `-m` a `--name` of its own, in the same order".into(),
+            PackError::BadName(_) => "a name is part of a file's name: letters, digits, `-`, `.` and the like".into(),
+            PackError::NoSpace { .. } => "free some space, or write to another disk".into(),
+            PackError::Busy(_) => "try again when it is done".into(),
+            PackError::Io { source, .. } => return write_hint(source),
+            PackError::Interrupted => return None,
         })
     }
 }
 
-/// Packs and returns the length of the new file.
+/// What a failing write means for a person.
+pub(super) fn write_hint(error: &std::io::Error) -> Option<String> {
+    use std::io::ErrorKind::*;
+    match error.kind() {
+        PermissionDenied | ReadOnlyFilesystem => Some("choose a directory that you may write to".into()),
+        NotFound => Some("make the directory first".into()),
+        _ => None,
+    }
+}
+
+/// A file that was packed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// The program.
+    pub file: PathBuf,
+    /// The file with the weights beside it, where one file would be too large for Windows.
+    pub weights_file: Option<PathBuf>,
+    /// Bytes of both.
+    pub size: u64,
+}
+
+/// Packs.
 ///
 /// # Errors
 /// See [`PackError`]; the output is untouched then.
-pub fn pack(options: &PackOptions, on_progress: &mut OnProgress<'_>) -> Result<u64, PackError> {
+pub fn pack(options: &PackOptions<'_>, on_progress: &mut OnProgress<'_>) -> Result<Packed, PackError> {
+    pack_within(options, &Limits { piece_size: PIECE_SIZE, windows: WINDOWS_LIMIT }, on_progress)
+}
+
+/// Sizes that tests make smaller.
+pub(super) struct Limits {
+    /// Bytes that have a hash of their own.
+    pub piece_size: u64,
+    /// Bytes from which on a program for Windows is a file of its own.
+    pub windows: u64,
+}
+
+pub(super) fn pack_within(
+    options: &PackOptions<'_>,
+    limits: &Limits,
+    on_progress: &mut OnProgress<'_>,
+) -> Result<Packed, PackError> {
     let output = &options.output;
+    check_output(output, options)?;
+    let runtime = runtime(options)?;
+    let parts = gather(options)?;
+    let parameters = parameters(options);
+    let is_windows = is_windows_executable(&runtime);
+    let contents = Contents::place(runtime.clone(), parameters.clone(), None, parts, limits.piece_size)?;
+    if is_windows && contents.total() >= limits.windows {
+        drop(contents);
+        return pack_beside(options, runtime, parameters, limits, on_progress);
+    }
+    check_space(output, contents.total())?;
+    write_new(output, &contents, None, on_progress)?;
+    Ok(Packed { file: output.clone(), weights_file: None, size: contents.total() })
+}
+
+/// `OUT.exe` and `OUT.weights`.
+fn pack_beside(
+    options: &PackOptions<'_>,
+    runtime: Bytes,
+    parameters: Parameters,
+    limits: &Limits,
+    on_progress: &mut OnProgress<'_>,
+) -> Result<Packed, PackError> {
+    let is_exe = options.output.extension().is_some_and(|e| e.eq_ignore_ascii_case("exe"));
+    let stem = if is_exe { options.output.with_extension("") } else { options.output.clone() };
+    let (program, weights) = (with_ending(&stem, "exe"), with_ending(&stem, WEIGHTS_ENDING));
+    for output in [&program, &weights] {
+        check_output(output, options)?;
+    }
+    let (large, small): (Vec<Part>, Vec<Part>) = gather(options)?.into_iter().partition(|part| part.is_model);
+    let nothing = Bytes::from(Vec::new());
+    let beside = Contents::place(nothing, parameters.clone(), None, large, limits.piece_size)?;
+    let front = Contents::place(runtime, parameters, Some(file_name(&weights)), small, limits.piece_size)?;
+    let size = beside.total() + front.total();
+    check_space(&weights, size)?;
+    // The weights first: a program that is there finds them.
+    write_new(&weights, &beside, None, on_progress)?;
+    write_new(&program, &front, None, on_progress)?;
+    Ok(Packed { file: program, weights_file: Some(weights), size })
+}
+
+/// Refuses what must not be overwritten.
+fn check_output(output: &Path, options: &PackOptions<'_>) -> Result<(), PackError> {
     if output.is_dir() || output.file_name().is_none() {
         let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
         return Err(io_error(output)(source));
     }
     if output.exists() {
-        refuse_inputs(options)?;
+        refuse_inputs(output, options)?;
         if !options.overwrite {
-            return Err(PackError::Exists(output.clone()));
-        }
-    }
-    let runtime = runtime(options)?;
-    let contents = Contents::gather(options, runtime)?;
-    if is_windows_executable(&contents.runtime) && contents.layout.total() >= WINDOWS_LIMIT {
-        return Err(PackError::WindowsLimit(contents.layout.total()));
-    }
-    check_space(output, contents.layout.total())?;
-    let temporary = NewFile::create(output, true).map_err(io_error(output))?;
-    contents.write(temporary.file(), on_progress).map_err(|stop| match stop {
-        Stop::Interrupted => PackError::Interrupted,
-        Stop::Io(source) if source.kind() == std::io::ErrorKind::StorageFull => PackError::NoSpace {
-            path: output.clone(),
-            needed: contents.layout.total(),
-            free: free_space(output).unwrap_or(0),
-        },
-        Stop::Io(source) => io_error(output)(source),
-    })?;
-    temporary.rename_to(output).map_err(io_error(output))?;
-    Ok(contents.layout.total())
-}
-
-fn io_error(path: &Path) -> impl Fn(std::io::Error) -> PackError + '_ {
-    |source| PackError::Io { path: path.to_owned(), source }
-}
-
-fn refuse_inputs(options: &PackOptions) -> Result<(), PackError> {
-    let real = |path: &Path| std::fs::canonicalize(path).ok();
-    let own = running_executable().ok();
-    let runtime = options.runtime.as_ref().or(own.as_ref());
-    let inputs = [Some(&options.weights), options.license.as_ref(), runtime];
-    for input in inputs.into_iter().flatten() {
-        if real(input).is_some() && real(input) == real(&options.output) {
-            return Err(PackError::SameFile(options.output.clone()));
+            return Err(PackError::Exists(output.to_owned()));
         }
     }
     Ok(())
 }
 
-/// The program that goes in front, without what is appended to it.
-fn runtime(options: &PackOptions) -> Result<Bytes, PackError> {
-    let path = match &options.runtime {
-        Some(path) => path.clone(),
-        None => running_executable()?,
-    };
-    let bytes = Bytes::open(&path)?;
+/// Writes to a temporary file, which takes the output's name when it is whole, with these permissions or the usual ones.
+pub(super) fn write_new(
+    output: &Path,
+    contents: &Contents<'_>,
+    permissions: Option<Permissions>,
+    on_progress: &mut OnProgress<'_>,
+) -> Result<(), PackError> {
+    let temporary = NewFile::create(output, true).map_err(io_error(output))?;
+    contents.write(temporary.file(), on_progress).map_err(|stop| match stop {
+        Stop::Interrupted => PackError::Interrupted,
+        Stop::Io(source) if source.kind() == std::io::ErrorKind::StorageFull => PackError::NoSpace {
+            path: output.to_owned(),
+            needed: contents.total(),
+            free: free_space(output).unwrap_or(0),
+        },
+        Stop::Io(source) => io_error(output)(source),
+    })?;
+    if let Some(permissions) = permissions {
+        temporary.file().set_permissions(permissions).map_err(io_error(output))?;
+    }
+    temporary.rename_to(output).map_err(io_error(output))
+}
+
+pub(super) fn io_error(path: &Path) -> impl Fn(std::io::Error) -> PackError + '_ {
+    |source| PackError::Io { path: path.to_owned(), source }
+}
+
+fn refuse_inputs(output: &Path, options: &PackOptions<'_>) -> Result<(), PackError> {
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    let own = running_executable().ok();
+    let runtime = options.runtime.as_ref().or(own.as_ref());
+    let models = options.models.iter().map(|model| &model.path);
+    for input in models.chain(options.license.as_ref()).chain(runtime) {
+        if real(input).is_some() && real(input) == real(output) {
+            return Err(PackError::SameFile(output.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn runtime(options: &PackOptions<'_>) -> Result<Bytes, PackError> {
+    match &options.runtime {
+        Some(path) => program(path),
+        None => program(&running_executable()?),
+    }
+}
+
+/// The program in a file, without what is appended to it.
+pub(super) fn program(path: &Path) -> Result<Bytes, PackError> {
+    let bytes = Bytes::open(path)?;
     let starts: [&[u8]; 4] = [b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe"];
     if !starts.iter().any(|start| bytes.starts_with(start)) {
-        return Err(PackError::NoProgram(path));
+        return Err(PackError::NoProgram(path.to_owned()));
     }
-    let bundle = Bundle::from_bytes(&path, bytes.clone())?;
+    let bundle = Bundle::from_bytes(path, bytes.clone())?;
     Ok(bundle.and_then(|bundle| bundle.runtime()).unwrap_or(bytes))
 }
 
-/// Everything that goes into the file, placed.
-struct Contents {
-    runtime: Bytes,
-    /// Without hashes: those are known after writing, and have a fixed length.
-    manifest: Manifest,
-    /// The members behind the manifest.
-    sources: Vec<Source>,
-    layout: Layout,
-}
-
-enum Stop {
-    Interrupted,
-    Io(std::io::Error),
-}
-
-impl From<std::io::Error> for Stop {
-    fn from(error: std::io::Error) -> Stop {
-        Stop::Io(error)
+fn parameters(options: &PackOptions<'_>) -> Parameters {
+    let weights: Vec<String> = options.models.iter().map(|model| file_name(&model.path)).collect();
+    Parameters {
+        weights: weights.join(", "),
+        quantize: options.quantize.clone(),
+        args: options.args.clone(),
+        license: options.license.as_deref().map(file_name),
     }
 }
 
-impl Contents {
-    fn gather(options: &PackOptions, runtime: Bytes) -> Result<Contents, PackError> {
-        let mut sources = Vec::new();
-        if !options.args.is_empty() {
-            let text = ArgsFile::text(&options.args);
-            sources.push(Source { name: ARGS_MEMBER.into(), bytes: Bytes::from(text.into_bytes()) });
-        }
-        if let Some(path) = &options.license {
-            sources.push(Source { name: file_name(path), bytes: Bytes::open(path)? });
-        }
-        sources.extend(weight_sources(&options.weights)?);
-        let no_hash = "0".repeat(64);
-        let manifest = Manifest {
-            format: 1,
-            tool: concat!("gemma2 ", env!("CARGO_PKG_VERSION")).into(),
-            file_size: 0,
-            runtime: Hashed { size: runtime.len() as u64, sha256: no_hash.clone() },
-            parameters: Parameters {
-                weights: file_name(&options.weights),
-                args: options.args.clone(),
-                license: options.license.as_deref().map(file_name),
-            },
-            members: sources
-                .iter()
-                .map(|source| Member {
-                    name: source.name.clone(),
-                    size: source.bytes.len() as u64,
-                    sha256: no_hash.clone(),
-                })
-                .collect(),
-        };
-        Contents::place(runtime, manifest, sources)
+/// All members but the manifest.
+fn gather<'a>(options: &PackOptions<'a>) -> Result<Vec<Part<'a>>, PackError> {
+    let mut parts = Vec::new();
+    if !options.args.is_empty() {
+        parts.push(args_part(&options.args));
     }
-
-    /// The manifest tells the length of the file, which depends on that of the manifest: repeat until it fits. It
-    /// does, because a longer number never makes the file shorter.
-    fn place(runtime: Bytes, mut manifest: Manifest, sources: Vec<Source>) -> Result<Contents, PackError> {
-        loop {
-            let mut members = vec![NewMember {
-                name: MANIFEST_MEMBER.into(),
-                size: manifest.to_bytes().len() as u64,
-                is_aligned: false,
-            }];
-            members.extend(sources.iter().map(|source| NewMember {
-                name: source.name.clone(),
-                size: source.bytes.len() as u64,
-                is_aligned: is_weights(&source.name),
-            }));
-            let layout = Layout::new(runtime.len() as u64, &members)?;
-            if layout.total() == manifest.file_size {
-                return Ok(Contents { runtime, manifest, sources, layout });
-            }
-            manifest.file_size = layout.total();
+    if let Some(path) = &options.license {
+        parts.push(Part::small(file_name(path), Bytes::open(path)?));
+    }
+    for model in &options.models {
+        parts.extend(model_parts(model, options.models.len() > 1)?);
+    }
+    let mut names = HashSet::new();
+    for part in &parts {
+        if !names.insert(&part.name) {
+            return Err(PackError::SameName(name_for_people(part.name.as_bytes())));
         }
     }
-
-    fn write(&self, file: &File, on_progress: &mut OnProgress<'_>) -> Result<(), Stop> {
-        file.set_len(self.layout.total())?;
-        let mut copy = Copy { file, on_progress, done: 0, total: self.layout.total() };
-        let mut manifest = self.manifest.clone();
-        let mut crc32s = vec![0];
-        (manifest.runtime.sha256, _) = copy.write("", 0, &self.runtime)?;
-        for (index, source) in self.sources.iter().enumerate() {
-            let at = self.layout.data_offset(index + 1);
-            let (sha256, crc32) = copy.write(&source.name, at, &source.bytes)?;
-            manifest.members[index].sha256 = sha256;
-            crc32s.push(crc32);
-        }
-        let manifest = manifest.to_bytes();
-        let at = self.layout.data_offset(0);
-        (_, crc32s[0]) = copy.write(MANIFEST_MEMBER, at, &manifest)?;
-        let mut file = file;
-        for (index, &crc32) in crc32s.iter().enumerate() {
-            file.seek(SeekFrom::Start(self.layout.header_offset(index)))?;
-            file.write_all(&self.layout.local_header(index, crc32))?;
-        }
-        file.seek(SeekFrom::Start(self.layout.directory_offset()))?;
-        file.write_all(&self.layout.directory(&crc32s))?;
-        file.sync_all()?;
-        Ok(())
-    }
+    // Small members before all weights, so that the start of the file tells the most.
+    parts.sort_by_key(|part| is_weights(&part.name));
+    Ok(parts)
 }
 
-/// Writes and hashes in chunks.
-struct Copy<'a, 'b> {
-    file: &'a File,
-    on_progress: &'a mut OnProgress<'b>,
-    done: u64,
-    total: u64,
+/// `.args` as a member.
+pub(super) fn args_part<'a>(args: &[String]) -> Part<'a> {
+    Part::small(ARGS_MEMBER.into(), Bytes::from(ArgsFile::text(args).into_bytes()))
 }
 
-impl Copy<'_, '_> {
-    fn write(&mut self, name: &str, at: u64, bytes: &[u8]) -> Result<(String, u32), Stop> {
-        let (mut sha256, mut crc32) = (Sha256::new(), crc32fast::Hasher::new());
-        self.file.seek(SeekFrom::Start(at))?;
-        for chunk in bytes.chunks(CHUNK) {
-            sha256.update(chunk);
-            crc32.update(chunk);
-            self.file.write_all(chunk)?;
-            self.done += chunk.len() as u64;
-            let progress = Progress { member: name, done: self.done, total: self.total };
-            if (self.on_progress)(progress).is_break() {
-                return Err(Stop::Interrupted);
-            }
-        }
-        Ok((hex(sha256), crc32.finalize()))
+fn model_parts<'a>(model: &ModelInput<'a>, is_one_of_several: bool) -> Result<Vec<Part<'a>>, PackError> {
+    if let Some(name) = &model.name
+        && (!is_safe_name(name) || name.contains('/'))
+    {
+        return Err(PackError::BadName(name_for_people(name.as_bytes())));
     }
+    if let Some(made) = model.made {
+        let stem = file_name(&model.path);
+        let name = model.name.as_deref().unwrap_or(stem.strip_suffix(".gguf").unwrap_or(&stem));
+        return Ok(vec![Part { name: format!("{name}.gguf"), content: Content::Made(made), is_model: true }]);
+    }
+    let mut name = model.name.clone();
+    if name.is_none() && is_one_of_several && model.path.is_dir() {
+        // "." has no name of its own.
+        let path = model.path.canonicalize().unwrap_or_else(|_| model.path.clone());
+        let is_folder = !named_sources(&path, None)?.iter().any(|source| source.name.ends_with(".gguf"));
+        name = is_folder.then(|| file_name(&path));
+    }
+    let sources = named_sources(&model.path, name.as_deref())?;
+    let to_part = |source: super::sources::Source| Part {
+        name: source.name,
+        content: Content::Bytes(source.bytes),
+        is_model: true,
+    };
+    Ok(sources.into_iter().map(to_part).collect())
 }
 
-fn check_space(output: &Path, needed: u64) -> Result<(), PackError> {
+pub(super) fn check_space(output: &Path, needed: u64) -> Result<(), PackError> {
     match free_space(output) {
         Some(free) if free < needed => Err(PackError::NoSpace { path: output.to_owned(), needed, free }),
         _ => Ok(()),
@@ -336,4 +378,4 @@ fn check_space(output: &Path, needed: u64) -> Result<(), PackError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::locate::{Bundle, is_weights};
+use super::models::split_parts;
 use super::pack::PackError;
 use super::{Bytes, is_safe_name};
 
@@ -51,6 +52,29 @@ pub(super) fn weight_sources(path: &Path) -> Result<Vec<Source>, PackError> {
     Err(no_weights(path, "it is no GGUF file, no safetensors file and no packed file"))
 }
 
+/// The same as members of a file: a GGUF gets `name` in place of its own, anything else a folder of that name.
+///
+/// # Errors
+/// `name` for a packed file with several models.
+pub(super) fn named_sources(path: &Path, name: Option<&str>) -> Result<Vec<Source>, PackError> {
+    let mut sources = weight_sources(path)?;
+    let Some(name) = name else { return Ok(sources) };
+    let n_weights = sources.iter().filter(|source| source.name.ends_with(".gguf")).count();
+    let is_split = |source: &Source| split_parts(&source.name).is_some_and(|(_, count)| count as usize == n_weights);
+    if n_weights > 1 && !sources.iter().all(is_split) {
+        return Err(no_weights(path, "it holds several models, which have names already"));
+    }
+    for source in &mut sources {
+        let own = source.name.rsplit('/').next().unwrap_or_default();
+        source.name = match split_parts(own) {
+            Some((stem, _)) => format!("{name}{}", &own[stem.len()..]),
+            None if own.ends_with(".gguf") => format!("{name}.gguf"),
+            None => format!("{name}/{own}"),
+        };
+    }
+    Ok(sources)
+}
+
 /// The last part of a path as a member's name.
 pub(super) fn file_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str());
@@ -81,6 +105,10 @@ fn no_weights(path: &Path, reason: impl Into<String>) -> PackError {
 
 fn gguf_sources(path: &Path, bytes: Bytes) -> Result<Vec<Source>, PackError> {
     let mut name = file_name(path);
+    if let Some(whole) = name.strip_suffix(".cat0") {
+        // All parts together.
+        name.truncate(whole.len());
+    }
     let Some((stem, count)) = split_parts(&name) else {
         if !name.ends_with(".gguf") {
             name.push_str(".gguf");
@@ -96,35 +124,20 @@ fn gguf_sources(path: &Path, bytes: Bytes) -> Result<Vec<Source>, PackError> {
         .collect()
 }
 
-/// Stem and number of parts of a name like `model-00002-of-00003.gguf`.
-fn split_parts(name: &str) -> Option<(&str, u32)> {
-    let number = |text: &str| -> Option<u32> {
-        let is_number = text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
-        text.parse().ok().filter(|_| is_number)
-    };
-    let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
-    let (stem, part) = rest.rsplit_once('-')?;
-    let (part, count) = (number(part)?, number(count)?);
-    (1..=count).contains(&part).then_some((stem, count))
-}
-
+/// The members of all models inside, small ones first.
 fn bundle_sources(bundle: &Bundle) -> Result<Vec<Source>, PackError> {
-    let to_source = |(name, bytes)| Source { name, bytes };
-    let gguf = bundle.members_ending_in(&[".gguf"])?;
-    if !gguf.is_empty() {
-        return Ok(gguf.into_iter().map(to_source).collect());
-    }
     let mut sources = Vec::new();
-    for &name in MODEL_FILES {
-        if let Some(bytes) = bundle.member(name)? {
-            sources.push(to_source((name.to_owned(), bytes)));
+    for model in bundle.models() {
+        let (weights, others): (Vec<&String>, Vec<&String>) = model.members.iter().partition(|name| is_weights(name));
+        for name in others.into_iter().chain(weights) {
+            if let Some(bytes) = bundle.member(name)? {
+                sources.push(Source { name: name.clone(), bytes });
+            }
         }
     }
-    let weights = bundle.members_ending_in(&[".safetensors"])?;
-    if weights.is_empty() {
+    if sources.is_empty() {
         return Err(no_weights(&bundle.path, "its archive holds no weights"));
     }
-    sources.extend(weights.into_iter().map(to_source));
     Ok(sources)
 }
 
@@ -210,17 +223,4 @@ fn model_files(directory: &Path, with_index: bool) -> Result<Vec<Source>, PackEr
         }
     }
     Ok(sources)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_split_files_are_told_from_others() {
-        assert_eq!(split_parts("a-b-00002-of-00003.gguf"), Some(("a-b", 3)));
-        for name in ["a.gguf", "a-00004-of-00003.gguf", "a-2-of-3.gguf", "a-00001-of-00002.bin"] {
-            assert_eq!(split_parts(name), None, "{name}");
-        }
-    }
 }

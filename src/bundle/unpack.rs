@@ -1,15 +1,12 @@
-//! A packed file to its parts again, and the check whether they are still what was packed.
+//! A packed file to its parts again.
 
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use super::is_safe_name;
 use super::locate::{Bundle, BundleError};
-use super::manifest::{MANIFEST_MEMBER, hex};
-use super::pack::{OnProgress, Progress};
+use super::pack::{OnProgress, Progress, write_hint};
 use crate::error::Hint;
 
 /// Bytes between two calls of the progress callback.
@@ -51,7 +48,8 @@ impl Hint for UnpackError {
             UnpackError::Exists(_) => Some("choose another `-d`, or replace files with `--force`".into()),
             UnpackError::UnsafeName(_) => Some("this archive was made to do harm".into()),
             UnpackError::NoDirectory(_) => Some("choose an empty directory for `-d`".into()),
-            UnpackError::Io { .. } | UnpackError::Interrupted => None,
+            UnpackError::Io { source, .. } => write_hint(source),
+            UnpackError::Interrupted => None,
         }
     }
 }
@@ -112,89 +110,6 @@ pub fn unpack(
         }
     }
     Ok(files.into_iter().map(|(_, _, path)| path).collect())
-}
-
-/// What [`verify`] found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verification {
-    /// Whether there was a manifest with hashes; otherwise the archive's own checksums were compared.
-    pub has_manifest: bool,
-    /// Parts that are as they were.
-    pub intact: Vec<String>,
-    /// What is not, one sentence each.
-    pub problems: Vec<String>,
-}
-
-/// Compares every member and the program with the hashes in the manifest, or with the archive's checksums where there
-/// is no manifest.
-///
-/// # Errors
-/// A member that cannot be read at all, or `Interrupted`.
-pub fn verify(bundle: &Bundle, on_progress: &mut OnProgress<'_>) -> Result<Verification, UnpackError> {
-    let manifest = bundle.manifest()?;
-    let mut result = Verification { has_manifest: manifest.is_some(), ..Verification::default() };
-    let mut hashing = Hashing { on_progress, done: 0, total: bundle.bytes.len() as u64 };
-    let size = bundle.bytes.len() as u64;
-    if let Some(manifest) = &manifest {
-        if manifest.file_size != size {
-            result.problems.push(format!("the file has {size} bytes and was packed with {}", manifest.file_size));
-        }
-        let runtime = bundle.runtime().unwrap_or_else(|| Vec::new().into());
-        let (sha256, _) = hashing.hash("", &runtime)?;
-        result.compare("the program", sha256 == manifest.runtime.sha256);
-        for member in &manifest.members {
-            if bundle.archive.entry(&member.name).is_none() {
-                result.problems.push(format!("`{}` is missing", member.name));
-            }
-        }
-    }
-    for entry in bundle.archive.entries.iter().filter(|entry| !entry.is_dir()) {
-        let (sha256, crc32) = hashing.hash(&entry.name, &bundle.data(entry)?)?;
-        let quoted = format!("`{}`", entry.name);
-        match &manifest {
-            Some(manifest) if entry.name != MANIFEST_MEMBER => {
-                let known = manifest.members.iter().find(|m| m.name == entry.name);
-                match known {
-                    Some(member) => result.compare(&quoted, member.sha256 == sha256),
-                    None => result.problems.push(format!("{quoted} is not in the manifest")),
-                }
-            }
-            _ => result.compare(&quoted, crc32 == entry.crc32),
-        }
-    }
-    Ok(result)
-}
-
-impl Verification {
-    fn compare(&mut self, part: &str, is_equal: bool) {
-        if is_equal {
-            self.intact.push(part.into());
-        } else {
-            self.problems.push(format!("{part} is not what was packed"));
-        }
-    }
-}
-
-struct Hashing<'a, 'b> {
-    on_progress: &'a mut OnProgress<'b>,
-    done: u64,
-    total: u64,
-}
-
-impl Hashing<'_, '_> {
-    fn hash(&mut self, name: &str, bytes: &[u8]) -> Result<(String, u32), UnpackError> {
-        let (mut sha256, mut crc32) = (Sha256::new(), crc32fast::Hasher::new());
-        for chunk in bytes.chunks(CHUNK) {
-            sha256.update(chunk);
-            crc32.update(chunk);
-            self.done += chunk.len() as u64;
-            let progress = Progress { member: name, done: self.done, total: self.total };
-            if (self.on_progress)(progress).is_break() {
-                return Err(UnpackError::Interrupted);
-            }
-        }
-        Ok((hex(sha256), crc32.finalize()))
-    }
 }
 
 fn io_error(path: &Path) -> impl Fn(std::io::Error) -> UnpackError + '_ {

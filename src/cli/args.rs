@@ -34,6 +34,9 @@ pub struct RunArgs {
     /// Weights: a .gguf file, a model directory, a packed file or a .llamafile [env: GEMMA2_MODEL; default: see above]
     #[arg(short, long, value_name = "PATH", help_heading = "Model")]
     pub model: Option<PathBuf>,
+    /// Which model of a file with several: a name that `gemma2 list` shows [default: the first]
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    pub model_name: Option<String>,
     /// Read the weights into memory instead of mapping the file
     #[arg(long, help_heading = "Model")]
     pub no_mmap: bool,
@@ -223,6 +226,8 @@ pub enum Gpu {
 pub enum Tool {
     /// Make one file of program and weights
     Pack(PackArgs),
+    /// Give a packed file another program or other default arguments; its weights stay as they are
+    Upgrade(UpgradeArgs),
     /// Write the members of a packed file into a directory
     Unpack(UnpackArgs),
     /// List the members of a packed file
@@ -246,12 +251,21 @@ pub enum Tool {
 /// `pack`.
 #[derive(Clone, Debug, PartialEq, clap::Args)]
 pub struct PackArgs {
-    /// Weights: a .gguf file, a model directory, or a packed file whose weights are taken
-    #[arg(short, long, value_name = "PATH")]
-    pub model: PathBuf,
+    /// Weights: a .gguf file, a model directory, or a packed file whose weights are taken (repeatable: several models)
+    #[arg(short, long, value_name = "PATH", required = true)]
+    pub model: Vec<PathBuf>,
+    /// The model's name inside (repeatable: one for each `-m`, in their order) [default: its file's name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Vec<String>,
     /// The file to make
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+    /// Make the weights smaller on the way: Q8_0, Q6_K, Q4_K_M or another type of `gemma2 quantize`
+    #[arg(long, value_name = "TYPE")]
+    pub quantize: Option<String>,
+    /// CPU threads for `--quantize` [default: physical cores]
+    #[arg(short, long, value_name = "N", requires = "quantize")]
+    pub threads: Option<usize>,
     /// A default argument; `...` is where those of the command line go (repeatable): --arg=-c --arg=0
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub arg: Vec<String>,
@@ -264,6 +278,25 @@ pub struct PackArgs {
     /// Replace an existing file
     #[arg(long)]
     pub force: bool,
+    /// No progress on stderr
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `upgrade`.
+#[derive(Clone, Debug, PartialEq, clap::Args)]
+pub struct UpgradeArgs {
+    /// The packed file to change
+    pub file: PathBuf,
+    /// The program to put in front of the weights [default: this one, unless arguments are given]
+    #[arg(long, value_name = "EXE")]
+    pub runtime: Option<PathBuf>,
+    /// A default argument, in place of all that are inside (repeatable): --arg=-c --arg=0
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub arg: Vec<String>,
+    /// Remove the default arguments that are inside
+    #[arg(long, conflicts_with = "arg")]
+    pub no_args: bool,
     /// No progress on stderr
     #[arg(short, long)]
     pub quiet: bool,
@@ -440,6 +473,8 @@ impl RunArgs {
         let mode = if has_mode { RunArgs::default() } else { defaults.clone() };
         let list = |given: Vec<String>, default: Vec<String>| if given.is_empty() { default } else { given };
         RunArgs {
+            // A name belongs to the file that it was given with.
+            model_name: self.model_name.or(if self.model.is_some() { None } else { defaults.model_name }),
             model: self.model.or(defaults.model),
             no_mmap: self.no_mmap || defaults.no_mmap,
             mlock: self.mlock || defaults.mlock,

@@ -16,7 +16,9 @@ mod locate;
 mod log;
 mod machine;
 mod one_shot;
+mod pack;
 mod perplexity;
+mod progress;
 mod prompt;
 mod prompt_cache;
 mod quantize;
@@ -38,7 +40,7 @@ use crate::bundle::{ArgsFile, Bundle};
 use crate::kernels::Kernels;
 use args::{Args, RunArgs};
 use load::Opened;
-use locate::{Surroundings, locate_weights};
+use locate::{Surroundings, locate_model};
 use settings::{Mode, Settings};
 use terminal::{Terminal, print};
 
@@ -111,7 +113,7 @@ fn run_model(
         Mode::Chat | Mode::Serve(_) => None,
     };
     let (model, default_model) = (settings.model.as_deref(), settings.default_model.as_deref());
-    let mut located = locate_weights(model, default_model, surroundings)?;
+    let mut located = locate_model(model, default_model, settings.model_name.as_deref(), surroundings)?;
     load::place_in_memory(&mut located.files, &settings, &terminal)?;
     let opened = Opened::new(located, settings.n_ctx, &terminal)?;
     serve::demo_notice(&opened, &terminal);

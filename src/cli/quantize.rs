@@ -19,23 +19,11 @@ use crate::weights::Source;
 /// # Errors
 /// A type that does not exist, weights that are no Gemma 2, an output that cannot be written.
 pub fn run_quantize(args: QuantizeArgs, terminal: &Terminal) -> Result<(), CliError> {
-    let Some(recipe) = Recipe::parse(&args.recipe) else {
-        let names: Vec<String> = Recipe::all().map(|recipe| recipe.to_string()).collect();
-        return Err(CliError::Usage {
-            what: format!("there is no type `{}`", name_for_people(args.recipe.as_bytes())),
-            hint: format!("take one of {}", names.join(", ")),
-        });
-    };
-    let n_threads = match args.threads {
-        Some(0) => return Err(CliError::usage("`-t` is 0 and must be at least 1")),
-        threads => threads.unwrap_or_else(physical_cores),
-    };
+    let recipe = recipe(&args.recipe)?;
+    let n_threads = check_threads(args.threads)?.unwrap_or_else(physical_cores);
     let located = locate_weights(Some(&args.input), None, &Surroundings::default())?;
     let source = Source::open(located.files)?;
-    let from = source.quantization();
-    if !matches!(from, "F32" | "F16" | "BF16") {
-        terminal.note(format!("note: the weights are {from} already; the new file has the errors of both"));
-    }
+    note_double_loss(&source, terminal);
     let options = QuantizeOptions { output: args.output, recipe, overwrite: args.force, n_threads };
     let interrupted = signals::interrupt_flag()?;
     let start = Instant::now();
@@ -54,6 +42,37 @@ pub fn run_quantize(args: QuantizeArgs, terminal: &Terminal) -> Result<(), CliEr
     let seconds = start.elapsed().as_secs_f64();
     terminal.note(format!("`{}` is {recipe}: {before} became {after} in {seconds:.0} s", options.output.display()));
     Ok(())
+}
+
+/// The type of that name.
+///
+/// # Errors
+/// There is none.
+pub fn recipe(name: &str) -> Result<Recipe, CliError> {
+    Recipe::parse(name).ok_or_else(|| {
+        let names: Vec<String> = Recipe::all().map(|recipe| recipe.to_string()).collect();
+        CliError::Usage {
+            what: format!("there is no type `{}`", name_for_people(name.as_bytes())),
+            hint: format!("take one of {}", names.join(", ")),
+        }
+    })
+}
+
+/// # Errors
+/// No thread at all.
+pub fn check_threads(threads: Option<usize>) -> Result<Option<usize>, CliError> {
+    match threads {
+        Some(0) => Err(CliError::usage("`-t` is 0 and must be at least 1")),
+        threads => Ok(threads),
+    }
+}
+
+/// Says so where weights are quantized that were before.
+pub fn note_double_loss(source: &Source, terminal: &Terminal) {
+    let from = source.quantization();
+    if !matches!(from, "F32" | "F16" | "BF16") {
+        terminal.note(format!("note: the weights are {from} already; the new ones have the errors of both"));
+    }
 }
 
 /// ` 42 %  31 M weights/s  58 s left  blk.7.ffn_up.weight`

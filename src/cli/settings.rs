@@ -29,6 +29,8 @@ pub struct Settings {
     pub model: Option<PathBuf>,
     /// `-m` of `.args`.
     pub default_model: Option<PathBuf>,
+    /// Which of several models in a file.
+    pub model_name: Option<String>,
     /// Tokens of context; 0 is the model's maximum.
     pub n_ctx: usize,
     /// How the model computes.
@@ -151,6 +153,7 @@ impl Settings {
             mode,
             model,
             default_model,
+            model_name: args.model_name.clone(),
             n_ctx: args.ctx_size.unwrap_or(DEFAULT_N_CTX),
             compute,
             generation,

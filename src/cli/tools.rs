@@ -1,26 +1,23 @@
-//! The tools: `pack`, `unpack`, `list`, `verify`, `tokenize`, `info`, `completions`; larger ones have files of their own.
+//! The tools: `unpack`, `list`, `verify`, `tokenize`, `info`, `completions`; larger ones have files of their own.
 
-use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
-use super::args::{self, Args, InfoArgs, PackArgs, RunArgs, TokenizeArgs, Tool, UnpackArgs};
+use super::args::{self, InfoArgs, RunArgs, TokenizeArgs, Tool, UnpackArgs};
 use super::bench::bench;
 use super::error::CliError;
 use super::load::{Opened, kv_cache_bytes};
-use super::locate::{Surroundings, locate_weights};
+use super::locate::{Surroundings, locate_model};
+use super::pack::{run_pack, run_upgrade};
 use super::perplexity::run_perplexity;
+use super::progress::progress;
 use super::prompt::read_text;
 use super::quantize::run_quantize;
 use super::settings::{DEFAULT_N_CTX, Settings};
-use super::signals;
 use super::terminal::{Terminal, error_line, print};
-use crate::bundle::{ArgsFile, Bundle, BundleError, PackOptions, Progress, pack, running_executable, unpack, verify};
+use crate::bundle::{Bundle, BundleError, running_executable, unpack, verify};
 use crate::error::{bytes_for_people, name_for_people};
 use crate::tokenizer::Special;
-use crate::weights::Source;
 
 /// Runs a tool.
 ///
@@ -31,6 +28,10 @@ pub fn run(tool: Tool, version: &'static str, mut terminal: Terminal) -> Result<
         Tool::Pack(args) => {
             terminal.is_quiet = args.quiet;
             run_pack(args, &terminal)
+        }
+        Tool::Upgrade(args) => {
+            terminal.is_quiet = args.quiet;
+            run_upgrade(args, &terminal)
         }
         Tool::Unpack(args) => run_unpack(&args, &terminal),
         Tool::List(args) => list(&open(&args.file)?),
@@ -49,81 +50,6 @@ pub fn run(tool: Tool, version: &'static str, mut terminal: Terminal) -> Result<
             print(&String::from_utf8_lossy(&script))
         }
     }
-}
-
-/// What a progress callback shows, and whether Ctrl-C ended it.
-fn progress<'a>(
-    verb: &'static str,
-    terminal: &'a Terminal,
-) -> Result<impl FnMut(Progress<'_>) -> ControlFlow<()> + 'a, CliError> {
-    let interrupted = signals::interrupt_flag()?;
-    let mut shown = None;
-    Ok(move |progress: Progress<'_>| {
-        let percent = progress.done * 100 / progress.total.max(1);
-        if shown != Some(percent) {
-            shown = Some(percent);
-            let member = if progress.member.is_empty() { "the program" } else { progress.member };
-            let (done, total) = (bytes_for_people(progress.done), bytes_for_people(progress.total));
-            terminal
-                .status(&format!("{verb} {percent:3} %  {done} of {total}  {}", name_for_people(member.as_bytes())));
-        }
-        match interrupted.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
-    })
-}
-
-fn run_pack(args: PackArgs, terminal: &Terminal) -> Result<(), CliError> {
-    check_default_arguments(&args.arg)?;
-    // A model that this program cannot run is better refused now than by those who get the file.
-    let located = locate_weights(Some(&args.model), None, &Surroundings::default())?;
-    let source = Source::open(located.files)?;
-    source.tensors()?;
-    let options = PackOptions {
-        weights: args.model,
-        output: args.output,
-        args: args.arg,
-        license: args.license,
-        runtime: args.runtime,
-        overwrite: args.force,
-    };
-    let packed = pack(&options, &mut progress("packing", terminal)?);
-    terminal.status("");
-    let size = packed?;
-    terminal.note(format!("`{}` has {}: {}", options.output.display(), bytes_for_people(size), describe_run(&options)));
-    Ok(())
-}
-
-fn describe_run(options: &PackOptions) -> String {
-    match options.runtime {
-        Some(_) => "program and weights in one file".into(),
-        None => format!("run it, or look into it with `gemma2 list {}`", options.output.display()),
-    }
-}
-
-/// Default arguments that the packed program would refuse are refused now.
-fn check_default_arguments(words: &[String]) -> Result<(), CliError> {
-    let wrong =
-        |what: String| CliError::Usage { what: format!("`--arg`: {what}"), hint: "write --arg=-c --arg=0".into() };
-    let file = ArgsFile::parse(ArgsFile::text(words).as_bytes()).map_err(|error| wrong(error.to_string()))?;
-    // `-p ...` needs the argument that is still to come.
-    let candidates = [file.defaults(), file.place(&["0".into()])];
-    let mut first_error = None;
-    for words in candidates {
-        let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
-        match Args::parse_from_words(&words, "") {
-            Ok(args) if args.tool.is_none() && !args.help_all => {
-                return match Settings::resolve(RunArgs::default(), args.run) {
-                    Ok(_) => Ok(()),
-                    Err(error) => Err(wrong(error.to_string())),
-                };
-            }
-            Ok(_) => first_error = first_error.or(Some("tools are no default arguments".to_owned())),
-            Err(error) => first_error = first_error.or(Some(super::usage_text(&error))),
-        }
-    }
-    Err(wrong(first_error.unwrap_or_default()))
 }
 
 fn open(path: &Path) -> Result<Bundle, CliError> {
@@ -147,13 +73,31 @@ fn list(bundle: &Bundle) -> Result<(), CliError> {
         let name = name_for_people(entry.name.as_bytes());
         let _ = writeln!(out, "{:>14} {:>14}  {name}", entry.size, entry.offset());
     }
+    let models = bundle.models();
+    if models.len() > 1 {
+        out.push_str("\nmodels, of which the first runs unless `--model-name` says otherwise:\n");
+        for model in models {
+            let _ = writeln!(out, "  {}", name_for_people(model.name.as_bytes()));
+        }
+    }
     print(&out)
 }
 
 fn run_verify(path: Option<&Path>, terminal: &Terminal) -> Result<(), CliError> {
     let own = running_executable()?;
     let bundle = open(path.unwrap_or(&own))?;
-    let verified = verify(&bundle, &mut progress("verifying", terminal)?);
+    let path = path.map_or_else(|| std::env::current_exe().unwrap_or(own), Path::to_owned);
+    // Where the weights are a file of their own, they are what matters.
+    let beside = if bundle.has_weights() { None } else { Bundle::beside(&path, Some(&bundle))? };
+    let mut is_intact = true;
+    for bundle in std::iter::once(&bundle).chain(&beside) {
+        is_intact &= verify_one(bundle, terminal)?;
+    }
+    if is_intact { Ok(()) } else { Err(CliError::Damaged(path)) }
+}
+
+fn verify_one(bundle: &Bundle, terminal: &Terminal) -> Result<bool, CliError> {
+    let verified = verify(bundle, &mut progress("verifying", terminal)?);
     terminal.status("");
     let verified = verified?;
     let mut out = String::new();
@@ -164,13 +108,14 @@ fn run_verify(path: Option<&Path>, terminal: &Terminal) -> Result<(), CliError> 
         let _ = writeln!(out, "DAMAGED  {problem}");
     }
     print(&out)?;
+    if verified.unfinished_tail > 0 {
+        let n_bytes = verified.unfinished_tail;
+        terminal.note(format!("an interrupted `upgrade` has left {n_bytes} bytes at the end, which do no harm"));
+    }
     if !verified.has_manifest {
         terminal.note("there is no manifest with SHA-256 hashes: compared with the archive's own CRC-32 checksums");
     }
-    match verified.problems.is_empty() {
-        true => Ok(()),
-        false => Err(CliError::Damaged(path.map_or_else(|| std::env::current_exe().unwrap_or(own), Path::to_owned))),
-    }
+    Ok(verified.problems.is_empty())
 }
 
 fn tokenize(args: &TokenizeArgs, terminal: &Terminal) -> Result<(), CliError> {
@@ -242,11 +187,12 @@ fn info(args: &InfoArgs, terminal: &Terminal) -> Result<(), CliError> {
 /// The model that the program itself would take.
 pub(super) fn open_model(typed: Option<&Path>, n_ctx: usize, terminal: &Terminal) -> Result<Opened, CliError> {
     let surroundings = Surroundings::detect()?;
-    let default = match &surroundings.bundle {
-        Some(bundle) => super::default_arguments(bundle)?.model,
-        None => None,
+    let defaults = match &surroundings.bundle {
+        Some(bundle) => super::default_arguments(bundle)?,
+        None => RunArgs::default(),
     };
-    let located = locate_weights(typed, default.as_deref(), &surroundings)?;
+    let name = defaults.model_name.as_deref().filter(|_| typed.is_none());
+    let located = locate_model(typed, defaults.model.as_deref(), name, &surroundings)?;
     if located.place == super::locate::Place::Demo {
         error_line("note: this is the built-in demo model; `-m` takes another");
     }

@@ -1,16 +1,17 @@
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 
 use super::*;
 use crate::bundle::{unpack, verify};
 use crate::error::render;
 
 /// A folder with a small program, weights and a license.
-struct Setup {
+pub(crate) struct Setup {
     directory: tempfile::TempDir,
 }
 
 impl Setup {
-    fn new() -> Setup {
+    pub fn new() -> Setup {
         let setup = Setup { directory: tempfile::tempdir().unwrap() };
         // A 64-bit ELF header whose section table, of no entries, ends at 1000.
         let mut program = vec![7; 1000];
@@ -23,22 +24,23 @@ impl Setup {
         setup
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn options(&self) -> PackOptions {
+    pub fn options(&self) -> PackOptions<'static> {
         PackOptions {
-            weights: self.path("m.gguf"),
+            models: vec![model(self.path("m.gguf"))],
             output: self.path("out"),
             args: vec!["-c".into(), "0".into(), "...".into()],
             license: Some(self.path("LICENSE")),
             runtime: Some(self.path("program")),
+            quantize: None,
             overwrite: false,
         }
     }
 
-    fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         let names = fs::read_dir(self.directory.path()).unwrap();
         let mut names: Vec<String> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
@@ -46,15 +48,23 @@ impl Setup {
     }
 }
 
-fn quiet(_: Progress<'_>) -> ControlFlow<()> {
+/// The model at a path, as it is.
+pub(crate) fn model(path: PathBuf) -> ModelInput<'static> {
+    ModelInput { path, name: None, made: None }
+}
+
+pub(crate) fn quiet(_: Progress<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
+/// Pieces of 64 KiB, so that small files have some.
+const SMALL: Limits = Limits { piece_size: 1 << 16, windows: 300_000 };
+
 fn pack_quietly(options: &PackOptions) -> Result<u64, PackError> {
-    pack(options, &mut quiet)
+    pack(options, &mut quiet).map(|packed| packed.size)
 }
 
-fn open(path: &Path) -> Bundle {
+pub(crate) fn open(path: &Path) -> Bundle {
     Bundle::open(path).unwrap().unwrap()
 }
 
@@ -109,7 +119,7 @@ fn packing_a_packed_file_replaces_its_archive() {
     let setup = Setup::new();
     pack_quietly(&setup.options()).unwrap();
     let options = PackOptions {
-        weights: setup.path("out"),
+        models: vec![model(setup.path("out"))],
         runtime: Some(setup.path("out")),
         output: setup.path("again"),
         args: Vec::new(),
@@ -157,15 +167,15 @@ fn an_interrupted_pack_leaves_nothing() {
 #[test]
 fn model_directories_are_packed_with_their_files() {
     let setup = Setup::new();
-    let model = setup.path("model");
-    fs::create_dir(&model).unwrap();
+    let directory = setup.path("model");
+    fs::create_dir(&directory).unwrap();
     let files = ["config.json", "tokenizer.json", "a.safetensors", "b.safetensors", "README.md"];
     for file in files {
-        fs::write(model.join(file), "{}").unwrap();
+        fs::write(directory.join(file), "{}").unwrap();
     }
     let pack_model = |name: &str| {
         let options = PackOptions {
-            weights: model.join(name),
+            models: vec![model(directory.join(name))],
             overwrite: true,
             args: Vec::new(),
             license: None,
@@ -181,12 +191,12 @@ fn model_directories_are_packed_with_their_files() {
     assert_eq!(members(""), both);
     assert_eq!(members("b.safetensors"), "config.json tokenizer.json b.safetensors");
     let index = "model.safetensors.index.json";
-    fs::write(model.join(index), r#"{"weight_map":{"x":"b.safetensors"}}"#).unwrap();
+    fs::write(directory.join(index), r#"{"weight_map":{"x":"b.safetensors"}}"#).unwrap();
     assert_eq!(members(""), format!("config.json tokenizer.json {index} b.safetensors"));
-    fs::write(model.join(index), r#"{"weight_map":{"x":"../m.gguf"}}"#).unwrap();
+    fs::write(directory.join(index), r#"{"weight_map":{"x":"../m.gguf"}}"#).unwrap();
     assert!(pack_model("").is_err());
-    fs::remove_file(model.join(index)).unwrap();
-    fs::remove_file(model.join("tokenizer.json")).unwrap();
+    fs::remove_file(directory.join(index)).unwrap();
+    fs::remove_file(directory.join("tokenizer.json")).unwrap();
     let error = pack_model("").unwrap_err();
     assert!(error.to_string().contains("`tokenizer.json` is missing"), "{error}");
 }
@@ -198,7 +208,7 @@ fn all_parts_of_a_split_file_are_packed() {
         let name = format!("s-0000{part}-of-00002.gguf");
         fs::write(setup.path(&name), [b"GGUF".to_vec(), vec![part; 10]].concat()).unwrap();
     }
-    let options = PackOptions { weights: setup.path("s-00001-of-00002.gguf"), ..setup.options() };
+    let options = PackOptions { models: vec![model(setup.path("s-00001-of-00002.gguf"))], ..setup.options() };
     pack_quietly(&options).unwrap();
     let weights = open(&setup.path("out")).members_ending_in(&[".gguf"]).unwrap();
     let names: Vec<&str> = weights.iter().map(|(name, _)| name.as_str()).collect();
@@ -210,18 +220,48 @@ fn all_parts_of_a_split_file_are_packed() {
 }
 
 #[test]
-#[cfg(unix)]
-fn a_program_for_windows_stays_below_4_gib() {
+fn a_program_for_windows_stays_small_and_has_its_weights_beside_it() {
     let setup = Setup::new();
-    let file = File::create(setup.path("large.gguf")).unwrap();
-    (&file).write_all(b"GGUF").unwrap();
-    file.set_len(WINDOWS_LIMIT).unwrap();
     fs::write(setup.path("program.exe"), [b"MZ", &[0; 100][..]].concat()).unwrap();
-    let options =
-        PackOptions { weights: setup.path("large.gguf"), runtime: Some(setup.path("program.exe")), ..setup.options() };
-    let error = pack_quietly(&options).unwrap_err();
-    assert!(matches!(error, PackError::WindowsLimit(_)), "{error}");
-    assert!(error.hint().unwrap().contains("`-m`"));
+    fs::write(setup.path("large.gguf"), [b"GGUF", &[5; 400_000][..]].concat()).unwrap();
+    for (output, model_name, is_beside) in
+        [("small", "m.gguf", false), ("it.Q6_K", "large.gguf", true), ("other.exe", "large.gguf", true)]
+    {
+        let options = PackOptions {
+            models: vec![model(setup.path(model_name))],
+            runtime: Some(setup.path("program.exe")),
+            output: setup.path(output),
+            ..setup.options()
+        };
+        let packed = pack_within(&options, &SMALL, &mut quiet).unwrap();
+        let stem = output.strip_suffix(".exe").unwrap_or(output);
+        let beside = is_beside.then(|| setup.path(&format!("{stem}.weights")));
+        assert_eq!(packed.weights_file, beside);
+        let Some(beside) = beside else { continue };
+        assert_eq!(packed.file, setup.path(&format!("{stem}.exe")));
+        let (program, weights) = (open(&packed.file), open(&beside));
+        assert_eq!(names(&program), ["manifest.json", ".args", "LICENSE"]);
+        assert_eq!(names(&weights), ["manifest.json", "large.gguf"]);
+        assert_eq!(program.manifest().unwrap().unwrap().weights_file, Some(format!("{stem}.weights")));
+        assert_eq!(weights.archive.entry("large.gguf").unwrap().offset() % 65_536, 0);
+        for bundle in [&program, &weights] {
+            assert_eq!(verify(bundle, &mut quiet).unwrap().problems, Vec::<String>::new());
+        }
+        let found = Bundle::beside(&packed.file, Some(&open(&packed.file))).unwrap().unwrap();
+        assert_eq!(found.path, beside);
+        let renamed = setup.path("renamed.exe");
+        fs::rename(&packed.file, &renamed).unwrap();
+        let found = Bundle::beside(&renamed, Some(&open(&renamed))).unwrap().unwrap();
+        assert_eq!(found.path, beside, "by the name that it was packed under");
+        fs::rename(&beside, setup.path("away")).unwrap();
+        let error = Bundle::beside(&renamed, Some(&open(&renamed))).unwrap_err();
+        assert!(render(&error).contains(&format!("{stem}.weights` is missing")), "{error}");
+        fs::rename(setup.path("away"), setup.path("renamed.weights")).unwrap();
+        assert!(Bundle::beside(&renamed, None).unwrap().is_some(), "by its own name");
+        fs::rename(setup.path("renamed.weights"), &beside).unwrap();
+        let again = pack_within(&options, &SMALL, &mut quiet);
+        assert!(matches!(again, Err(PackError::Exists(_))), "an existing file is kept");
+    }
 }
 
 #[test]
@@ -235,7 +275,7 @@ fn a_full_file_system_is_told_before_writing() {
         eprintln!("skipped: no sparse file of 8 TiB here");
         return;
     }
-    let options = PackOptions { weights: setup.path("large.gguf"), ..setup.options() };
+    let options = PackOptions { models: vec![model(setup.path("large.gguf"))], ..setup.options() };
     let error = pack_quietly(&options).unwrap_err();
     assert!(matches!(error, PackError::NoSpace { .. }), "{error}");
     assert!(!setup.path("out").exists());
@@ -245,7 +285,7 @@ fn a_full_file_system_is_told_before_writing() {
 fn inputs_that_are_no_weights_or_no_program_are_named() {
     let setup = Setup::new();
     let mut options = setup.options();
-    options.weights = setup.path("LICENSE");
+    options.models = vec![model(setup.path("LICENSE"))];
     let error = render(&pack_quietly(&options).unwrap_err());
     assert!(error.contains("LICENSE` cannot be packed") && error.contains("hint:"), "{error}");
     options = setup.options();
@@ -273,6 +313,81 @@ fn damage_is_reported_with_the_members_name() {
         let verification = verify(&open(&setup.path("damaged")), &mut quiet).unwrap();
         assert_eq!(verification.problems, [expected]);
     }
+}
+
+#[test]
+fn the_first_damaged_piece_is_named() {
+    let setup = Setup::new();
+    pack_within(&setup.options(), &SMALL, &mut quiet).unwrap();
+    let manifest = open(&setup.path("out")).manifest().unwrap().unwrap();
+    let n_pieces: Vec<usize> = manifest.members.iter().map(|member| member.pieces.len()).collect();
+    assert_eq!(n_pieces, [0, 0, 4]);
+    let mut damaged = fs::read(setup.path("out")).unwrap();
+    let at = open(&setup.path("out")).archive.entry("m.gguf").unwrap().offset();
+    damaged[at + 70_000] ^= 1;
+    damaged[at + 200_003] ^= 1;
+    fs::write(setup.path("damaged"), damaged).unwrap();
+    let verification = verify(&open(&setup.path("damaged")), &mut quiet).unwrap();
+    let expected = format!(
+        "`m.gguf` is not what was packed: 2 of 4 pieces differ, the first is its bytes 65536 to 131072 (from {} in the file)",
+        at + 65_536
+    );
+    assert_eq!(verification.problems, [expected]);
+    assert_eq!(verification.intact.len(), 4);
+    let stopped = verify(&open(&setup.path("out")), &mut |_| ControlFlow::Break(()));
+    assert!(matches!(stopped, Err(crate::bundle::UnpackError::Interrupted)));
+}
+
+#[test]
+fn several_models_are_packed_under_their_names() {
+    let setup = Setup::new();
+    let directory = setup.path("it");
+    fs::create_dir(&directory).unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::write(directory.join(file), "{}").unwrap();
+    }
+    let named =
+        |path: &str, name: Option<&str>| ModelInput { name: name.map(str::to_owned), ..model(setup.path(path)) };
+    let pack_both = |models: Vec<ModelInput<'static>>| {
+        let options = PackOptions { models, args: Vec::new(), license: None, overwrite: true, ..setup.options() };
+        pack_quietly(&options).map(|_| open(&setup.path("out")))
+    };
+    let bundle = pack_both(vec![named("m.gguf", None), named("it", None)]).unwrap();
+    assert_eq!(names(&bundle)[1..], ["it/config.json", "it/tokenizer.json", "m.gguf", "it/model.safetensors"]);
+    let models: Vec<String> = bundle.models().into_iter().map(|model| model.name).collect();
+    assert_eq!(models, ["m", "it"], "in the order in which they were given");
+    let bundle = pack_both(vec![named("m.gguf", Some("a")), named("m.gguf", Some("b"))]).unwrap();
+    assert_eq!(names(&bundle)[1..], ["a.gguf", "b.gguf"]);
+    let bundle = pack_both(vec![named("it", Some("one"))]).unwrap();
+    assert_eq!(names(&bundle)[3], "one/model.safetensors");
+    let error = pack_both(vec![named("m.gguf", None), named("m.gguf", None)]).map(|_| ()).unwrap_err();
+    assert!(render(&error).contains("two models named `m.gguf`") && render(&error).contains("--name"), "{error}");
+    for name in ["", "..", "a/b", "a\\b", "a\nb"] {
+        let error = pack_both(vec![named("m.gguf", Some(name))]).map(|_| ()).unwrap_err();
+        assert!(matches!(error, PackError::BadName(_)), "{name:?}");
+    }
+}
+
+#[test]
+fn weights_that_are_made_while_packing_have_their_hashes_and_their_size() {
+    let setup = Setup::new();
+    let content = [b"GGUF", &[9; 300_000][..]].concat();
+    let write = |out: &mut dyn Write| content.chunks(7_000).try_for_each(|chunk| out.write_all(chunk));
+    let pack_made = |size: usize| {
+        let made = Some(Made { size: size as u64, write: &write });
+        let models = vec![ModelInput { made, name: Some("made".into()), ..model(setup.path("m.gguf")) }];
+        let options = PackOptions { models, quantize: Some("Q4_0".into()), overwrite: true, ..setup.options() };
+        pack_within(&options, &SMALL, &mut quiet)
+    };
+    pack_made(content.len()).unwrap();
+    let bundle = open(&setup.path("out"));
+    assert_eq!(bundle.member("made.gguf").unwrap().unwrap()[..], content);
+    assert_eq!(verify(&bundle, &mut quiet).unwrap().problems, Vec::<String>::new());
+    assert_eq!(bundle.manifest().unwrap().unwrap().parameters.quantize.as_deref(), Some("Q4_0"));
+    for wrong in [content.len() - 1, content.len() + 1] {
+        assert!(matches!(pack_made(wrong), Err(PackError::Io { .. })), "{wrong}");
+    }
+    assert!(fs::read(setup.path("out")).unwrap() == bundle.bytes[..], "the old file is still there");
 }
 
 #[test]

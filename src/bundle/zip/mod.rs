@@ -26,8 +26,8 @@ const LOCATOR64_SIGNATURE: u32 = 0x0706_4b50;
 const LOCAL_LENGTH: usize = 30;
 /// Length of a central header before name, extra field and comment.
 const CENTRAL_LENGTH: usize = 46;
-/// Length of the end record before its comment.
-const END_LENGTH: usize = 22;
+/// Length of the end record before its comment: the last bytes of an archive that has none.
+pub(crate) const END_LENGTH: usize = 22;
 /// Length of the ZIP64 end record, without extensible data.
 const END64_LENGTH: usize = 56;
 /// Length of the ZIP64 locator.

@@ -18,7 +18,7 @@ pub struct Entry {
     /// Checksum of the member itself.
     pub crc32: u32,
     /// Where its local header starts, from the start of the file.
-    header: usize,
+    pub(super) header: usize,
     /// Where its stored bytes lie, from the start of the file.
     data: Range<usize>,
     is_stored: bool,
@@ -58,10 +58,15 @@ pub struct Archive {
     pub entries: Vec<Entry>,
     /// Where the first local header starts; what lies before is an executable or nothing.
     pub start: usize,
+    /// Where its last record ends. What lies behind, 64 KiB at most, is a tail that was not finished.
+    pub end: usize,
 }
 
 impl Archive {
     /// Finds the archive at the end of `file`, behind any prefix. `None` where there is no end record.
+    ///
+    /// A new directory is appended to change an archive in place. While it is incomplete the one before it counts, so
+    /// that whoever reads the file sees the old state or the new one.
     ///
     /// # Errors
     /// An end record whose archive is damaged, split or has two members of one name.
@@ -87,6 +92,8 @@ struct End {
     /// What must be added to an offset in the archive to get one in the file: the length of a prefix that was added
     /// without adjusting the archive, else 0.
     shift: usize,
+    /// Where the end record ends, with its comment.
+    end: usize,
 }
 
 impl End {
@@ -94,15 +101,22 @@ impl End {
         let Some(last) = file.len().checked_sub(END_LENGTH) else {
             return Ok(None);
         };
+        let first = last.saturating_sub(usize::from(u16::MAX));
+        let has_signature = |&at: &usize| file.u32_at(at) == Some(END_SIGNATURE);
+        let comment_end = |at: usize| Some(at + END_LENGTH + usize::from(file.u16_at(at + 20)?));
         // The comment, whose length is the record's last field, reaches exactly to the end of the file. Demanding
         // that keeps the signature as a constant in somebody's machine code from passing as an archive.
-        let first = last.saturating_sub(usize::from(u16::MAX));
-        let found = (first..=last).rev().find(|&at| {
-            file.u32_at(at) == Some(END_SIGNATURE) && file.u16_at(at + 20).map(usize::from) == Some(last - at)
-        });
-        let Some(at) = found else {
-            return Ok(None);
-        };
+        let candidates = || (first..=last).rev().filter(has_signature);
+        if let Some(at) = candidates().find(|&at| comment_end(at) == Some(file.len())) {
+            return End::at(at, file);
+        }
+        // Nothing but a sound directory directly before it makes up for an end in the middle of a file.
+        let is_before_tail = |end: &End| file.u32_at(end.directory.start) == Some(CENTRAL_SIGNATURE) && end.shift == 0;
+        Ok(candidates().find_map(|at| End::at(at, file).ok().flatten().filter(is_before_tail)))
+    }
+
+    /// The end record at `at`.
+    fn at(at: usize, file: &[u8]) -> Result<Option<End>, ZipError> {
         let (Some(disk), Some(start_disk), Some(count_here), Some(count)) =
             (file.u16_at(at + 4), file.u16_at(at + 6), file.u16_at(at + 8), file.u16_at(at + 10))
         else {
@@ -111,20 +125,25 @@ impl End {
         let (Some(size), Some(offset)) = (file.u32_at(at + 12), file.u32_at(at + 16)) else {
             return Ok(None);
         };
+        let comment_length = file.u16_at(at + 20).map(usize::from);
+        let Some(end) = comment_length.map(|length| at + END_LENGTH + length).filter(|&end| end <= file.len()) else {
+            return Ok(None);
+        };
         if let Some((at, end64)) = End64::find(file, at)? {
-            return End::new(end64.count, end64.size, end64.offset, at, file).map(Some);
+            return End::new(end64.count, end64.size, end64.offset, at..end, file).map(Some);
         }
         if disk != 0 || start_disk != 0 || count_here != count {
             return Err(ZipError::Split);
         }
-        End::new(u64::from(count), u64::from(size), u64::from(offset), at, file).map(Some)
+        End::new(u64::from(count), u64::from(size), u64::from(offset), at..end, file).map(Some)
     }
 
-    /// `limit` is where the end records start: the directory's last possible end.
-    fn new(count: u64, size: u64, offset: u64, limit: usize, file: &[u8]) -> Result<End, ZipError> {
+    /// `records` is where the end records lie: their start is the directory's last possible end.
+    fn new(count: u64, size: u64, offset: u64, records: Range<usize>, file: &[u8]) -> Result<End, ZipError> {
         let outside = || damaged("its directory lies outside the file");
         let size = usize::try_from(size).map_err(|_| outside())?;
         let offset = usize::try_from(offset).map_err(|_| outside())?;
+        let limit = records.start;
         let actual = limit.checked_sub(size).ok_or_else(outside)?;
         let end_declared = offset.checked_add(size).ok_or_else(outside)?;
         // Offsets from the start of the archive instead of the file: the directory ends before the end records by as
@@ -138,7 +157,7 @@ impl End {
         } else {
             return Err(damaged("its directory is not where its end record says"));
         };
-        Ok(End { count, directory: start..start + size, shift })
+        Ok(End { count, directory: start..start + size, shift, end: records.end })
     }
 
     fn archive(&self, file: &[u8]) -> Result<Archive, ZipError> {
@@ -163,7 +182,7 @@ impl End {
         }
         check_disjoint(&entries)?;
         let start = entries.iter().map(|entry| entry.header).min();
-        Ok(Archive { start: start.unwrap_or(self.directory.start), entries })
+        Ok(Archive { start: start.unwrap_or(self.directory.start), end: self.end, entries })
     }
 
     fn wrong_count(&self) -> ZipError {

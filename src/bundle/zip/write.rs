@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use super::{
     CENTRAL_LENGTH, CENTRAL_SIGNATURE, END_LENGTH, END_SIGNATURE, END64_LENGTH, END64_SIGNATURE, EXTRA_ALIGNMENT,
-    EXTRA_ZIP64, LOCAL_LENGTH, LOCAL_SIGNATURE, LOCATOR64_LENGTH, LOCATOR64_SIGNATURE, WEIGHT_ALIGNMENT, ZipError,
+    EXTRA_ZIP64, Entry, LOCAL_LENGTH, LOCAL_SIGNATURE, LOCATOR64_LENGTH, LOCATOR64_SIGNATURE, WEIGHT_ALIGNMENT,
+    ZipError,
 };
 
 /// Shortest alignment field: id, length, and the alignment itself as a 16-bit number.
@@ -47,10 +48,19 @@ impl Layout {
     /// # Errors
     /// Two members of one name, a name or total beyond what the format can express.
     pub fn new(start: u64, members: &[NewMember]) -> Result<Layout, ZipError> {
+        Layout::appended(start, members, &[])
+    }
+
+    /// Places `members` at `end`, the end of an existing archive, in front of `kept` in the directory. The members that
+    /// are kept stay where they are; the others remain in the file, and nothing leads to them any more.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn appended(end: u64, members: &[NewMember], kept: &[&Entry]) -> Result<Layout, ZipError> {
         let too_large = || ZipError::TooLarge("the packed file would be too large".into());
         let mut names = HashSet::new();
-        let mut placed = Vec::with_capacity(members.len());
-        let mut at = start;
+        let mut placed = Vec::with_capacity(members.len() + kept.len());
+        let mut at = end;
         for member in members {
             if member.name.len() > usize::from(u16::MAX) {
                 return Err(ZipError::TooLarge("a member's name is too long".into()));
@@ -61,6 +71,12 @@ impl Layout {
             let place = Placed::new(at, member).ok_or_else(too_large)?;
             at = place.data.checked_add(place.size).ok_or_else(too_large)?;
             placed.push(place);
+        }
+        for entry in kept {
+            if !names.insert(entry.name.as_str()) {
+                return Err(ZipError::Duplicate(entry.name.clone()));
+            }
+            placed.push(Placed::kept(entry));
         }
         let mut layout = Layout { members: placed, directory: at, total: 0 };
         let no_checksums = vec![0; layout.members.len()];
@@ -192,6 +208,17 @@ impl Placed {
         }
         place.data = place.header.checked_add(fixed_length)?.checked_add(u64::from(place.alignment_length))?;
         Some(place)
+    }
+
+    /// A member that has its place already. Of its local header only the offset matters.
+    fn kept(entry: &Entry) -> Placed {
+        Placed {
+            name: entry.name.clone(),
+            size: entry.size,
+            header: entry.header as u64,
+            data: entry.offset() as u64,
+            alignment_length: 0,
+        }
     }
 
     /// Whether sizes need the ZIP64 field.
