@@ -127,9 +127,9 @@ impl Bundle {
         let told = told.map(|name| program.with_file_name(name));
         let usual = with_ending(&stem, WEIGHTS_ENDING);
         let found = [Some(&usual), told.as_ref()].into_iter().flatten().find(|path| path.is_file());
-        match (found, told) {
+        match (found, &told) {
             (Some(path), _) => Bundle::open(path)?.ok_or_else(|| BundleError::NoArchive(path.clone())).map(Some),
-            (None, Some(missing)) => Err(BundleError::NoWeightsFile(missing)),
+            (None, Some(missing)) => Err(BundleError::NoWeightsFile(missing.clone())),
             (None, None) => Ok(None),
         }
     }

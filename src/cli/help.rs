@@ -45,7 +45,7 @@ Server
 
 Tools
   gemma2 pack -m WEIGHTS -o FILE     one file of program and weights
-  gemma2 list|verify|unpack FILE     look into such a file
+  gemma2 list|verify|unpack|upgrade FILE   look into such a file, or change it
   gemma2 tokenize TEXT, gemma2 info, gemma2 completions SHELL
 
 More: gemma2 --help-all; gemma2 pack --help; gemma2 --version
