@@ -235,11 +235,13 @@ fn a_kill_at_any_moment_leaves_the_old_file_or_the_new_one() {
     let upgrade_program = ["upgrade", "packed", "--runtime", "longer"];
     let upgrade_args = ["upgrade", "packed", "--arg=-n", "--arg=4"];
     let pack = ["pack", "-m", &model, "-o", "packed", "--force", "--runtime", "longer"];
-    for (args, n_kills) in [(&upgrade_program[..], 12), (&upgrade_args, 12), (&pack, 12)] {
+    let pack_new = ["pack", "-m", &model, "-o", "new"];
+    for (args, n_kills) in [(&upgrade_program[..], 12), (&upgrade_args, 12), (&pack, 12), (&pack_new, 12)] {
         let start = std::time::Instant::now();
         folder.run(args).expect(0);
         let whole_time = start.elapsed();
         for number in 0..n_kills {
+            let _ = fs::remove_file(folder.path("new"));
             folder.run(&["upgrade", "packed", "--arg=-n", "--arg=8"]).expect(0);
             run(folder.program().args(["upgrade", "packed"])).expect(0);
             let mut child = crate::util::spawn(folder.program().args(args));
@@ -251,8 +253,12 @@ fn a_kill_at_any_moment_leaves_the_old_file_or_the_new_one() {
             child.kill().expect("a kill");
             child.wait().expect("its end");
             whole("packed");
+            if folder.path("new").exists() {
+                whole("new");
+            }
         }
     }
+    let _ = fs::remove_file(folder.path("new"));
     let left: Vec<String> = files(&folder).into_iter().filter(|name| !name.ends_with(".tmp")).collect();
     assert_eq!(left, ["longer", "packed"]);
 }
