@@ -5,6 +5,7 @@ mod guard;
 mod hostile;
 mod llama_cpp;
 mod metrics;
+mod ollama;
 mod openai;
 mod openapi;
 mod overflow;
@@ -192,6 +193,17 @@ impl Answer {
         assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()), "{}", self.text);
         assert!(error["type"].is_string(), "{}", self.text);
         error
+    }
+
+    /// What an error says, in the words of any API, after a look at the status.
+    pub fn said(&self, status: u16) -> String {
+        match &self.json()["error"] {
+            Value::String(text) => {
+                assert_eq!(self.status, status, "{}", self.text);
+                text.clone()
+            }
+            _ => self.error(status)["message"].as_str().expect("a text").to_owned(),
+        }
     }
 
     pub fn header(&self, name: &str) -> &str {

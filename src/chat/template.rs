@@ -81,6 +81,19 @@ impl ChatTemplate {
         self.render_turns(&turns, false, add_generation_prompt)
     }
 
+    /// What the template writes after a reply of the model, which ends its turn.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn turn_end(&self) -> Result<String, ChatError> {
+        let turns = [(Role::User, "a".into()), (Role::Model, "b".into())];
+        let segments = self.render_turns(&turns, false, false)?;
+        Ok(match segments.last() {
+            Some(Segment::Template(end)) => end.clone(),
+            _ => String::new(),
+        })
+    }
+
     fn render_turns(
         &self,
         turns: &[(Role, String)],

@@ -36,16 +36,7 @@ impl Conversation {
     /// # Errors
     /// 400 that names the message and the field.
     pub fn read(fields: &Fields) -> Result<Conversation, ApiError> {
-        let list = match fields.get("messages") {
-            None => return Err(missing("messages")),
-            Some(Value::Array(list)) if list.is_empty() => {
-                return Err(ApiError::invalid(Some("messages".to_owned()), "`messages` must not be empty"));
-            }
-            Some(Value::Array(list)) => list,
-            Some(other) => return Err(wrong("messages", "a list", other)),
-        };
-        let messages =
-            list.iter().enumerate().map(|(index, value)| message(index, value)).collect::<Result<Vec<_>, _>>()?;
+        let messages = messages(fields)?;
         let ends_with_assistant = messages.last().is_some_and(|last| last.role == "assistant");
         let continue_last = fields.bool("continue_final_message", ends_with_assistant)?;
         if continue_last && !ends_with_assistant {
@@ -55,6 +46,23 @@ impl Conversation {
             ));
         }
         Ok(Conversation { messages, templates: templates(fields)?, continue_last })
+    }
+
+    /// A conversation of an API that lets one speak twice in a row: such messages are joined, with a blank line between. A
+    /// last message by the assistant is continued.
+    pub fn of(messages: Vec<Message>) -> Conversation {
+        let mut joined: Vec<Message> = Vec::with_capacity(messages.len());
+        for message in messages {
+            match joined.last_mut() {
+                Some(last) if last.role == message.role => {
+                    last.content.push_str("\n\n");
+                    last.content.push_str(&message.content);
+                }
+                _ => joined.push(message),
+            }
+        }
+        let continue_last = joined.last().is_some_and(|last| last.role == "assistant");
+        Conversation { messages: joined, templates: None, continue_last }
     }
 
     /// Renders and encodes, off the threads that serve others.
@@ -129,10 +137,29 @@ impl Conversation {
     }
 }
 
-fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
-    let at = format!("messages[{index}]");
+/// Reads `messages`.
+///
+/// # Errors
+/// 400 that names the message and the field; none at all.
+pub fn messages(fields: &Fields) -> Result<Vec<Message>, ApiError> {
+    let list = match fields.get("messages") {
+        None => return Err(missing("messages")),
+        Some(Value::Array(list)) if list.is_empty() => {
+            return Err(ApiError::invalid(Some("messages".to_owned()), "`messages` must not be empty"));
+        }
+        Some(Value::Array(list)) => list,
+        Some(other) => return Err(wrong("messages", "a list", other)),
+    };
+    list.iter().enumerate().map(|(index, value)| message(&format!("messages[{index}]"), value)).collect()
+}
+
+/// Reads a message, which stands `at` a place in the request.
+///
+/// # Errors
+/// 400 that names the field.
+pub fn message(at: &str, value: &Value) -> Result<Message, ApiError> {
     let Value::Object(object) = value else {
-        return Err(wrong(&at, "an object", value));
+        return Err(wrong(at, "an object", value));
     };
     let field = format!("{at}.role");
     let role = match object.get("role") {
@@ -164,16 +191,22 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
         }
     }
     let field = format!("{at}.content");
-    let content = match object.get("content") {
-        None | Some(Value::Null) => return Err(missing(&field)),
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(parts)) => text_of(parts, &field)?,
-        Some(other) => return Err(wrong(&field, "a string or a list of text parts", other)),
-    };
-    Ok(Message { role: role.to_owned(), content })
+    match object.get("content") {
+        None | Some(Value::Null) => Err(missing(&field)),
+        Some(content) => Ok(Message { role: role.to_owned(), content: text(content, &field)? }),
+    }
 }
 
-fn text_of(parts: &[Value], field: &str) -> Result<String, ApiError> {
+/// A text, or a list of parts that are text.
+///
+/// # Errors
+/// 400 that names the field, or what it has instead.
+pub fn text(content: &Value, field: &str) -> Result<String, ApiError> {
+    let parts = match content {
+        Value::String(text) => return Ok(text.clone()),
+        Value::Array(parts) => parts,
+        other => return Err(wrong(field, "a string or a list of text parts", other)),
+    };
     let mut texts = Vec::with_capacity(parts.len());
     for (index, part) in parts.iter().enumerate() {
         match (part["type"].as_str(), part["text"].as_str()) {

@@ -1,4 +1,4 @@
-//! What a client is told when a request cannot be answered: OpenAI's error object, with llama.cpp's numeric code outside `/v1`.
+//! What a client is told when a request cannot be answered, in the words of the API that it speaks.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -8,19 +8,26 @@ use crate::chat::ChatError;
 use crate::engine::{EngineError, SlotError};
 use crate::error::Hint;
 
-/// Which clients read the error: the two APIs disagree about `code`.
+/// Which clients read the error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// `code` is null or one of OpenAI's words.
+    /// `{"error": {…}}`, whose `code` is null or one of OpenAI's words.
     OpenAi,
-    /// `code` is the status.
+    /// The same object, whose `code` is the status.
     LlamaCpp,
+    /// `{"error": "…"}`
+    Ollama,
 }
 
 impl Dialect {
     /// The dialect of the API that `path` belongs to.
     pub fn of(path: &str) -> Dialect {
-        if path.starts_with("/v1/") && path != "/v1/health" { Dialect::OpenAi } else { Dialect::LlamaCpp }
+        match path {
+            "/v1/health" => Dialect::LlamaCpp,
+            _ if path.starts_with("/v1/") => Dialect::OpenAi,
+            _ if path.starts_with("/api/") => Dialect::Ollama,
+            _ => Dialect::LlamaCpp,
+        }
     }
 }
 
@@ -156,7 +163,7 @@ impl ApiError {
         self.0.status
     }
 
-    /// The body, `{"error": {…}}`.
+    /// The body.
     pub fn body(&self, dialect: Dialect) -> Value {
         let (kind, code) = match dialect {
             Dialect::OpenAi => {
@@ -166,6 +173,11 @@ impl ApiError {
                 (kind, json!(self.0.special.map(|(word, _)| word)))
             }
             Dialect::LlamaCpp => (self.0.special.map_or(self.0.kind, |(_, kind)| kind), json!(self.0.status.as_u16())),
+            Dialect::Ollama => {
+                let mut body = self.0.extra.clone();
+                body.insert("error".into(), json!(self.sentence()));
+                return Value::Object(body);
+            }
         };
         let mut object = self.0.extra.clone();
         object.insert("message".into(), json!(self.0.message));
@@ -176,6 +188,14 @@ impl ApiError {
             object.insert("hint".into(), json!(hint));
         }
         json!({ "error": object })
+    }
+
+    /// All of it in one text, for clients that know no more.
+    fn sentence(&self) -> String {
+        match &self.0.hint {
+            Some(hint) => format!("{}; {hint}", self.0.message),
+            None => self.0.message.clone(),
+        }
     }
 
     /// The whole response, in the words of one API.

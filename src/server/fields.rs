@@ -126,6 +126,11 @@ pub fn wrong(name: &str, expected: &str, found: &Value) -> ApiError {
     ApiError::invalid(Some(name.to_owned()), format!("`{name}` must be {expected}, not {}", kind(found)))
 }
 
+/// 400: the field asks for something that is not there.
+pub fn not_supported(name: &str, by: &str) -> ApiError {
+    ApiError::invalid(Some(name.to_owned()), format!("`{name}` is not supported by {by}"))
+}
+
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

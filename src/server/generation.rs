@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::Ready;
 use super::error::ApiError;
-use super::fields::{Fields, whole, wrong};
+use super::fields::{Fields, not_supported, whole, wrong};
 use crate::engine::{Done, EngineError, Event, Limit, Request, Sampling, StopReason, Token};
 use crate::tokenizer::{Special, TokenId, Tokenizer};
 
@@ -80,10 +80,7 @@ fn is_off(value: &Value) -> bool {
 pub fn refuse_what_is_not_implemented(fields: &Fields) -> Result<(), ApiError> {
     for (name, is_neutral) in NOT_IMPLEMENTED {
         if fields.get(name).is_some_and(|value| !is_neutral(value)) {
-            return Err(ApiError::invalid(
-                Some((*name).to_owned()),
-                format!("`{name}` is not supported by this server"),
-            ));
+            return Err(not_supported(name, "this server"));
         }
     }
     Ok(())
@@ -188,27 +185,27 @@ pub fn token_id(param: &str, value: &Value, tokenizer: &Tokenizer) -> Result<Tok
     id.ok_or_else(|| {
         ApiError::invalid(
             Some(param.to_owned()),
-            format!("{value} is not one of the {} token ids", tokenizer.n_vocab()),
+            format!("`{param}`: {value} is not one of the {} token ids", tokenizer.n_vocab()),
         )
     })
 }
 
-/// A string or a list of them; empty ones say nothing and are dropped.
-pub fn stop_strings(fields: &Fields) -> Result<Vec<String>, ApiError> {
-    let Some(value) = fields.get("stop") else {
+/// A string or a list of them under `name`; empty ones say nothing and are dropped.
+pub fn stop_strings(fields: &Fields, name: &str) -> Result<Vec<String>, ApiError> {
+    let Some(value) = fields.get(name) else {
         return Ok(Vec::new());
     };
     let list = match value {
         Value::String(_) => std::slice::from_ref(value),
         Value::Array(list) => list.as_slice(),
-        other => return Err(wrong("stop", "a string or a list of strings", other)),
+        other => return Err(wrong(name, "a string or a list of strings", other)),
     };
     let mut stops = Vec::new();
     for one in list {
-        let text = one.as_str().ok_or_else(|| wrong("stop", "a list of strings", one))?;
+        let text = one.as_str().ok_or_else(|| wrong(name, "a list of strings", one))?;
         if text.len() > MAX_STOP_BYTES {
             return Err(ApiError::invalid(
-                Some("stop".to_owned()),
+                Some(name.to_owned()),
                 format!("a stop string may have {MAX_STOP_BYTES} bytes, not {}", text.len()),
             ));
         }
@@ -218,7 +215,7 @@ pub fn stop_strings(fields: &Fields) -> Result<Vec<String>, ApiError> {
     }
     if stops.len() > MAX_STOP_STRINGS {
         return Err(ApiError::invalid(
-            Some("stop".to_owned()),
+            Some(name.to_owned()),
             format!("there may be {MAX_STOP_STRINGS} stop strings, not {}", stops.len()),
         ));
     }
@@ -246,6 +243,18 @@ pub fn n_replies(fields: &Fields, names: &[&str]) -> Result<usize, ApiError> {
     };
     let n = fields.integer(name, 1..=MAX_REPLIES as i64)?;
     Ok(n.and_then(|n| usize::try_from(n).ok()).unwrap_or(1))
+}
+
+/// How many alternatives are told with each token; `None` where probabilities are not asked for.
+pub fn n_top(fields: &Fields) -> Result<Option<usize>, ApiError> {
+    let n_top = fields.integer("top_logprobs", 0..=20)?;
+    let is_on = fields.bool("logprobs", false)?;
+    match n_top {
+        Some(1..) if !is_on => {
+            Err(ApiError::invalid(Some("top_logprobs".to_owned()), "`top_logprobs` needs `logprobs` to be true"))
+        }
+        n_top => Ok(is_on.then(|| n_top.and_then(|n| usize::try_from(n).ok()).unwrap_or(0))),
+    }
 }
 
 /// What decides how a reply is told, the same on every API.

@@ -222,7 +222,7 @@ async fn completion(
     request.sampling = generation::sampling(&fields, &ready.facts.sampling, 100.0, tokenizer)?;
     request.limit = generation::limit(&fields, &["n_predict", "max_tokens"], 0)?;
     request.overflow = overflow::of_text(&fields, state.options().context_shift)?;
-    request.stop = generation::stop_strings(&fields)?;
+    request.stop = generation::stop_strings(&fields, "stop")?;
     request.ignore_eos = fields.bool("ignore_eos", false)?;
     request.cache_prompt = fields.bool("cache_prompt", true)?;
     let n_slots = i64::try_from(ready.engine.options().n_parallel).unwrap_or(i64::MAX);

@@ -13,6 +13,7 @@
 //! | `POST /completion`, `/tokenize`, `/detokenize`, `/apply-template` | llama.cpp ([`llama_cpp`]) | key, model |
 //! | `GET /props`, `/slots`, `/metrics` | llama.cpp | key, model |
 //! | `POST /slots/{id}` | llama.cpp: save, restore, erase (`slots.rs`) | key, model |
+//! | `POST /api/chat`, `/api/generate`, `/api/show`, `GET /api/tags`, `/api/ps`, `/api/version` | Ollama ([`ollama`]) | key, model |
 //! | `GET /replies/{id}`, `POST /replies/{id}/stop` | replies that outlive their connection (`replies.rs`) | key |
 //! | `POST /quit` | ends the program, for the page (`quit.rs`) | key, token, loopback |
 //! | `GET /health` | llama.cpp: 503 with progress while loading | |
@@ -25,8 +26,9 @@
 //!   would change the result is a 400 that names it.
 //! - Errors are OpenAI's object `{"error": {"message", "type", "param", "code"}}`: under `/v1` the code is null or OpenAI's
 //!   word (`context_length_exceeded`, `invalid_api_key`, `model_not_found`), elsewhere llama.cpp's, the status. `hint`
-//!   says what to do. A stream that fails ends with one `data: {"error": …}` frame and no `[DONE]`.
-//! - Streams are server-sent events with a comment in each second of silence. Closing the connection cancels, unless the
+//!   says what to do. A stream that fails ends with one `data: {"error": …}` frame and no `[DONE]`. Under `/api` they are
+//!   Ollama's `{"error": "…"}`.
+//! - Streams are server-sent events with a comment in each second of silence; Ollama's are lines of JSON. Closing the connection cancels, unless the
 //!   request carries `x-reply-id`: see `replies.rs`.
 //! - What does not fit the context is the request's choice: `overflow` and `n_keep`, see `overflow.rs`.
 //! - Extensions, for the page and whoever likes them: `templates` (in), `stop_reason`, `stopping_word` and `seed` beside
@@ -43,6 +45,7 @@ mod listen;
 pub mod llama_cpp;
 pub mod log;
 mod metrics;
+pub mod ollama;
 pub mod openai;
 mod openapi;
 mod overflow;
@@ -306,6 +309,7 @@ pub fn router(state: AppState) -> Router {
         .merge(openai::routes())
         .merge(llama_cpp::routes())
         .merge(embeddings::routes())
+        .merge(ollama::routes())
         .route("/metrics", get(metrics::metrics))
         .merge(replies::routes())
         .merge(quit::routes())

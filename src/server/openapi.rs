@@ -9,6 +9,8 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use super::error::Dialect;
+
 /// One method of one path.
 #[derive(Clone, Copy, Debug)]
 struct Operation {
@@ -28,6 +30,7 @@ struct Operation {
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
 const TEXT: &str = "text/plain";
+const LINES: &str = "application/x-ndjson";
 
 const fn get(path: &'static str, summary: &'static str) -> Operation {
     let answer = (JSON, Some("Object"));
@@ -84,6 +87,13 @@ const OPERATIONS: &[Operation] = &[
     get("/metrics", "Counters and histograms in Prometheus' format").answers_with(TEXT),
     get("/health", "Whether requests are answered").open(),
     get("/v1/health", "The same as /health").open(),
+    // Ollama
+    post("/api/chat", "OllamaChatRequest", "The next message of a conversation").answers("OllamaReply").streams(LINES),
+    post("/api/generate", "OllamaGenerateRequest", "An answer to a text").answers("OllamaReply").streams(LINES),
+    get("/api/tags", "The one model").answers("OllamaModels"),
+    post("/api/show", "OllamaShowRequest", "All about the model").answers("OllamaModelInfo"),
+    get("/api/ps", "The one model, which is loaded").answers("OllamaModels"),
+    get("/api/version", "The version of Ollama whose API this is").answers("OllamaVersion"),
     // Our own
     get("/replies/{id}", "A reply that began with the header `x-reply-id`, from an event on").answers_with(EVENTS),
     post("/replies/{id}/stop", "", "Stops such a reply").without_body().answers("StoppedReply"),
@@ -117,8 +127,12 @@ fn describe(operation: &Operation) -> Value {
     let answer = answer.unwrap_or(if content_type == EVENTS { "Event" } else { "Text" });
     let mut content = json!({ content_type: schema(answer) });
     if let Some(stream) = operation.stream {
-        content[stream] = schema("Event");
+        content[stream] = schema(if stream == EVENTS { "Event" } else { "Text" });
     }
+    let error = match Dialect::of(operation.path) {
+        Dialect::OpenAi | Dialect::LlamaCpp => "Error",
+        Dialect::Ollama => "OllamaError",
+    };
     let mut responses = json!({ "200": { "description": "the answer", "content": content } });
     let errors = [
         ("400", "the request is wrong"),
@@ -135,7 +149,7 @@ fn describe(operation: &Operation) -> Value {
         ("503", "not now: loading, shutting down, or too many requests"),
     ];
     for (status, description) in errors {
-        responses[status] = json!({ "description": description, "content": { JSON: schema("Error") } });
+        responses[status] = json!({ "description": description, "content": { JSON: schema(error) } });
     }
     let mut described = json!({
         "summary": operation.summary,

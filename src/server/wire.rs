@@ -1,6 +1,6 @@
 //! Wire types that several APIs share: timings and progress, how a reply ended, tokens and their probabilities.
 
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -214,7 +214,53 @@ pub fn base64(bytes: &[u8]) -> String {
 
 /// Seconds since 1970.
 pub fn unix_time() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |duration| duration.as_secs())
+    since_1970().as_secs()
+}
+
+/// The time since 1970, without leap seconds.
+pub fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// A point in time as RFC 3339 writes it: `2024-02-29T12:00:00.000000000Z`.
+pub fn rfc3339(since_1970: Duration) -> String {
+    const DAY: u64 = 24 * 60 * 60;
+    // In 400 years, 100, 4 and 1; years begin in March, so that a leap day is the last of its year.
+    const DAYS: [u64; 4] = [146_097, 36_524, 1_461, 365];
+    let days = since_1970.as_secs() / DAY + 719_468;
+    let in_era = days % DAYS[0];
+    let year_of_era = (in_era - in_era / (DAYS[2] - 1) + in_era / DAYS[1] - in_era / (DAYS[0] - 1)) / DAYS[3];
+    let in_year = in_era - (year_of_era * DAYS[3] + year_of_era / 4 - year_of_era / 100);
+    // Five months from March or August have 153 days.
+    let since_march = (5 * in_year + 2) / 153;
+    let day = in_year - (153 * since_march + 2) / 5 + 1;
+    let month = (since_march + 2) % 12 + 1;
+    let year = days / DAYS[0] * 400 + year_of_era + u64::from(month <= 2);
+    let second = since_1970.as_secs() % DAY;
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    let nanosecond = since_1970.subsec_nanos();
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanosecond:09}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, date) in [
+            (0, "1970-01-01T00:00:00"),
+            (951_782_400, "2000-02-29T00:00:00"),
+            (951_868_800, "2000-03-01T00:00:00"),
+            (1_709_251_199, "2024-02-29T23:59:59"),
+            (1_735_689_599, "2024-12-31T23:59:59"),
+            (1_735_689_600, "2025-01-01T00:00:00"),
+            (4_107_542_400, "2100-03-01T00:00:00"),
+        ] {
+            assert_eq!(rfc3339(Duration::from_secs(seconds)), format!("{date}.000000000Z"));
+        }
+        assert_eq!(rfc3339(Duration::new(1, 5)), "1970-01-01T00:00:01.000000005Z");
+    }
 }
 
 #[cfg(test)]

@@ -97,9 +97,19 @@ async fn a_key_guards_all_but_health_and_the_page() {
         ("GET", "/props"),
         ("GET", "/slots"),
         ("GET", "/metrics"),
+        ("POST", "/api/chat"),
+        ("POST", "/api/generate"),
+        ("POST", "/api/show"),
+        ("GET", "/api/tags"),
+        ("GET", "/api/ps"),
+        ("GET", "/api/version"),
     ] {
         let answer = with(&state, method, path, &[host], "{}").await;
         assert_eq!(answer.header("www-authenticate"), "Bearer", "{path}");
+        if path.starts_with("/api/") {
+            answer.said(401);
+            continue;
+        }
         let error = answer.error(401);
         let expected = match path.starts_with("/v1") {
             true => json!(["invalid_request_error", "invalid_api_key"]),

@@ -2,8 +2,17 @@
 
 use super::*;
 
-const PATHS: [&str; 6] =
-    ["/v1/chat/completions", "/v1/completions", "/completion", "/tokenize", "/detokenize", "/apply-template"];
+const PATHS: [&str; 9] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/completion",
+    "/tokenize",
+    "/detokenize",
+    "/apply-template",
+    "/api/chat",
+    "/api/generate",
+    "/api/show",
+];
 
 #[tokio::test]
 async fn broken_json_is_a_400_with_a_position() {
@@ -12,15 +21,14 @@ async fn broken_json_is_a_400_with_a_position() {
     let deep_object = "{\"a\":".repeat(200_000);
     for body in [deep_list.as_str(), &deep_object, "", "{", "\u{feff}{}", "{\"a\":1e999}", "{'a':1}", "\"\\ud800\""] {
         for path in PATHS {
-            let error = post_text(&state, path, body.to_owned()).await.error(400);
-            let message = error["message"].as_str().expect("a text").to_owned();
+            let message = post_text(&state, path, body.to_owned()).await.said(400);
             assert!(message.contains("line 1 column"), "{path}: {message}");
         }
     }
     for path in PATHS {
-        post_text(&state, path, vec![0xff, 0xfe, b'{']).await.error(400);
-        post_text(&state, path, "[1,2,3]").await.error(400);
-        post_text(&state, path, "null").await.error(400);
+        for body in [&b"\xff\xfe{"[..], b"{\"model\":\"\xff\"}", b"[1,2,3]", b"null"] {
+            post_text(&state, path, body).await.said(400);
+        }
     }
 }
 
@@ -87,6 +95,15 @@ async fn every_field_with_every_type_is_answered() {
         "add_special",
         "parse_special",
         "continue_final_message",
+        "options",
+        "format",
+        "keep_alive",
+        "raw",
+        "context",
+        "images",
+        "think",
+        "system",
+        "template",
     ];
     for path in PATHS {
         for field in fields {
@@ -97,7 +114,7 @@ async fn every_field_with_every_type_is_answered() {
                 let is_answered = matches!(answer.status.as_u16(), 200 | 400);
                 assert!(is_answered, "{path} {field} {value}: {} {}", answer.status, answer.text);
                 if answer.status == 400 {
-                    answer.error(400);
+                    answer.said(400);
                 }
             }
         }

@@ -211,23 +211,31 @@ fn shutting_down_lets_running_replies_end() {
 
 #[test]
 fn shutting_down_ends_replies_that_take_too_long() {
-    let (open, gate) = async_channel::unbounded();
-    let mut server = Server::start(SIZES, Some(gate), Duration::ZERO);
-    let mut stream = server.post("/v1/completions", &json!({"prompt": [5], "stream": true}));
-    open.send_blocking(()).expect("the prompt");
-    read_to(&mut stream, "\"text\":\"a\"");
-    let whole = server.post("/completion", &json!({"prompt": [5]}));
-    until("both run", || server.engine.metrics().requests == 2);
-    server.shut_down();
-    let probe = || server.engine.submit(gemma2::engine::Request::new(vec![5]));
-    until("the engine is told", || matches!(probe(), Err(EngineError::Stopped)));
-    drop(open);
-    let rest = read_all(stream);
-    assert!(rest.contains("data: {\"error\":"), "{rest}");
-    assert!(rest.contains("shutting down") && !rest.contains("[DONE]"), "{rest}");
-    let whole = read_all(whole);
-    assert!(whole.starts_with("HTTP/1.1 503") && whole.contains("shutting down"), "{whole}");
-    server.wait_for_end();
+    let text = json!({"prompt": [5], "stream": true});
+    let raw = json!({"prompt": "-", "raw": true});
+    for (path, body, begun, error) in [
+        ("/v1/completions", text, "\"text\":\"a\"", "data: {\"error\":{"),
+        ("/api/generate", raw, "\"response\":\"a\"", "{\"error\":\""),
+    ] {
+        let (open, gate) = async_channel::unbounded();
+        let mut server = Server::start(SIZES, Some(gate), Duration::ZERO);
+        let mut stream = server.post(path, &body);
+        open.send_blocking(()).expect("the prompt");
+        read_to(&mut stream, begun);
+        let whole = server.post("/completion", &json!({"prompt": [5]}));
+        until("both run", || server.engine.metrics().requests == 2);
+        server.shut_down();
+        let probe = || server.engine.submit(gemma2::engine::Request::new(vec![5]));
+        until("the engine is told", || matches!(probe(), Err(EngineError::Stopped)));
+        drop(open);
+        let rest = read_all(stream);
+        let last = rest.lines().filter(|line| !line.is_empty() && !line.starts_with('0')).next_back();
+        assert!(last.is_some_and(|line| line.starts_with(error)), "{rest}");
+        assert!(rest.contains("shutting down") && !rest.contains("[DONE]"), "{rest}");
+        let whole = read_all(whole);
+        assert!(whole.starts_with("HTTP/1.1 503") && whole.contains("shutting down"), "{whole}");
+        server.wait_for_end();
+    }
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub async fn completions(
     fields.string("model")?;
     let telling = Telling::read(&fields)?;
     let n = generation::n_replies(&fields, &["n"])?;
-    let n_top = n_top(&fields)?;
+    let n_top = generation::n_top(&fields)?;
     let conversation = Conversation::read(&fields)?;
     let (overflow, may_drop) = overflow::of_chat(&fields)?;
     let mut request = Request::new(Vec::new());
@@ -36,7 +36,7 @@ pub async fn completions(
     request.sampling = generation::sampling(&fields, &ready.facts.sampling, 2.0, tokenizer)?;
     request.limit = generation::limit(&fields, &["max_completion_tokens", "max_tokens", "n_predict"], 1)?;
     request.overflow = overflow;
-    request.stop = generation::stop_strings(&fields)?;
+    request.stop = generation::stop_strings(&fields, "stop")?;
     request.ignore_eos = fields.bool("ignore_eos", false)?;
     request.cache_prompt = fields.bool("cache_prompt", true)?;
     request.n_probs = n_top.map_or(0, |n_top| n_top.max(1));
@@ -82,18 +82,6 @@ pub async fn completions(
     body.timings = timings;
     body.left_out = left_out;
     Ok(Json(body).into_response())
-}
-
-/// How many alternatives are told with each token; `None` where probabilities are not asked for.
-fn n_top(fields: &Fields) -> Result<Option<usize>, ApiError> {
-    let n_top = fields.integer("top_logprobs", 0..=20)?;
-    let is_on = fields.bool("logprobs", false)?;
-    match n_top {
-        Some(1..) if !is_on => {
-            Err(ApiError::invalid(Some("top_logprobs".to_owned()), "`top_logprobs` needs `logprobs` to be true"))
-        }
-        n_top => Ok(is_on.then(|| n_top.and_then(|n| usize::try_from(n).ok()).unwrap_or(0))),
-    }
 }
 
 #[derive(Serialize)]
@@ -233,7 +221,7 @@ impl Narrator for Chunks {
             body.left_out = self.left_out;
             frames.push(frame(&body));
         }
-        frames.push("[DONE]".to_owned());
+        frames.push(sse::DONE.to_owned());
         frames
     }
 }

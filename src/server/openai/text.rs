@@ -41,7 +41,7 @@ pub async fn completions(
     request.sampling = generation::sampling(&fields, &ready.facts.sampling, 2.0, tokenizer)?;
     request.limit = generation::limit(&fields, &["max_tokens", "n_predict"], 1)?;
     request.overflow = overflow::of_text(&fields, state.options().context_shift)?;
-    request.stop = generation::stop_strings(&fields)?;
+    request.stop = generation::stop_strings(&fields, "stop")?;
     request.ignore_eos = fields.bool("ignore_eos", false)?;
     request.cache_prompt = fields.bool("cache_prompt", true)?;
     request.n_probs = n_top.map_or(0, |n_top| n_top.max(1));
@@ -224,7 +224,7 @@ impl Narrator for Pieces {
             body.timings = self.timings;
             frames.push(frame(&body));
         }
-        frames.push("[DONE]".to_owned());
+        frames.push(sse::DONE.to_owned());
         frames
     }
 }

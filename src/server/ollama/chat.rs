@@ -1,0 +1,29 @@
+//! `POST /api/chat`.
+
+use axum::response::Response;
+use serde_json::Value;
+
+use super::reply::{self, Form};
+use super::request::{Asked, refuse_images};
+use crate::server::Loaded;
+use crate::server::conversation::{Conversation, messages};
+use crate::server::error::ApiError;
+use crate::server::fields::{Fields, wrong};
+
+/// The handler.
+pub async fn chat(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
+    let asked = Asked::read(&fields, &ready)?;
+    let list = match fields.get("messages") {
+        None => &[],
+        Some(Value::Array(list)) => list.as_slice(),
+        Some(other) => return Err(wrong("messages", "a list", other)),
+    };
+    if list.is_empty() {
+        return Ok(reply::loaded(&ready, Form::Chat));
+    }
+    for message in list {
+        refuse_images(message.get("images"))?;
+    }
+    let prompt = Conversation::of(messages(&fields)?).prompt(&ready).await?.tokens;
+    reply::answer(ready, &asked, prompt, Form::Chat).await
+}

@@ -1,0 +1,210 @@
+//! Replies of both generating routes, whole or line by line.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::models;
+use super::request::Asked;
+use crate::engine::{Done, EngineError, Event, StopReason, Timings, Token};
+use crate::server::Ready;
+use crate::server::error::{ApiError, Dialect};
+use crate::server::generation::Replies;
+use crate::server::sse::{self, Framing, Narrator, line};
+use crate::server::wire::{WireProbability, rfc3339, since_1970};
+use crate::tokenizer::TokenId;
+
+/// How a reply is told.
+pub enum Form {
+    /// As a `message`.
+    Chat,
+    /// As a `response` to a turn, with the `context` for the next one, in which the model's turn ends so.
+    Turn {
+        /// Written after the reply.
+        turn_end: Vec<TokenId>,
+    },
+    /// As a `response` to a text.
+    Raw,
+}
+
+/// Submits a prompt and answers with what comes of it.
+///
+/// # Errors
+/// What the engine refuses at once; without a stream also what fails later.
+pub async fn answer(ready: Arc<Ready>, asked: &Asked, prompt: Vec<TokenId>, form: Form) -> Result<Response, ApiError> {
+    let request = asked.request(prompt.len(), &ready)?;
+    let prompts = [prompt];
+    let replies = Replies::submit(&ready, &prompts, 1, &request)?;
+    let [prompt] = prompts;
+    let teller = Teller { ready, form, prompt, n_top: asked.n_top };
+    if asked.stream {
+        return Ok(sse::respond(replies, Lines { teller, tokens: Vec::new() }));
+    }
+    let reply = replies.collect().await?.pop().ok_or(EngineError::Stopped)?;
+    let ids = reply.tokens.iter().map(|token| token.id).collect();
+    let mut body = teller.end(reply.text, ids, &reply.done);
+    body.logprobs = teller.logprobs(&reply.tokens);
+    Ok(Json(body).into_response())
+}
+
+/// The answer to a request for nothing, by which clients load a model.
+pub fn loaded(ready: &Ready, form: Form) -> Response {
+    let mut body = Body::new(ready, &form, String::new());
+    body.done = true;
+    body.done_reason = Some("load");
+    Json(body).into_response()
+}
+
+/// An object of an answer: the whole, a line, or the last line.
+#[derive(Serialize)]
+struct Body {
+    model: String,
+    created_at: String,
+    #[serde(flatten)]
+    text: Text,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Vec<WireProbability>>,
+    done: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    done_reason: Option<&'static str>,
+    #[serde(flatten)]
+    end: Option<End>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Text {
+    Message { role: &'static str, content: String },
+    Response(String),
+}
+
+/// Counts, and durations in nanoseconds.
+#[derive(Serialize)]
+struct End {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<Vec<TokenId>>,
+    total_duration: u128,
+    /// What came before the prompt was read: the model is loaded, and a slot may have to be waited for.
+    load_duration: u128,
+    prompt_eval_count: usize,
+    prompt_eval_duration: u128,
+    eval_count: usize,
+    eval_duration: u128,
+}
+
+impl Body {
+    fn new(ready: &Ready, form: &Form, text: String) -> Body {
+        let text = match form {
+            Form::Chat => Text::Message { role: "assistant", content: text },
+            Form::Turn { .. } | Form::Raw => Text::Response(text),
+        };
+        Body {
+            model: models::name(ready),
+            created_at: rfc3339(since_1970()),
+            text,
+            logprobs: None,
+            done: false,
+            done_reason: None,
+            end: None,
+        }
+    }
+}
+
+impl End {
+    fn new(context: Option<Vec<TokenId>>, timings: &Timings) -> End {
+        End {
+            context,
+            total_duration: (timings.queued + timings.prefill + timings.decode).as_nanos(),
+            load_duration: timings.queued.as_nanos(),
+            prompt_eval_count: timings.prompt_tokens,
+            prompt_eval_duration: timings.prefill.as_nanos(),
+            eval_count: timings.decoded_tokens,
+            eval_duration: timings.decode.as_nanos(),
+        }
+    }
+}
+
+/// What it takes to tell a reply.
+struct Teller {
+    ready: Arc<Ready>,
+    form: Form,
+    prompt: Vec<TokenId>,
+    n_top: Option<usize>,
+}
+
+impl Teller {
+    fn part(&self, text: String) -> Body {
+        Body::new(&self.ready, &self.form, text)
+    }
+
+    /// The last object, with the `ids` of all of the reply.
+    fn end(&self, text: String, ids: Vec<TokenId>, done: &Done) -> Body {
+        let context = match &self.form {
+            Form::Turn { turn_end } => Some([&self.prompt[..], &ids, turn_end].concat()),
+            Form::Chat | Form::Raw => None,
+        };
+        let mut body = self.part(text);
+        body.done = true;
+        body.done_reason = Some(match done.reason {
+            StopReason::EndOfTurn | StopReason::StopString(_) | StopReason::Shutdown => "stop",
+            StopReason::TokenLimit | StopReason::ContextFull => "length",
+        });
+        body.end = Some(End::new(context, &done.timings));
+        body
+    }
+
+    fn logprobs(&self, tokens: &[Token]) -> Option<Vec<WireProbability>> {
+        let n_top = self.n_top?;
+        let tokenizer = self.ready.engine.tokenizer();
+        Some(tokens.iter().map(|token| WireProbability::new(token, n_top, tokenizer)).collect())
+    }
+}
+
+/// A stream of lines.
+struct Lines {
+    teller: Teller,
+    /// The reply so far.
+    tokens: Vec<TokenId>,
+}
+
+impl Narrator for Lines {
+    const DIALECT: Dialect = Dialect::Ollama;
+    const FRAMING: Framing = Framing::Lines;
+
+    fn start(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn event(&mut self, _: usize, event: Event) -> Vec<String> {
+        match event {
+            Event::Prefill { .. } | Event::Failed(_) => Vec::new(),
+            Event::Token(token) => {
+                self.tokens.push(token.id);
+                let logprobs = self.teller.logprobs(std::slice::from_ref(&token));
+                if token.text.is_empty() && logprobs.is_none() {
+                    return Vec::new();
+                }
+                let mut body = self.teller.part(token.text);
+                body.logprobs = logprobs;
+                vec![line(&body)]
+            }
+            Event::Done(mut done) => {
+                // The last line has no text.
+                let rest = std::mem::take(&mut done.text);
+                let rest = (!rest.is_empty()).then(|| line(&self.teller.part(rest)));
+                let end = self.teller.end(String::new(), std::mem::take(&mut self.tokens), &done);
+                rest.into_iter().chain([line(&end)]).collect()
+            }
+        }
+    }
+
+    fn end(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn failed(&mut self, error: &ApiError) -> Vec<String> {
+        vec![line(&error.body(Self::DIALECT))]
+    }
+}
