@@ -1,5 +1,6 @@
 //! The HTTP APIs, called through the router and over real sockets, with a real engine over a model that says the alphabet.
 
+mod anthropic;
 mod embeddings;
 mod guard;
 mod hostile;
@@ -12,6 +13,7 @@ mod overflow;
 mod page;
 mod quit;
 mod replies;
+mod responses;
 mod slots;
 mod slow;
 mod socket;

@@ -145,7 +145,8 @@ pub fn messages(fields: &Fields) -> Result<Vec<Message>, ApiError> {
     let list = match fields.get("messages") {
         None => return Err(missing("messages")),
         Some(Value::Array(list)) if list.is_empty() => {
-            return Err(ApiError::invalid(Some("messages".to_owned()), "`messages` must not be empty"));
+            let error = ApiError::invalid(Some("messages".to_owned()), "`messages` must not be empty");
+            return Err(error.coded("empty_array"));
         }
         Some(Value::Array(list)) => list,
         Some(other) => return Err(wrong("messages", "a list", other)),
@@ -169,10 +170,8 @@ pub fn message(at: &str, value: &Value) -> Result<Message, ApiError> {
             "user" => "user",
             "assistant" | "model" => "assistant",
             other => {
-                return Err(ApiError::invalid(
-                    Some(field),
-                    format!("the role `{other}` is not supported: use system, user or assistant"),
-                ));
+                let message = format!("the role `{other}` is not supported: use system, user or assistant");
+                return Err(ApiError::invalid(Some(field), message).coded("invalid_value"));
             }
         },
         Some(other) => return Err(wrong(&field, "a string", other)),
@@ -213,10 +212,10 @@ pub fn text(content: &Value, field: &str) -> Result<String, ApiError> {
             (Some("text" | "input_text" | "output_text"), Some(text)) => texts.push(text),
             (Some("text"), None) => return Err(missing(&format!("{field}[{index}].text"))),
             (kind, _) => {
-                return Err(ApiError::invalid(
-                    Some(format!("{field}[{index}].type")),
-                    format!("a part of type `{}` is not supported: this model reads text only", kind.unwrap_or("?")),
-                ));
+                let kind = kind.unwrap_or("?");
+                let message = format!("a part of type `{kind}` is not supported: this model reads text only");
+                let error = ApiError::invalid(Some(format!("{field}[{index}].type")), message);
+                return Err(error.coded("invalid_value"));
             }
         }
     }

@@ -17,6 +17,8 @@ pub enum Dialect {
     LlamaCpp,
     /// `{"error": "…"}`
     Ollama,
+    /// `{"type": "error", "error": {"type", "message"}}`
+    Anthropic,
 }
 
 impl Dialect {
@@ -24,6 +26,7 @@ impl Dialect {
     pub fn of(path: &str) -> Dialect {
         match path {
             "/v1/health" => Dialect::LlamaCpp,
+            _ if path.starts_with("/v1/messages") => Dialect::Anthropic,
             _ if path.starts_with("/v1/") => Dialect::OpenAi,
             _ if path.starts_with("/api/") => Dialect::Ollama,
             _ => Dialect::LlamaCpp,
@@ -72,7 +75,8 @@ impl ApiError {
     pub fn unauthorized(message: &str) -> ApiError {
         let mut error = Self::new(StatusCode::UNAUTHORIZED, "authentication_error", message);
         error.0.special = Some(("invalid_api_key", "authentication_error"));
-        error.0.hint = Some("send `Authorization: Bearer KEY` with a key given to `--api-key`".into());
+        error.0.hint =
+            Some("send `Authorization: Bearer KEY` or `x-api-key: KEY` with a key given to `--api-key`".into());
         error
     }
 
@@ -152,6 +156,12 @@ impl ApiError {
         error
     }
 
+    /// The same error under one of OpenAI's words.
+    pub fn coded(mut self, code: &'static str) -> ApiError {
+        self.0.special = Some((code, self.0.kind));
+        self
+    }
+
     /// The same error, blamed on `param`.
     pub fn about(mut self, param: &str) -> ApiError {
         self.0.param = Some(param.into());
@@ -178,6 +188,12 @@ impl ApiError {
                 body.insert("error".into(), json!(self.sentence()));
                 return Value::Object(body);
             }
+            Dialect::Anthropic => {
+                let mut object = self.0.extra.clone();
+                object.insert("type".into(), json!(self.anthropic_kind()));
+                object.insert("message".into(), json!(self.sentence()));
+                return json!({ "type": "error", "error": object });
+            }
         };
         let mut object = self.0.extra.clone();
         object.insert("message".into(), json!(self.0.message));
@@ -190,12 +206,27 @@ impl ApiError {
         json!({ "error": object })
     }
 
+    /// Anthropic's word for the status.
+    fn anthropic_kind(&self) -> &'static str {
+        match self.0.status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::NOT_FOUND => "not_found_error",
+            StatusCode::REQUEST_TIMEOUT => "timeout_error",
+            StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
+            StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+            status if status.is_server_error() => "api_error",
+            _ => "invalid_request_error",
+        }
+    }
+
     /// All of it in one text, for clients that know no more.
     fn sentence(&self) -> String {
-        match &self.0.hint {
-            Some(hint) => format!("{}; {hint}", self.0.message),
-            None => self.0.message.clone(),
-        }
+        let message = &self.0.message;
+        let about = self.0.param.as_ref().filter(|param| !message.contains(param.as_str()));
+        let about = about.map_or_else(String::new, |param| format!("`{param}`: "));
+        let hint = self.0.hint.as_ref().map_or_else(String::new, |hint| format!("; {hint}"));
+        format!("{about}{message}{hint}")
     }
 
     /// The whole response, in the words of one API.

@@ -61,10 +61,9 @@ impl Fields {
         if range.contains(&number) {
             return Ok(Some(number));
         }
-        Err(ApiError::invalid(
-            Some(name.to_owned()),
-            format!("`{name}` must be between {} and {}, not {value}", range.start(), range.end()),
-        ))
+        let code = if number > *range.end() { "decimal_above_max_value" } else { "decimal_below_min_value" };
+        let message = format!("`{name}` must be between {} and {}, not {value}", range.start(), range.end());
+        Err(ApiError::invalid(Some(name.to_owned()), message).coded(code))
     }
 
     /// A whole number in `range`.
@@ -80,7 +79,8 @@ impl Fields {
             (low, i64::MAX) => format!("at least {low}"),
             (low, high) => format!("between {low} and {high}"),
         };
-        Err(ApiError::invalid(Some(name.to_owned()), format!("`{name}` must be {bounds}, not {value}")))
+        let code = if number > *range.end() { "integer_above_max_value" } else { "integer_below_min_value" };
+        Err(ApiError::invalid(Some(name.to_owned()), format!("`{name}` must be {bounds}, not {value}")).coded(code))
     }
 
     /// A text.
@@ -118,17 +118,19 @@ pub fn whole(value: &Value) -> Option<i64> {
 
 /// 400: the field is not there.
 pub fn missing(name: &str) -> ApiError {
-    ApiError::invalid(Some(name.to_owned()), format!("`{name}` is missing"))
+    ApiError::invalid(Some(name.to_owned()), format!("`{name}` is missing")).coded("missing_required_parameter")
 }
 
 /// 400: the field has another type.
 pub fn wrong(name: &str, expected: &str, found: &Value) -> ApiError {
-    ApiError::invalid(Some(name.to_owned()), format!("`{name}` must be {expected}, not {}", kind(found)))
+    let message = format!("`{name}` must be {expected}, not {}", kind(found));
+    ApiError::invalid(Some(name.to_owned()), message).coded("invalid_type")
 }
 
 /// 400: the field asks for something that is not there.
 pub fn not_supported(name: &str, by: &str) -> ApiError {
-    ApiError::invalid(Some(name.to_owned()), format!("`{name}` is not supported by {by}"))
+    let message = format!("`{name}` is not supported by {by}");
+    ApiError::invalid(Some(name.to_owned()), message).coded("unsupported_parameter")
 }
 
 fn kind(value: &Value) -> &'static str {

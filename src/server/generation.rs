@@ -86,6 +86,14 @@ pub fn refuse_what_is_not_implemented(fields: &Fields) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// Refuses those of `names` that are there and not empty.
+pub fn refuse_given(fields: &Fields, names: &[&str]) -> Result<(), ApiError> {
+    match names.iter().find(|name| fields.get(name).is_some_and(|value| !is_empty(value))) {
+        Some(name) => Err(not_supported(name, "this server")),
+        None => Ok(()),
+    }
+}
+
 /// The settings of a request, the server's own where it names none.
 pub fn sampling(
     fields: &Fields,
@@ -185,7 +193,7 @@ pub fn token_id(param: &str, value: &Value, tokenizer: &Tokenizer) -> Result<Tok
     id.ok_or_else(|| {
         ApiError::invalid(
             Some(param.to_owned()),
-            format!("`{param}`: {value} is not one of the {} token ids", tokenizer.n_vocab()),
+            format!("{value} is not one of the {} token ids", tokenizer.n_vocab()),
         )
     })
 }
@@ -204,20 +212,16 @@ pub fn stop_strings(fields: &Fields, name: &str) -> Result<Vec<String>, ApiError
     for one in list {
         let text = one.as_str().ok_or_else(|| wrong(name, "a list of strings", one))?;
         if text.len() > MAX_STOP_BYTES {
-            return Err(ApiError::invalid(
-                Some(name.to_owned()),
-                format!("a stop string may have {MAX_STOP_BYTES} bytes, not {}", text.len()),
-            ));
+            let message = format!("a stop string may have {MAX_STOP_BYTES} bytes, not {}", text.len());
+            return Err(ApiError::invalid(Some(name.to_owned()), message).coded("string_above_max_length"));
         }
         if !text.is_empty() {
             stops.push(text.to_owned());
         }
     }
     if stops.len() > MAX_STOP_STRINGS {
-        return Err(ApiError::invalid(
-            Some(name.to_owned()),
-            format!("there may be {MAX_STOP_STRINGS} stop strings, not {}", stops.len()),
-        ));
+        let message = format!("there may be {MAX_STOP_STRINGS} stop strings, not {}", stops.len());
+        return Err(ApiError::invalid(Some(name.to_owned()), message).coded("array_above_max_length"));
     }
     Ok(stops)
 }
@@ -230,7 +234,8 @@ pub fn limit(fields: &Fields, names: &[&str], least: i64) -> Result<Limit, ApiEr
     match fields.integer(name, -2..=i64::from(u32::MAX))? {
         None | Some(..0) => Ok(Limit::EndOfTurn),
         Some(n) if n < least => {
-            Err(ApiError::invalid(Some(name.to_owned()), format!("`{name}` must be at least {least}, not {n}")))
+            let message = format!("`{name}` must be at least {least}, not {n}");
+            Err(ApiError::invalid(Some(name.to_owned()), message).coded("integer_below_min_value"))
         }
         Some(n) => Ok(Limit::Tokens(usize::try_from(n).unwrap_or(usize::MAX))),
     }

@@ -22,7 +22,7 @@ use super::sse::{self, Narrator, frame};
 use super::wire::{PromptProgress, Watch, WirePiece, WireProbability, WireTimings, stop_reason, stopping_word};
 use super::{AppState, Loaded, Ready};
 use crate::chat::PageTemplates;
-use crate::engine::{Done, Event, Limit, Overflow, Request, Sampling, StopReason, Token};
+use crate::engine::{Done, Event, Limit, MAX_N_PROBS, Overflow, Request, Sampling, StopReason, Token};
 use crate::tokenizer::{Special, TokenId, Tokenizer};
 
 /// The routes that need a key; `/health` needs none and is added by [`super::router`].
@@ -215,7 +215,7 @@ async fn completion(
     refuse_what_is_not_implemented(&fields)?;
     let telling = Telling::read(&fields)?;
     let n = generation::n_replies(&fields, &["n_cmpl", "n"])?;
-    let n_probs = fields.integer("n_probs", 0..=20)?;
+    let n_probs = fields.integer("n_probs", 0..=MAX_N_PROBS as i64)?;
     let n_probs = n_probs.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
     let tokenizer = ready.engine.tokenizer();
     let mut request = Request::new(Vec::new());
@@ -238,7 +238,8 @@ async fn completion(
     let replies = Replies::submit(&ready, &prompts, n, &request).map_err(|error| error.about("prompt"))?;
     let teller = Teller { prompts, n, request, selection, ready };
     if telling.stream {
-        let story = Parts { watches: vec![Watch::new(); replies.len()], teller, telling };
+        let states = vec![Running { watch: Watch::new(), has_new_line: false }; replies.len()];
+        let story = Parts { states, teller, telling };
         return Ok(sse::respond(replies, story));
     }
     let replies = replies.collect().await?;
@@ -250,6 +251,7 @@ async fn completion(
             let tokens = reply.tokens.iter().map(|token| token.id);
             let tokens = if return_tokens { tokens.collect() } else { Vec::new() };
             let mut body = teller.end(index, &reply.done);
+            body.has_new_line = reply.text.contains('\n');
             body.content = reply.text;
             body.tokens = tokens;
             body.completion_probabilities = probabilities;
@@ -276,6 +278,7 @@ struct Completion {
     tokens_cached: usize,
     generation_settings: Value,
     prompt: String,
+    has_new_line: bool,
     truncated: bool,
     stop_type: &'static str,
     stop_reason: &'static str,
@@ -344,6 +347,7 @@ impl Teller {
             tokens_cached: done.timings.cached_tokens,
             generation_settings: settings(&request),
             prompt: tokenizer.decode(&self.prompts[index / self.n], true),
+            has_new_line: false,
             truncated: is_truncated(done),
             stop_type: match done.reason {
                 StopReason::EndOfTurn => "eos",
@@ -401,12 +405,20 @@ fn settings(request: &Request) -> Value {
 struct Parts {
     teller: Teller,
     telling: Telling,
-    watches: Vec<Watch>,
+    states: Vec<Running>,
+}
+
+/// A running reply.
+#[derive(Clone)]
+struct Running {
+    watch: Watch,
+    /// In the text so far.
+    has_new_line: bool,
 }
 
 impl Parts {
     fn part(&self, index: usize) -> Part {
-        let watch = &self.watches[index];
+        let watch = &self.states[index].watch;
         Part {
             index,
             content: String::new(),
@@ -432,16 +444,20 @@ impl Narrator for Parts {
     fn event(&mut self, index: usize, event: Event) -> Vec<String> {
         match event {
             Event::Prefill { done, total, cached } => {
-                let progress = self.watches[index].prefill(done, total, cached);
+                let progress = self.states[index].watch.prefill(done, total, cached);
                 if !self.telling.return_progress {
                     return Vec::new();
                 }
-                let mut part = self.part(index);
-                part.prompt_progress = Some(progress);
-                vec![frame(&part)]
+                let told = progress.into_iter().map(|progress| {
+                    let mut part = self.part(index);
+                    part.prompt_progress = Some(progress);
+                    frame(&part)
+                });
+                told.collect()
             }
             Event::Token(token) => {
-                let timings = self.watches[index].token();
+                let timings = self.states[index].watch.token();
+                self.states[index].has_new_line |= token.text.contains('\n');
                 let has_probabilities = self.teller.request.n_probs > 0;
                 let mut part = self.part(index);
                 part.timings = self.telling.timings_per_token.then_some(timings);
@@ -453,6 +469,7 @@ impl Narrator for Parts {
             }
             Event::Done(done) => {
                 let mut body = self.teller.end(index, &done);
+                body.has_new_line = self.states[index].has_new_line || done.text.contains('\n');
                 body.content = done.text;
                 vec![frame(&self.teller.selection.of(&body))]
             }

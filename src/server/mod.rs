@@ -8,7 +8,8 @@
 //!
 //! | route | API | needs |
 //! |---|---|---|
-//! | `POST /v1/chat/completions`, `/v1/completions`, `GET /v1/models` | OpenAI ([`openai`]) | key, model |
+//! | `POST /v1/chat/completions`, `/v1/completions`, `/v1/responses`, `GET /v1/models` | OpenAI ([`openai`]) | key, model |
+//! | `POST /v1/messages`, `/v1/messages/count_tokens` | Anthropic ([`anthropic`]) | key, model |
 //! | `POST /v1/embeddings`, `/embedding` | OpenAI and llama.cpp (`embeddings.rs`) | key, model |
 //! | `POST /completion`, `/tokenize`, `/detokenize`, `/apply-template` | llama.cpp ([`llama_cpp`]) | key, model |
 //! | `GET /props`, `/slots`, `/metrics` | llama.cpp | key, model |
@@ -27,7 +28,9 @@
 //! - Errors are OpenAI's object `{"error": {"message", "type", "param", "code"}}`: under `/v1` the code is null or OpenAI's
 //!   word (`context_length_exceeded`, `invalid_api_key`, `model_not_found`), elsewhere llama.cpp's, the status. `hint`
 //!   says what to do. A stream that fails ends with one `data: {"error": …}` frame and no `[DONE]`. Under `/api` they are
-//!   Ollama's `{"error": "…"}`.
+//!   Ollama's `{"error": "…"}`, under `/v1/messages` Anthropic's `{"type": "error", "error": {"type", "message"}}`.
+//! - Streams are server-sent events with a comment in each second of silence; Ollama's are lines of JSON. Closing the
+//!   connection cancels, unless the request carries `x-reply-id`: see `replies.rs`.
 //! - Streams are server-sent events with a comment in each second of silence; Ollama's are lines of JSON. Closing the connection cancels, unless the
 //!   request carries `x-reply-id`: see `replies.rs`.
 //! - What does not fit the context is the request's choice: `overflow` and `n_keep`, see `overflow.rs`.
@@ -35,6 +38,7 @@
 //!   `finish_reason`, llama.cpp's `timings`, `timings_per_token` and `return_progress` on every API.
 //! - 503 carries `Retry-After`: loading (with `progress` and `stage`), a full queue, shutting down.
 
+pub mod anthropic;
 mod conversation;
 mod embeddings;
 pub mod error;
@@ -310,6 +314,7 @@ pub fn router(state: AppState) -> Router {
         .merge(llama_cpp::routes())
         .merge(embeddings::routes())
         .merge(ollama::routes())
+        .merge(anthropic::routes())
         .route("/metrics", get(metrics::metrics))
         .merge(replies::routes())
         .merge(quit::routes())

@@ -69,6 +69,8 @@ const OPERATIONS: &[Operation] = &[
     post("/v1/chat/completions", "ChatRequest", "The next message of a conversation").answers("ChatCompletion").streams(EVENTS),
     post("/chat/completions", "ChatRequest", "The same as /v1/chat/completions").answers("ChatCompletion").streams(EVENTS),
     post("/v1/completions", "TextRequest", "Text that goes on").answers("TextCompletion").streams(EVENTS),
+    post("/v1/responses", "ResponsesRequest", "An answer to a text or a conversation").answers("Response").streams(EVENTS),
+    post("/responses", "ResponsesRequest", "The same as /v1/responses").answers("Response").streams(EVENTS),
     post("/v1/embeddings", "EmbeddingsRequest", "Texts as vectors").answers("Embeddings"),
     get("/v1/models", "The one model").answers("Models"),
     get("/models", "The same as /v1/models").answers("Models"),
@@ -94,6 +96,9 @@ const OPERATIONS: &[Operation] = &[
     post("/api/show", "OllamaShowRequest", "All about the model").answers("OllamaModelInfo"),
     get("/api/ps", "The one model, which is loaded").answers("OllamaModels"),
     get("/api/version", "The version of Ollama whose API this is").answers("OllamaVersion"),
+    // Anthropic
+    post("/v1/messages", "MessagesRequest", "The next message of a conversation").answers("Message").streams(EVENTS),
+    post("/v1/messages/count_tokens", "CountTokensRequest", "How long a prompt is").answers("TokenCount"),
     // Our own
     get("/replies/{id}", "A reply that began with the header `x-reply-id`, from an event on").answers_with(EVENTS),
     post("/replies/{id}/stop", "", "Stops such a reply").without_body().answers("StoppedReply"),
@@ -132,6 +137,7 @@ fn describe(operation: &Operation) -> Value {
     let error = match Dialect::of(operation.path) {
         Dialect::OpenAi | Dialect::LlamaCpp => "Error",
         Dialect::Ollama => "OllamaError",
+        Dialect::Anthropic => "AnthropicError",
     };
     let mut responses = json!({ "200": { "description": "the answer", "content": content } });
     let errors = [

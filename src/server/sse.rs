@@ -27,9 +27,9 @@ pub const DONE: &str = "data: [DONE]\n\n";
 /// What tells one frame from the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// Server-sent events, as [`frame`] makes them.
+    /// Server-sent events, as [`frame`] and [`named`] make them.
     Events,
-    /// Objects on a line each, as [`line`] makes them. There is no sign of life: clients parse every line.
+    /// Objects on a line each, as [`line()`] makes them. There is no sign of life: clients parse every line.
     Lines,
 }
 
@@ -85,6 +85,11 @@ pub fn respond<N: Narrator>(replies: Replies, mut narrator: N) -> Response {
 /// An event.
 pub fn frame(body: &impl Serialize) -> String {
     format!("data: {}\n\n", json(body))
+}
+
+/// An event with a name.
+pub fn named(name: &str, body: &impl Serialize) -> String {
+    format!("event: {name}\ndata: {}\n\n", json(body))
 }
 
 /// A line.

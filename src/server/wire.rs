@@ -55,26 +55,31 @@ pub struct PromptProgress {
 pub struct Watch {
     started: Instant,
     first_token: Option<Instant>,
+    /// A step of the prompt has been told.
+    is_read: bool,
     timings: Timings,
 }
 
 impl Watch {
     /// A reply that has just been submitted.
     pub fn new() -> Watch {
-        Watch { started: Instant::now(), first_token: None, timings: Timings::default() }
+        Watch { started: Instant::now(), first_token: None, is_read: false, timings: Timings::default() }
     }
 
-    /// A step of the prompt.
-    pub fn prefill(&mut self, done: usize, total: usize, cached: usize) -> PromptProgress {
+    /// A step of the prompt. Before the first one it is told where reading began: after what the cache had.
+    pub fn prefill(&mut self, done: usize, total: usize, cached: usize) -> Vec<PromptProgress> {
         self.timings.prompt_tokens = total;
         self.timings.cached_tokens = cached;
         self.timings.prefill = self.started.elapsed();
-        PromptProgress {
+        let is_first = !std::mem::replace(&mut self.is_read, true);
+        let at = |processed, time: Duration| PromptProgress {
             total,
             cache: cached,
-            processed: done,
-            time_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        }
+            processed,
+            time_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+        };
+        let start = (is_first && done > cached).then(|| at(cached, Duration::ZERO));
+        start.into_iter().chain([at(done, self.timings.prefill)]).collect()
     }
 
     /// A token.

@@ -97,6 +97,9 @@ async fn a_key_guards_all_but_health_and_the_page() {
         ("GET", "/props"),
         ("GET", "/slots"),
         ("GET", "/metrics"),
+        ("POST", "/v1/responses"),
+        ("POST", "/v1/messages"),
+        ("POST", "/v1/messages/count_tokens"),
         ("POST", "/api/chat"),
         ("POST", "/api/generate"),
         ("POST", "/api/show"),
@@ -106,7 +109,7 @@ async fn a_key_guards_all_but_health_and_the_page() {
     ] {
         let answer = with(&state, method, path, &[host], "{}").await;
         assert_eq!(answer.header("www-authenticate"), "Bearer", "{path}");
-        if path.starts_with("/api/") {
+        if path.starts_with("/api/") || path.starts_with("/v1/messages") {
             answer.said(401);
             continue;
         }

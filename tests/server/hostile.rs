@@ -2,9 +2,12 @@
 
 use super::*;
 
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 12] = [
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
     "/completion",
     "/tokenize",
     "/detokenize",
@@ -104,11 +107,24 @@ async fn every_field_with_every_type_is_answered() {
         "think",
         "system",
         "template",
+        "input",
+        "instructions",
+        "max_output_tokens",
+        "store",
+        "text",
+        "truncation",
+        "include",
+        "stop_sequences",
+        "thinking",
+        "output_config",
     ];
     for path in PATHS {
         for field in fields {
             for value in &values {
                 let mut body = json!({"messages": hi(), "prompt": "x", "content": "x", "tokens": [5], "max_tokens": 1});
+                if path == "/v1/responses" {
+                    body = json!({"input": hi(), "max_output_tokens": 1});
+                }
                 body[field] = value.clone();
                 let answer = post(&state, path, &body).await;
                 let is_answered = matches!(answer.status.as_u16(), 200 | 400);

@@ -48,6 +48,21 @@ async fn a_stream_ends_with_the_whole_answer_and_without_done() {
 }
 
 #[tokio::test]
+async fn whether_there_is_a_new_line_is_told() {
+    let streamed = complete(json!({"prompt": "w", "stream": true})).await.frames();
+    assert_eq!(streamed.last().expect("frames")["has_new_line"], false);
+    assert_eq!(complete(json!({"prompt": "w"})).await.ok()["has_new_line"], false);
+    let newline = tokenizer().encode("\n", Special::Literal)[0];
+    let bias = json!([[newline, 100]]);
+    for stream in [false, true] {
+        let ask = json!({"prompt": "w", "n_predict": 1, "temperature": 0, "logit_bias": bias, "stream": stream});
+        let answer = complete(ask).await;
+        let end = if stream { answer.frames().pop().expect("frames") } else { answer.ok() };
+        assert_eq!(end["has_new_line"], true, "{end}");
+    }
+}
+
+#[tokio::test]
 async fn the_end_is_told_in_llama_cpp_s_words() {
     let body = complete(json!({"prompt": "a", "stop": ["de"]})).await.ok();
     assert_eq!(

@@ -229,8 +229,17 @@ impl Answer {
 async fn a_refused_request_leaves_its_id_free() {
     let state = ready(options());
     let refused = send(&state, "POST", "/v1/completions", &[HEADER], &json!({"prompt": 5})).await;
-    assert_eq!(refused.error(400)["code"], Value::Null, "in the words of its own API");
+    assert_eq!(refused.error(400)["code"], "invalid_type", "in the words of its own API");
     assert!(begin(&state, ID).await.frames_with_ids() > 10);
+}
+
+#[tokio::test]
+async fn lines_of_json_are_kept_too() {
+    let state = ready(options());
+    let whole = send(&state, "POST", "/api/generate", &[HEADER], &json!({"prompt": "Hi"})).await;
+    let again = send(&state, "GET", &format!("/replies/{ID}?offset=1"), &[], &json!({})).await;
+    assert_eq!(again.header("content-type"), "application/x-ndjson");
+    assert_eq!(again.text, whole.text.split_once('\n').expect("lines").1);
 }
 
 #[tokio::test]

@@ -213,12 +213,16 @@ fn shutting_down_lets_running_replies_end() {
 fn shutting_down_ends_replies_that_take_too_long() {
     let text = json!({"prompt": [5], "stream": true});
     let raw = json!({"prompt": "-", "raw": true});
+    let responses = json!({"input": "-", "stream": true});
+    let messages = json!({"messages": hi(), "stream": true});
     for (path, body, begun, error) in [
         ("/v1/completions", text, "\"text\":\"a\"", "data: {\"error\":{"),
+        ("/v1/responses", responses, "\"delta\":\"a\"", "data: {\"response\":{"),
+        ("/v1/messages", messages, "\"text\":\"a\"", "data: {\"error\":{"),
         ("/api/generate", raw, "\"response\":\"a\"", "{\"error\":\""),
     ] {
         let (open, gate) = async_channel::unbounded();
-        let mut server = Server::start(SIZES, Some(gate), Duration::ZERO);
+        let mut server = Server::start(EngineOptions { n_ubatch: N_CTX, ..SIZES }, Some(gate), Duration::ZERO);
         let mut stream = server.post(path, &body);
         open.send_blocking(()).expect("the prompt");
         read_to(&mut stream, begun);
@@ -229,7 +233,7 @@ fn shutting_down_ends_replies_that_take_too_long() {
         until("the engine is told", || matches!(probe(), Err(EngineError::Stopped)));
         drop(open);
         let rest = read_all(stream);
-        let last = rest.lines().filter(|line| !line.is_empty() && !line.starts_with('0')).next_back();
+        let last = rest.lines().rfind(|line| !line.is_empty() && !line.starts_with('0'));
         assert!(last.is_some_and(|line| line.starts_with(error)), "{rest}");
         assert!(rest.contains("shutting down") && !rest.contains("[DONE]"), "{rest}");
         let whole = read_all(whole);

@@ -6,7 +6,9 @@
 //! - The model is there as long as the program runs: `keep_alive` is read and has nothing to decide, and a request
 //!   without a prompt or messages, which loads a model elsewhere, is answered at once.
 //! - `options` are those of the other APIs under Ollama's names; what it leaves out is the server's default. A `num_ctx`
-//!   below the server's context holds for the request; above it, the server's context holds (`-c`).
+//!   below the server's context holds for the request; above it, the server's context holds (`-c`). What decides how a
+//!   model is loaded elsewhere (`num_gpu`, `num_thread`, `use_mmap` …) is decided when the program starts.
+//! - A conversation that does not fit is refused: there is no shift for which `num_keep` would say what stays.
 //! - `context` of `/api/generate` are the tokens of the conversation so far, with the end of the model's turn.
 //! - Not there: `images`, `suffix`, `tools`, `think`, `format`, and a `template` in Go's language. They are refused.
 

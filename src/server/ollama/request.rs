@@ -6,7 +6,7 @@ use crate::engine::{Limit, Request};
 use crate::server::Ready;
 use crate::server::error::ApiError;
 use crate::server::fields::{Fields, not_supported, wrong};
-use crate::server::generation::{self, refuse_what_is_not_implemented};
+use crate::server::generation::{self, refuse_given, refuse_what_is_not_implemented};
 
 /// A request before its prompt.
 pub struct Asked {
@@ -26,6 +26,7 @@ impl Asked {
     /// 400 that names the field.
     pub fn read(fields: &Fields, ready: &Ready) -> Result<Asked, ApiError> {
         refuse_what_is_not_implemented(fields)?;
+        refuse_given(fields, &["tools"])?;
         refuse_thinking(fields)?;
         constraint(fields)?;
         fields.string("model")?;

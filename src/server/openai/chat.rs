@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{Body, End, Envelope, Usage};
 use crate::engine::{Event, Request, Token};
@@ -113,13 +114,14 @@ struct ChunkChoice {
 struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
+    /// Null where there is none yet.
     #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<String>,
+    content: Option<Value>,
 }
 
 impl Delta {
     fn text(text: String) -> Delta {
-        Delta { role: None, content: Some(text) }
+        Delta { role: None, content: Some(Value::String(text)) }
     }
 }
 
@@ -161,7 +163,7 @@ impl Narrator for Chunks {
     const DIALECT: Dialect = Dialect::OpenAi;
 
     fn start(&mut self) -> Vec<String> {
-        let delta = || Delta { role: Some("assistant"), content: Some(String::new()) };
+        let delta = || Delta { role: Some("assistant"), content: Some(Value::Null) };
         (0..self.watches.len()).map(|index| frame(&self.choice(index, delta()))).collect()
     }
 
@@ -172,9 +174,12 @@ impl Narrator for Chunks {
                 if !self.telling.return_progress {
                     return Vec::new();
                 }
-                let mut body = self.choice(index, Delta::default());
-                body.prompt_progress = Some(progress);
-                vec![frame(&body)]
+                let told = progress.into_iter().map(|progress| {
+                    let mut body = self.choice(index, Delta::default());
+                    body.prompt_progress = Some(progress);
+                    frame(&body)
+                });
+                told.collect()
             }
             Event::Token(token) => {
                 let timings = self.watches[index].token();
@@ -198,15 +203,13 @@ impl Narrator for Chunks {
                 let end = End::of(&done);
                 let left_out = LeftOut::of(&done, self.n_dropped);
                 self.left_out = self.left_out.and(left_out);
-                let delta = match done.text.is_empty() {
-                    true => Delta::default(),
-                    false => Delta::text(done.text),
-                };
-                let mut body = self.choice(index, delta);
+                // Clients do not look for text beside a `finish_reason`.
+                let rest = (!done.text.is_empty()).then(|| frame(&self.choice(index, Delta::text(done.text))));
+                let mut body = self.choice(index, Delta::default());
                 body.choices[0].end = end;
                 body.timings = Some(timings);
                 body.left_out = left_out;
-                vec![frame(&body)]
+                rest.into_iter().chain([frame(&body)]).collect()
             }
             Event::Failed(_) => Vec::new(),
         }

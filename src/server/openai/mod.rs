@@ -1,7 +1,12 @@
-//! OpenAI's API: chat completions, text completions, models.
+//! OpenAI's API: chat completions, text completions, responses, models.
+//!
+//! Every model name is answered by the one model that is loaded; a name is looked up at `/v1/models/{id}` only.
 
 mod chat;
+mod responses;
 mod text;
+
+use std::time::Duration;
 
 use axum::extract::Path;
 use axum::routing::{get, post};
@@ -12,7 +17,7 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::generation::draw_id;
 use super::overflow::LeftOut;
-use super::wire::{PromptProgress, WireTimings, stop_reason, stopping_word, unix_time};
+use super::wire::{PromptProgress, WireTimings, rfc3339, stop_reason, stopping_word, unix_time};
 use super::{AppState, Loaded, Ready};
 use crate::engine::{Done, StopReason, Timings};
 
@@ -22,6 +27,8 @@ pub fn routes() -> Router<AppState> {
         .route("/v1/chat/completions", post(chat::completions))
         .route("/chat/completions", post(chat::completions))
         .route("/v1/completions", post(text::completions))
+        .route("/v1/responses", post(responses::responses))
+        .route("/responses", post(responses::responses))
         .route("/v1/models", get(models))
         .route("/models", get(models))
         .route("/v1/models/{id}", get(model))
@@ -44,7 +51,8 @@ impl Envelope {
             object,
             created: unix_time(),
             model: ready.facts.id.clone(),
-            system_fingerprint: format!("gemma2-{}", state.options().version),
+            // A build, as llama.cpp writes it: clients of its server look for the `b`.
+            system_fingerprint: format!("b{}-gemma2", state.options().version),
         }
     }
 }
@@ -128,19 +136,30 @@ impl Usage {
 }
 
 async fn models(Loaded(ready): Loaded) -> Json<Value> {
-    Json(json!({ "object": "list", "data": [describe(&ready)] }))
+    let id = &ready.facts.id;
+    Json(json!({
+        "object": "list",
+        "data": [describe(&ready)],
+        "has_more": false,
+        "first_id": id,
+        "last_id": id,
+    }))
 }
 
 async fn model(Loaded(ready): Loaded, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     if id == ready.facts.id { Ok(Json(describe(&ready))) } else { Err(ApiError::model_not_found(&id)) }
 }
 
+/// The model in OpenAI's fields and in Anthropic's, whose clients ask at the same path.
 fn describe(ready: &Ready) -> Value {
     let facts = &ready.facts;
     json!({
         "id": facts.id,
         "object": "model",
+        "type": "model",
+        "display_name": facts.name,
         "created": ready.loaded_at,
+        "created_at": rfc3339(Duration::from_secs(ready.loaded_at)),
         "owned_by": "gemma2",
         "meta": {
             "n_vocab": ready.engine.tokenizer().n_vocab(),

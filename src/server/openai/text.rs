@@ -39,7 +39,7 @@ pub async fn completions(
     let tokenizer = ready.engine.tokenizer();
     let mut request = Request::new(Vec::new());
     request.sampling = generation::sampling(&fields, &ready.facts.sampling, 2.0, tokenizer)?;
-    request.limit = generation::limit(&fields, &["max_tokens", "n_predict"], 1)?;
+    request.limit = generation::limit(&fields, &["max_tokens", "n_predict"], 0)?;
     request.overflow = overflow::of_text(&fields, state.options().context_shift)?;
     request.stop = generation::stop_strings(&fields, "stop")?;
     request.ignore_eos = fields.bool("ignore_eos", false)?;
@@ -181,9 +181,12 @@ impl Narrator for Pieces {
                 if !self.telling.return_progress {
                     return Vec::new();
                 }
-                let mut body = self.choice(index, String::new());
-                body.prompt_progress = Some(progress);
-                vec![frame(&body)]
+                let told = progress.into_iter().map(|progress| {
+                    let mut body = self.choice(index, String::new());
+                    body.prompt_progress = Some(progress);
+                    frame(&body)
+                });
+                told.collect()
             }
             Event::Token(token) => {
                 let state = &mut self.states[index];
@@ -206,11 +209,13 @@ impl Narrator for Pieces {
                 self.timings = (self.states.len() == 1).then_some(timings);
                 let end = End::of(&done);
                 let left_out = LeftOut::of(&done, 0);
-                let mut body = self.choice(index, done.text);
+                // Clients do not look for text beside a `finish_reason`.
+                let rest = (!done.text.is_empty()).then(|| frame(&self.choice(index, done.text)));
+                let mut body = self.choice(index, String::new());
                 body.choices[0].end = end;
                 body.left_out = left_out;
                 body.timings = Some(timings);
-                vec![frame(&body)]
+                rest.into_iter().chain([frame(&body)]).collect()
             }
             Event::Failed(_) => Vec::new(),
         }
