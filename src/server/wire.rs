@@ -266,11 +266,6 @@ mod tests {
         }
         assert_eq!(rfc3339(Duration::new(1, 5)), "1970-01-01T00:00:01.000000005Z");
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn base64_has_the_test_vectors_of_its_rfc() {
