@@ -56,10 +56,11 @@ const DEFAULT_TEMPLATES = {
  * @property {number} nCtxMax
  * @property {boolean} demo
  * @property {string | null} scriptText every reply
+ * @property {number} dropped older messages that it says it left out
  */
 
 /** @returns {Script} */
-export const quietScript = () => ({ loading: null, tokenMs: 8, prefillMs: 0, nCtx: 4096, nCtxMax: 8192, demo: false, scriptText: null });
+export const quietScript = () => ({ loading: null, tokenMs: 8, prefillMs: 0, nCtx: 4096, nCtxMax: 8192, demo: false, scriptText: null, dropped: 0 });
 
 /**
  * @typedef {object} Fake what a journey may change while the server runs
@@ -166,7 +167,7 @@ export async function startFake({ port = 0 } = {}) {
       reply.write({ index: 0, content, stop: false });
     }
     const timings = { prompt_n: 3, prompt_per_second: 100, predicted_n: pieces.length, predicted_per_second: 50 };
-    reply.write({ index: 0, content: '', stop: true, stop_type: 'eos', stop_reason: 'end_of_turn', tokens_predicted: pieces.length, tokens_evaluated: 3, generation_settings: { seed: body.seed }, timings });
+    reply.write({ index: 0, content: '', stop: true, truncated: script.dropped > 0, stop_type: 'eos', stop_reason: 'end_of_turn', tokens_predicted: pieces.length, tokens_evaluated: 3, generation_settings: { seed: body.seed }, timings });
     reply.end('finished');
   }
 
@@ -219,7 +220,8 @@ export async function startFake({ port = 0 } = {}) {
     const timings = { cache_n: 0, prompt_n: prompt.length, prompt_ms: 10, prompt_per_second: 120.5, predicted_n: made, predicted_ms: ms, predicted_per_second: (made * 1000) / ms };
     frame({ delta: {}, finish_reason: reason === 'end_of_turn' ? 'stop' : 'length', stop_reason: reason, stopping_word: '', seed: body.seed }, { timings });
     const usage = { prompt_tokens: prompt.length, completion_tokens: made, total_tokens: prompt.length + made };
-    reply.write({ choices: [], usage, timings });
+    const left = script.dropped > 0 ? { truncated: true, dropped_messages: script.dropped } : {};
+    reply.write({ choices: [], usage, timings, ...left });
     reply.write('[DONE]');
     reply.end('finished');
     return undefined;

@@ -241,6 +241,25 @@ export const scripted = {
     await close();
   },
 
+  'truncated: what the server left out of a prompt is said at the reply and in its details': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await ask(page, 'say one');
+    equal(await page.locator('.tag').count(), 0, 'nothing was left out');
+    place.fake.script.dropped = 2;
+    await ask(page, 'say two');
+    await page.waitForSelector('.tag:has-text("2 older messages were not read")');
+    place.fake.script.dropped = 0;
+    await page.reload();
+    await page.waitForSelector('.tag:has-text("2 older messages were not read")');
+    await page.locator('article.assistant').last().locator('.menu > .icon-button').click();
+    await page.click('.menu-items button:has-text("Details")');
+    check((await page.innerText('dialog .facts')).includes('2 older messages were not read'), 'in the details');
+    await page.keyboard.press('Escape');
+    clean();
+    await close();
+  },
+
   'hostile text: no payload of a model, a file or a title runs, whole or cut at every character': async (place) => {
     const { page, clean, close } = await open(place);
     await ready(page);
@@ -538,6 +557,7 @@ export const scripted = {
     await page.keyboard.press('Control+a');
     await page.keyboard.type('say edited');
     await page.keyboard.press('Control+Enter');
+    await page.waitForSelector('article.user .text:has-text("say edited")');
     await finished(page);
     equal((await texts(page))[1], 'edited', 'the edited message is answered');
     await page.keyboard.press('Control+Shift+Enter');

@@ -39,6 +39,8 @@ import { events } from './stream.js';
  * @property {number | null} promptTokens
  * @property {number | null} replyTokens
  * @property {import('./tree.js').Timings} timings
+ * @property {boolean} truncated the model did not read all of what was sent
+ * @property {number} dropped messages that the server left out of the prompt
  *
  * @typedef {object} Place in a reply that the server keeps while nobody listens
  * @property {string} id
@@ -157,7 +159,8 @@ export class Api {
    * @param {AbortSignal} signal
    */
   complete(body, place, signal) {
-    return completed(this.#frames(() => this.#begin('/completion', body, place, signal), place, signal));
+    const request = { ...body, overflow: NOTHING_SILENT };
+    return completed(this.#frames(() => this.#begin('/completion', request, place, signal), place, signal));
   }
 
   /**
@@ -169,7 +172,7 @@ export class Api {
    * @param {AbortSignal} signal
    */
   chat(body, place, signal) {
-    const request = { ...body, stream_options: { include_usage: true } };
+    const request = { ...body, overflow: NOTHING_SILENT, stream_options: { include_usage: true } };
     return chatted(this.#frames(() => this.#begin('/v1/chat/completions', request, place, signal), place, signal));
   }
 
@@ -282,6 +285,9 @@ export class Api {
   }
 }
 
+/** A context that is too small is a person's decision: the page offers what can be left out, and the server shall not choose. */
+const NOTHING_SILENT = 'error';
+
 /** @type {Failure} the words for these two come from the page's language file */
 const BROKEN = { kind: 'network', message: 'broken' };
 /** @type {Failure} */
@@ -298,13 +304,17 @@ async function* completed(frames) {
     if (progress) yield { type: 'prefill', done: number(progress.processed) ?? 0, total: number(progress.total) ?? 0 };
     if (text(frame.content) !== '') yield { type: 'text', text: frame.content };
     if (frame.stop !== true) continue;
+    const reason = frame.stop_reason ?? (frame.stop_type === 'limit' ? 'token_limit' : 'end_of_turn');
     yield {
       type: 'end',
-      reason: frame.stop_reason ?? (frame.stop_type === 'limit' ? 'token_limit' : 'end_of_turn'),
+      reason,
       seed: number(frame.generation_settings?.seed),
       promptTokens: number(frame.tokens_evaluated),
       replyTokens: number(frame.tokens_predicted),
       timings: pickTimings(frame.timings ?? {}),
+      // llama.cpp's field is also set where a reply only ends at the context's end.
+      truncated: frame.truncated === true && reason !== 'context_full',
+      dropped: 0,
     };
   }
 }
@@ -316,7 +326,7 @@ async function* completed(frames) {
  */
 async function* chatted(frames) {
   /** @type {End} */
-  const end = { type: 'end', reason: 'end_of_turn', seed: null, promptTokens: null, replyTokens: null, timings: {} };
+  const end = { type: 'end', reason: 'end_of_turn', seed: null, promptTokens: null, replyTokens: null, timings: {}, truncated: false, dropped: 0 };
   for await (const chunk of frames) {
     const progress = chunk.prompt_progress;
     if (progress) yield { type: 'prefill', done: number(progress.processed) ?? 0, total: number(progress.total) ?? 0 };
@@ -325,6 +335,8 @@ async function* chatted(frames) {
       end.replyTokens = number(chunk.usage.completion_tokens);
     }
     if (chunk.timings) end.timings = pickTimings(chunk.timings);
+    if (chunk.truncated === true) end.truncated = true;
+    end.dropped = Math.max(end.dropped, number(chunk.dropped_messages) ?? 0);
     const choice = chunk.choices?.[0];
     const piece = choice?.delta?.content;
     if (typeof piece === 'string' && piece !== '') yield { type: 'text', text: piece, token: readToken(piece, choice.logprobs) };
@@ -333,6 +345,8 @@ async function* chatted(frames) {
       end.reason = choice.stop_reason ?? (choice.finish_reason === 'length' ? 'token_limit' : 'end_of_turn');
     }
   }
+  // As in `completed`: a reply that ends at the context's end has read everything.
+  if (end.reason === 'context_full' && end.dropped === 0) end.truncated = false;
   yield end;
 }
 

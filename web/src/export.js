@@ -173,6 +173,8 @@ function readMessage(from, conversation) {
   if (from.demo === true) message.demo = true;
   if (isText(from.model)) message.model = from.model;
   if (from.cutBy === 'token_limit' || from.cutBy === 'context_full') message.cutBy = from.cutBy;
+  if (from.truncated === true) message.truncated = true;
+  if (Number.isInteger(from.dropped) && from.dropped > 0) message.dropped = from.dropped;
   if (isRecord(from.params)) message.params = from.params;
   if (isRecord(from.timings)) message.timings = numbersOf(from.timings);
   if (Number.isFinite(from.promptTokens)) message.promptTokens = from.promptTokens;

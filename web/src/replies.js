@@ -232,6 +232,8 @@ export class Replies {
       reply: { ...place },
       failure: undefined,
       cutBy: undefined,
+      truncated: undefined,
+      dropped: undefined,
       model: app.state.props?.name,
       demo: app.state.props?.demo || undefined,
       params,
@@ -271,7 +273,13 @@ export class Replies {
       if (app.state.conversation.id === id) app.chats.change(changed, true);
       else app.chats.changeListed(id, changed);
     };
-    return { place, raw: true, live, keep: () => {}, save: () => change({ ...place }), end: () => change(undefined) };
+    const end = (/** @type {Outcome} */ outcome) => {
+      change(undefined);
+      if (!('end' in outcome)) return;
+      if (outcome.end.reason === 'context_full') app.notify('raw.full');
+      else if (outcome.end.truncated) app.notify('raw.truncated');
+    };
+    return { place, raw: true, live, keep: () => {}, save: () => change({ ...place }), end };
   }
 
   /**
@@ -372,6 +380,8 @@ function ended(reply, outcome) {
     timings: { ...end.timings, ...(firstMs === undefined ? {} : { first_ms: Math.round(firstMs) }) },
     promptTokens: end.promptTokens ?? undefined,
     replyTokens: end.replyTokens ?? undefined,
+    truncated: end.truncated || undefined,
+    dropped: end.dropped || undefined,
   };
 }
 

@@ -24,6 +24,8 @@
  * @property {number} [promptTokens] of the prompt that led to it
  * @property {number} [replyTokens]
  * @property {'token_limit' | 'context_full'} [cutBy] which limit a `cut` reply met
+ * @property {boolean} [truncated] the model did not read all that was sent
+ * @property {number} [dropped] older messages that the server left out of the prompt
  * @property {import('./state.js').Failure} [failure]
  * @property {Attachment[]} [files]
  * @property {Probabilities} [probs]

@@ -113,6 +113,34 @@ test('templates, names, system text and sampling go into the request', async () 
   assert.equal(request.top_p, 0.95, 'as the server says, without float noise');
 });
 
+test('what the server left out of a prompt stands at the reply, and is there after a reload', async () => {
+  const factory = new IDBFactory();
+  const app = await started(factory);
+  await say(app, 'say one');
+  assert.equal(fake.requests[0].overflow, 'error', 'the server is asked to leave nothing out by itself');
+  assert.deepEqual([app.messages.path[1].truncated, app.messages.path[1].dropped], [undefined, undefined]);
+  fake.script.dropped = 4;
+  await say(app, 'say two');
+  assert.deepEqual([app.messages.path[3].truncated, app.messages.path[3].dropped], [true, 4]);
+  const again = await started(factory, app.state.conversation.id);
+  assert.equal(again.messages.path[3].dropped, 4);
+  fake.script.dropped = 0;
+  await app.replies.goOn(app.messages.path[3].id);
+  assert.equal(app.messages.path[3].dropped, undefined, 'a continuation that read everything');
+});
+
+test('a raw text of which the model no longer read all says so', async () => {
+  const app = await started();
+  await ready(app);
+  app.chats.createRaw();
+  app.raw.setText('Once');
+  await app.raw.generate();
+  assert.equal(app.toasts, 0);
+  fake.script.dropped = 1;
+  await app.raw.generate();
+  assert.equal(app.state.toast?.key, 'raw.truncated');
+});
+
 test('the meter is the server’s count, with what is typed', async () => {
   const app = await started();
   await say(app, 'say one two');

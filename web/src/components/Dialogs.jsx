@@ -5,6 +5,7 @@ import { useApp, useAppState, useUi, useUiState } from '../context.js';
 import { formatNumber, formatTime, t } from '../i18n.js';
 import { ancestry } from '../tree.js';
 import { IconButton } from './icons.jsx';
+import { leftOut } from './Message.jsx';
 import { Settings } from './Settings.jsx';
 
 /** What is open on top of the page: one thing at a time. */
@@ -174,6 +175,7 @@ function Info({ id }) {
               ? null
               : t(cached > 0 ? 'info.cached' : 'info.tokens', { count: message.promptTokens, cached }),
           ],
+          [t('info.leftOut'), leftOut(message)],
           [t('info.replyTokens'), message.replyTokens === undefined ? null : t('info.tokens', { count: message.replyTokens })],
           [t('info.prefill'), speed(timings.prompt_per_second)],
           [t('info.decode'), speed(timings.predicted_per_second)],

@@ -151,6 +151,8 @@ function Tags({ message, sent, live }) {
   if (!live && message.status === 'stopped') tags.push(t('message.stopped'));
   if (message.cutBy === 'token_limit') tags.push(t('message.cutTokens'));
   if (message.cutBy === 'context_full') tags.push(t('message.cutContext'));
+  const unread = leftOut(message);
+  if (unread) tags.push(unread);
   if (message.edited) tags.push(t('message.edited'));
   const speed = message.timings?.predicted_per_second;
   if (tags.length === 0 && (!showSpeed || live || speed === undefined)) return null;
@@ -166,6 +168,16 @@ function Tags({ message, sent, live }) {
       )}
     </p>
   );
+}
+
+/**
+ * What the server did not let the model read.
+ * @param {import('../tree.js').Message} message
+ * @returns {string | null}
+ */
+export function leftOut({ truncated, dropped = 0 }) {
+  if (dropped > 0) return t('message.dropped', { count: dropped });
+  return truncated ? t('message.truncated') : null;
 }
 
 /** @param {{ message: import('../tree.js').Message, last: boolean, siblings: import('../tree.js').Message[],
