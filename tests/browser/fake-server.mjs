@@ -121,6 +121,9 @@ export async function startFake({ port = 0 } = {}) {
       response.writeHead(200, { ...STREAM, 'X-Reply-State': reply.state });
       return reply.listen(response, offset);
     }
+    const problem = formProblem(body);
+    if (problem) return fail(response, 400, { type: 'invalid_request_error', ...problem });
+    if (path === '/completion' && body.n_predict === 0) return json(response, { content: '', stop: true });
     if (path === '/completion') return complete(body, stream(request, response));
     if (path === '/apply-template') {
       const list = tokens(render(body.messages, body.templates));
@@ -160,7 +163,7 @@ export async function startFake({ port = 0 } = {}) {
   /** @param {any} body @param {Kept} reply */
   async function complete(body, reply) {
     requests.push(body);
-    const pieces = (script.scriptText ?? ' and so it goes on.').match(/\s*\S+|\s+$/g) ?? [];
+    const pieces = (script.scriptText ?? formed(body) ?? ' and so it goes on.').match(/\s*\S+|\s+$/g) ?? [];
     for (const content of pieces) {
       if (script.tokenMs > 0) await pause(script.tokenMs);
       if (reply.state !== 'running') return;
@@ -181,7 +184,7 @@ export async function startFake({ port = 0 } = {}) {
     const last = body.messages.at(-1);
     const asked = body.messages.findLast((/** @type {Message} */ message) => message.role === 'user')?.content ?? '';
     if (asked === 'refuse' && script.scriptText === null) return fail(response, 500, { message: 'the engine met an error', type: 'server_error', hint: 'start gemma2 again with -v' });
-    const whole = await replyTo(asked);
+    const whole = formed(body) ?? (await replyTo(asked));
     const rest = last.role === 'assistant' && whole.startsWith(last.content) ? whole.slice(last.content.length) : whole;
     const reply = stream(request, response);
     /** @param {object} choice @param {object} [extra] */
@@ -328,6 +331,30 @@ function render(messages, given) {
   const segments = expand(templates.prompt, { history, char: [text(templates.char_name)], prompt: [text(system)] });
   if (open) segments.push(text(/** @type {Message} */ (turns.at(-1)).content));
   return segments;
+}
+
+/**
+ * What is wrong with the form that is asked for. A rule of a grammar stands in one line here.
+ * @param {any} body
+ */
+function formProblem({ grammar, json_schema: schema, response_format: format }) {
+  if (typeof grammar === 'string') {
+    const at = grammar.split('\n').findIndex((line) => !/^\s*($|#|[\w-]+\s*::=\s*\S)/.test(line));
+    if (at >= 0) return { param: 'grammar', message: `the grammar is wrong at line ${at + 1}, column 1: a rule was expected` };
+    if (!/^root\s*::=/m.test(grammar)) return { param: 'grammar', message: 'the grammar has no rule `root`' };
+  }
+  const wanted = schema ?? format?.json_schema?.schema;
+  const param = schema === undefined ? 'response_format' : 'json_schema';
+  if (wanted !== undefined && !/^(object|string)$/.test(wanted?.type)) return { param, message: `the type ${JSON.stringify(wanted?.type)} is unknown` };
+  return null;
+}
+
+/** A text of the form that is asked for. @param {any} body */
+function formed({ grammar, json_schema: schema, response_format: format }) {
+  if (typeof grammar === 'string') return /"((?:[^"\\]|\\.)*)"/.exec(grammar)?.[1] ?? '';
+  const wanted = schema ?? format?.json_schema?.schema;
+  if (wanted === undefined) return format?.type === 'json_object' ? '{"a": 1}' : null;
+  return JSON.stringify(Object.fromEntries(Object.keys(wanted.properties ?? {}).map((name) => [name, 'red'])));
 }
 
 /** @param {string} value @returns {Segment} */

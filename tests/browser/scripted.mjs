@@ -260,6 +260,51 @@ export const scripted = {
     await close();
   },
 
+  'form of replies: a schema and a grammar are kept to, and a mistake shows its line at the field': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await page.click('#settings');
+    await page.click('label:has-text("JSON schema")');
+    await page.fill('#setting-schema', '{"type": "object", "properties": {"color": {"type": "string"}}}');
+    await page.keyboard.press('Escape');
+    await ask(page, 'Which color?');
+    equal(JSON.parse((await texts(page))[1]), { color: 'red' }, 'the reply parses');
+    await page.click('.format-chip:has-text("JSON schema")');
+    equal(await page.evaluate(() => document.activeElement?.id), 'setting-schema', 'the chip leads to the field');
+    await page.click('label:has-text("Grammar")');
+    await page.fill('#setting-grammar', 'root ::= "yes"\n\nthis is no rule');
+    await page.waitForSelector('#setting-grammar-problem:has-text("line 3")');
+    equal(await page.getAttribute('#setting-grammar', 'aria-invalid'), 'true', 'the field is marked');
+    await page.click('#setting-grammar-problem button');
+    equal(await page.evaluate(() => String(document.getSelection())), 'this is no rule', 'the line is selected');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('dialog', { state: 'detached' });
+    await ask(page, 'Yes?');
+    check((await page.innerText('article [role=alert]')).includes('line 3, column 1'), 'the refusal names the line');
+    await page.click('article [role=alert] button:has-text("Change the form")');
+    await page.waitForSelector('#setting-grammar-problem:has-text("line 3")');
+    await page.fill('#setting-grammar', 'root ::= "yes"');
+    await page.waitForSelector('#setting-grammar-problem', { state: 'detached' });
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('dialog', { state: 'detached' });
+    await page.click('article [role=alert] button:has-text("Retry")');
+    await finished(page);
+    equal((await texts(page)).at(-1), 'yes', 'the reply');
+    await page.click('.new-raw');
+    await page.waitForSelector('.raw textarea');
+    equal(await page.locator('.raw .format-chip').count(), 0, 'another chat has its own settings');
+    await page.click('#settings');
+    await page.click('label:has-text("Grammar")');
+    await page.fill('#setting-grammar', 'nonsense');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('dialog', { state: 'detached' });
+    await page.fill('#message', 'Once');
+    await page.click('button:has-text("Generate")');
+    check((await page.innerText('.raw [role=alert]')).includes('line 1, column 1'), 'in a raw text, too');
+    clean(/status of 400/);
+    await close();
+  },
+
   'hostile text: no payload of a model, a file or a title runs, whole or cut at every character': async (place) => {
     const { page, clean, close } = await open(place);
     await ready(page);

@@ -187,6 +187,15 @@ export class Api {
     return raw ? completed(frames) : chatted(frames);
   }
 
+  /**
+   * Whether a completion could be made.
+   * @param {Record<string, unknown>} body one that asks for no tokens
+   * @param {AbortSignal} [signal]
+   */
+  async checkCompletion(body, signal) {
+    await this.#json('/completion', { ...body, stream: false }, signal);
+  }
+
   /** Ends a reply; harmless where it has ended. @param {string} id */
   async stopReply(id) {
     await this.#post(`/replies/${id}/stop`, {});
@@ -376,6 +385,9 @@ function failureFrom(error, status) {
   };
   if (status === 401) failure.kind = 'key';
   if (text(error?.hint) !== '') failure.hint = text(error.hint);
+  if (text(error?.param) !== '') failure.param = error.param;
+  const line = /\bline (\d+)/i.exec(failure.message);
+  if (line) failure.line = Number(line[1]);
   const promptTokens = number(error?.n_prompt_tokens);
   if (promptTokens !== null) failure.promptTokens = promptTokens;
   return failure;

@@ -1,6 +1,6 @@
 /**
  * What the page does, without how it looks. `App` holds the one state and what everything shares; each of its parts does one
- * thing with it: `chats`, `messages`, `replies`, `drafts`, `raw`, `prompts`, `connection`. Components read `state` and call
+ * thing with it: `chats`, `messages`, `replies`, `drafts`, `raw`, `prompts`, `format`, `connection`. Components read `state` and call
  * the parts; tests do the same without a document.
  */
 
@@ -8,6 +8,7 @@ import { ApiError } from './api.js';
 import { blank, Chats, sorted } from './chats.js';
 import { Connection } from './connection.js';
 import { Drafts, UNSENT } from './drafts.js';
+import { FormatCheck } from './format.js';
 import { Messages } from './messages.js';
 import { Prompts } from './prompts.js';
 import { RawTexts } from './raw.js';
@@ -54,6 +55,7 @@ import { Store } from './store.js';
  * @property {Waiting[]} files waiting to be sent
  * @property {import('./meter.js').Meter} meter
  * @property {string | null} rawBefore the open raw text as it was before the last generation
+ * @property {import('./format.js').Problem | null} formatProblem why the form of replies that is asked for cannot be used
  * @property {Toast | null} toast
  * @property {boolean} unsaved something could not be stored
  * @property {boolean} started the stored chats have been read
@@ -90,6 +92,7 @@ export class App {
       files: [],
       meter: { used: null, total: 0, max: 0 },
       rawBefore: null,
+      formatProblem: null,
       toast: null,
       unsaved: false,
       started: false,
@@ -105,6 +108,7 @@ export class App {
     this.drafts = new Drafts(this);
     this.raw = new RawTexts(this);
     this.prompts = new Prompts(this);
+    this.format = new FormatCheck(this);
     this.toasts = 0;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.toastTimer = undefined;
@@ -150,6 +154,7 @@ export class App {
     this.drafts.close();
     this.raw.close();
     this.prompts.counter.cancel();
+    this.format.close();
     this.replies.close();
   }
 
@@ -200,6 +205,7 @@ export class App {
   changeSetting(key, value) {
     this.chats.change({ settings: settings.change(this.state.conversation.settings, this.baseSettings, key, value) });
     this.prompts.counter.soon();
+    if (key === 'format' || key === 'schema' || key === 'grammar') this.format.changed();
   }
 
   /** The open chat's settings become this browser's defaults. */
@@ -217,6 +223,7 @@ export class App {
     this.chats.change({ settings: {} });
     void this.store.saveSetting('defaults', {});
     this.prompts.counter.soon();
+    this.format.changed();
   }
 
   /** @param {unknown} candidate from a file @returns {number} how many settings it had */
@@ -224,6 +231,7 @@ export class App {
     const found = settings.clean(candidate);
     this.chats.change({ settings: found });
     this.prompts.counter.soon();
+    this.format.changed();
     return Object.keys(found).length;
   }
 

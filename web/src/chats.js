@@ -51,7 +51,7 @@ export class Chats {
     if (!conversation) return;
     const [messages, draft] = await Promise.all([app.store.messages(id), app.store.draft(id)]);
     const tree = trees.fromRecords(messages.map((message) => app.replies.recovered(message)));
-    app.set({ conversation, tree, draft, files: [] });
+    app.set({ conversation, tree, draft, files: [], formatProblem: null });
     app.settle();
     app.replies.recoverRaw(conversation);
     void app.prompts.counter.now();
@@ -172,7 +172,7 @@ export class Chats {
   /** @param {Conversation} conversation without messages */
   #show(conversation) {
     const { app } = this;
-    app.set({ conversation, tree: new Map(), draft: '', files: [] });
+    app.set({ conversation, tree: new Map(), draft: '', files: [], formatProblem: null });
     app.settle();
     app.prompts.counter.soon();
   }

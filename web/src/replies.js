@@ -4,6 +4,7 @@
  */
 
 import { ApiError, isAbort } from './api.js';
+import * as formats from './format.js';
 import { newReplyId, newSeed } from './ids.js';
 import * as settings from './settings.js';
 import * as machine from './state.js';
@@ -129,13 +130,15 @@ export class Replies {
     const chosen = app.settings;
     const params = settings.sampling(chosen, chosen.seed >= 0 ? chosen.seed : newSeed());
     const { max_tokens: limit = -1, logprobs: _, top_logprobs: __, ...others } = params;
+    const { form, problem } = formOf(chosen, true);
     const job = this.#rawJob(conversation, { id: newReplyId(), offset: 0 });
     const { api } = app;
     /** @param {AbortSignal} signal */
     async function* start(signal) {
+      if (problem) throw new ApiError(problem);
       const whole = { content: before, parse_special: false, add_special: true };
       const prompt = conversation.literal ? await api.tokenIds(whole, signal) : before;
-      yield* api.complete({ ...others, n_predict: limit, prompt }, job.place, signal);
+      yield* api.complete({ ...others, ...form, n_predict: limit, prompt }, job.place, signal);
     }
     await this.#run(job, start);
   }
@@ -223,7 +226,8 @@ export class Replies {
     if (!machine.canSend(app.state.machine)) return;
     app.event({ type: 'send' });
     const chosen = settings.resolve(app.settings, temperature === undefined ? {} : { temperature });
-    const params = settings.sampling(chosen, seed ?? (chosen.seed >= 0 ? chosen.seed : newSeed()));
+    const { form, problem } = formOf(chosen, false);
+    const params = { ...settings.sampling(chosen, seed ?? (chosen.seed >= 0 ? chosen.seed : newSeed())), ...form };
     const place = { id: newReplyId(), offset: 0 };
     /** @type {Message} */
     const reply = {
@@ -243,7 +247,10 @@ export class Replies {
     const history = app.prompts.sent(trees.ancestry(app.state.tree, message.content === '' ? reply.parent : reply.id));
     const body = { messages: settings.messages(chosen, history), templates: settings.templates(chosen), ...params };
     const job = this.#messageJob(reply, place);
-    await this.#run(job, (signal) => app.api.chat(body, place, signal));
+    await this.#run(job, (signal) => {
+      if (problem) throw new ApiError(problem);
+      return app.api.chat(body, place, signal);
+    });
   }
 
   /** @param {Message} reply as it was stored last @param {import('./api.js').Place} place @returns {Job} */
@@ -356,9 +363,26 @@ export class Replies {
     app.set({ live: null });
     if ('stopped' in outcome) app.event({ type: 'stop' });
     else if ('end' in outcome) app.event({ type: 'end' });
-    else app.event({ type: 'fail', failure: outcome.failure });
+    else {
+      app.event({ type: 'fail', failure: outcome.failure });
+      if (formats.isAboutFormat(outcome.failure)) app.format.report(outcome.failure);
+    }
     void app.prompts.counter.now();
     if ('failure' in outcome && outcome.failure.kind === 'network') app.connection.checkNow();
+  }
+}
+
+/**
+ * The fields that say what form a reply must have.
+ * @param {settings.Settings} chosen
+ * @param {boolean} raw
+ * @returns {{ form: Record<string, unknown>, problem: machine.Failure | null }}
+ */
+function formOf(chosen, raw) {
+  try {
+    return { form: formats.fields(chosen, raw), problem: null };
+  } catch (error) {
+    return { form: {}, problem: formats.failureOf(chosen, error) };
   }
 }
 

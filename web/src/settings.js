@@ -3,6 +3,8 @@
  * the server was started with (`/props`), this browser's defaults, and the chat's own changes.
  */
 
+import { FORMATS } from './format.js';
+
 /**
  * @typedef {object} Settings
  * @property {string} promptTemplate
@@ -22,6 +24,9 @@
  * @property {number} probabilities how many likely tokens are recorded at each place; 0: none
  * @property {number} seed -1: a new one for every reply
  * @property {string[]} stop
+ * @property {import('./format.js').Format} format what form a reply must have
+ * @property {string} schema JSON schema, for `format` schema
+ * @property {string} grammar GBNF, for `format` grammar
  *
  * @typedef {object} NumberField
  * @property {keyof Settings} key
@@ -68,6 +73,9 @@ export const DEFAULTS = Object.freeze({
   system: '',
   .../** @type {any} */ (Object.fromEntries(NUMBERS.map((field) => [field.key, field.value]))),
   stop: [],
+  format: 'text',
+  schema: '',
+  grammar: '',
 });
 
 /**
@@ -137,9 +145,11 @@ export function clean(candidate) {
     const value = given[field.key];
     if (typeof value === 'number' && Number.isFinite(value)) found[field.key] = clamp(field, value);
   }
-  for (const key of ['promptTemplate', 'historyTemplate', 'userName', 'charName', 'system']) {
+  for (const key of ['promptTemplate', 'historyTemplate', 'userName', 'charName', 'system', 'schema', 'grammar']) {
     if (typeof given[key] === 'string') found[key] = given[key];
   }
+  const format = FORMATS.find((name) => name === given.format);
+  if (format) found.format = format;
   if (Array.isArray(given.stop)) {
     found.stop = given.stop.filter((text) => typeof text === 'string' && text !== '').slice(0, MAX_STOPS);
   }

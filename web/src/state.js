@@ -11,6 +11,8 @@
  * @property {string} [hint] what to do about it
  * @property {'context' | 'network' | 'request' | 'server' | 'key' | 'gone' | 'stopped'} kind `gone`: the server has
  *   forgotten the reply; `stopped`: somewhere else
+ * @property {string} [param] the field of the request that is wrong
+ * @property {number} [line] in the text of that field
  * @property {number} [promptTokens] the prompt's length, when it was too long
  *
  * @typedef {object} State

@@ -2,7 +2,7 @@
  * What is open on top of the page. Nothing of it is stored.
  *
  * @typedef {{ name: 'prompt', id?: string } | { name: 'info', id: string } | { name: 'model' } | { name: 'help' } | { name: 'about' }
- *   | { name: 'settings' } | { name: 'confirm', title: string, text: string, yes: string, act: () => void }} Dialog
+ *   | { name: 'settings', field?: string } | { name: 'confirm', title: string, text: string, yes: string, act: () => void }} Dialog
  *
  * @typedef {object} Ui
  * @property {Dialog | null} dialog

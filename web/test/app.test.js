@@ -129,6 +129,45 @@ test('what the server left out of a prompt stands at the reply, and is there aft
   assert.equal(app.messages.path[3].dropped, undefined, 'a continuation that read everything');
 });
 
+test('a reply has the form that was asked for, and a form that cannot be is said before and after sending', async () => {
+  const app = await started();
+  await ready(app);
+  app.changeSetting('format', 'schema');
+  app.changeSetting('schema', '{"type": "object", "properties": {"color": {}}}');
+  await say(app, 'say x');
+  assert.equal(app.messages.path[1].content, '{"color":"red"}');
+  assert.deepEqual(app.messages.path[1].params?.response_format, fake.requests[0].response_format, 'the form is recorded');
+  app.changeSetting('schema', '{"type": "object",\n}');
+  await until(app, (state) => state.formatProblem !== null);
+  assert.equal(app.state.formatProblem?.line, 2, 'found in the page');
+  await say(app, 'say y');
+  assert.equal(fake.requests.length, 1, 'nothing was sent');
+  assert.equal(app.messages.path[3].failure?.param, 'json_schema');
+  app.changeSetting('format', 'grammar');
+  app.changeSetting('grammar', 'root ::= "yes"\nno rule');
+  assert.ok(!app.state.formatProblem, 'another text, another judgement');
+  await until(app, (state) => /line 2, column 1/.test(state.formatProblem?.message ?? ''));
+  app.changeSetting('grammar', 'root ::= "yes"');
+  await until(app, (state) => state.formatProblem === null);
+  await app.replies.retry(app.messages.path[3].id);
+  assert.equal(app.messages.path[3].content, 'yes');
+});
+
+test('a raw text has the form that was asked for', async () => {
+  const app = await started();
+  await ready(app);
+  app.chats.createRaw();
+  app.raw.setText('{');
+  app.changeSetting('format', 'json');
+  await app.raw.generate();
+  assert.deepEqual(fake.requests[0].json_schema, { type: 'object' });
+  app.changeSetting('format', 'grammar');
+  app.changeSetting('grammar', 'nonsense');
+  await app.raw.generate();
+  assert.equal(app.state.machine.failure?.line, 1);
+  assert.equal(app.state.formatProblem?.line, 1);
+});
+
 test('a raw text of which the model no longer read all says so', async () => {
   const app = await started();
   await ready(app);

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
+import * as formats from '../src/format.js';
 import * as settings from '../src/settings.js';
 
 test('the templates are Gemma’s own', () => {
@@ -67,4 +68,31 @@ test('files are fenced more strongly than anything inside them', () => {
   assert.equal(settings.withFiles('Look', [{ name: 'a.txt', text: 'x\n' }]), 'a.txt\n```\nx\n```\n\nLook');
   const sent = settings.withFiles('', [{ name: 'a.md', text: '````\ncode\n````' }]);
   assert.ok(sent.startsWith('a.md\n`````\n') && sent.endsWith('\n`````'));
+});
+
+test('the form of replies becomes the fields of each interface', () => {
+  const chosen = { ...settings.DEFAULTS, schema: '{"type": "object"}', grammar: 'root ::= "a"' };
+  /** @param {import('../src/format.js').Format} format @param {boolean} raw */
+  const fields = (format, raw) => formats.fields({ ...chosen, format }, raw);
+  assert.deepEqual(fields('text', false), {});
+  assert.deepEqual(fields('json', false), { response_format: { type: 'json_object' } });
+  assert.deepEqual(fields('json', true), { json_schema: { type: 'object' } });
+  assert.deepEqual(fields('schema', false), { response_format: { type: 'json_schema', json_schema: { name: 'reply', schema: { type: 'object' } } } });
+  assert.deepEqual(fields('schema', true), { json_schema: { type: 'object' } });
+  assert.deepEqual(fields('grammar', false), { grammar: 'root ::= "a"' });
+  assert.deepEqual(formats.fields({ ...chosen, format: 'grammar', grammar: ' \n' }, true), {}, 'nothing is defined yet');
+  assert.throws(() => formats.fields({ ...chosen, format: 'schema', schema: '{"a": }' }, false), SyntaxError);
+});
+
+test('the line of a mistake is found however a browser words it', () => {
+  const text = '{\n"a": 1,\n}';
+  assert.equal(formats.lineOf(text, 'Expected double-quoted property name in JSON at position 10'), 3);
+  assert.equal(formats.lineOf(text, 'JSON.parse: expected double-quoted property name at line 3 column 1 of the JSON data'), 3);
+  assert.equal(formats.lineOf('{\n\n', 'Unexpected end of JSON input'), 1);
+  assert.equal(formats.lineOf(text, 'JSON Parse error'), null);
+});
+
+test('only known forms are taken from a file', () => {
+  assert.deepEqual(settings.clean({ format: 'schema', schema: '{}', grammar: 5 }), { format: 'schema', schema: '{}' });
+  assert.deepEqual(settings.clean({ format: 'constructor' }), {});
 });

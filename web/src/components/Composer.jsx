@@ -7,6 +7,7 @@ import { grow } from '../grow.js';
 import { formatNumber, t } from '../i18n.js';
 import { canGrow, fraction, level } from '../meter.js';
 import { busy, composerAction } from '../state.js';
+import { FormatChip } from './Format.jsx';
 import { Icon, IconButton } from './icons.jsx';
 
 /** Pasting more characters than this offers a file instead. */
@@ -147,6 +148,7 @@ export function Composer() {
             }}
           />
           <IconButton icon="clip" label={t('composer.attach')} onClick={() => picker.current?.click()} />
+          <FormatChip />
           <Meter />
           <SendOrStop />
         </div>

@@ -13,7 +13,7 @@ export function Dialogs() {
   const dialog = useUiState((ui) => ui.dialog);
   switch (dialog?.name) {
     case 'settings':
-      return <Settings />;
+      return <Settings field={dialog.field} />;
     case 'prompt':
       return <ExactPrompt id={dialog.id} />;
     case 'info':
@@ -160,7 +160,7 @@ function Info({ id }) {
     value === undefined ? null : t('composer.speed', { speed: formatNumber(value, { maximumFractionDigits: 1 }) });
   const { seed, ...others } = params;
   const list = Object.entries(others)
-    .map(([name, value]) => `${name} ${Array.isArray(value) ? JSON.stringify(value) : value}`)
+    .map(([name, value]) => `${name} ${typeof value === 'object' ? JSON.stringify(value) : value}`)
     .join(' · ');
   const cached = timings.cache_n ?? 0;
   return (

@@ -5,6 +5,7 @@ import { formatNumber, t } from '../i18n.js';
 import { canGrow } from '../meter.js';
 import { canSend } from '../state.js';
 import { CopyFlag } from './Composer.jsx';
+import { ChangeFormat } from './Format.jsx';
 
 /** Why a reply ended early, and what to do. @param {{ message: import('../tree.js').Message, failure: import('../state.js').Failure }} props */
 export function Failure({ message, failure }) {
@@ -41,9 +42,12 @@ export function Failure({ message, failure }) {
           </button>
         </form>
       ) : (
-        <button type="button" onClick={() => void app.replies.retry(message.id)} disabled={!ready}>
-          {t('failure.retry')}
-        </button>
+        <div class="choices">
+          <ChangeFormat failure={failure} />
+          <button type="button" onClick={() => void app.replies.retry(message.id)} disabled={!ready}>
+            {t('failure.retry')}
+          </button>
+        </div>
       )}
     </div>
   );

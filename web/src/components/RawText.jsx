@@ -4,6 +4,7 @@ import { useApp, useAppState } from '../context.js';
 import { t } from '../i18n.js';
 import { canSend } from '../state.js';
 import { Meter, SendOrStop } from './Composer.jsx';
+import { ChangeFormat, FormatChip } from './Format.jsx';
 import { Icon } from './icons.jsx';
 
 /** A text the model goes on with, exactly as it stands: no templates, no turns. */
@@ -85,6 +86,7 @@ export function RawText() {
           <div class="failure" role="alert">
             <p>{failure.kind === 'network' ? t('failure.broken') : failure.message}</p>
             {failure.hint && <p>{failure.hint}</p>}
+            <ChangeFormat failure={failure} />
           </div>
         )}
         <div class="raw-row">
@@ -97,6 +99,7 @@ export function RawText() {
             />
             {t('raw.control')}
           </label>
+          <FormatChip />
           <Meter />
           <button type="button" onClick={() => app.raw.undo()} disabled={before === null || writing}>
             {t('toast.undo')}

@@ -1,14 +1,16 @@
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useRef } from 'preact/hooks';
 
 import { useApp, useAppState, useUi, useUiState } from '../context.js';
 import { download } from '../clipboard.js';
-import { formatNumber, t } from '../i18n.js';
-import { CHAR_NAME, clamp, MAX_STOPS, NUMBERS, USER_NAME } from '../settings.js';
-import { Icon } from './icons.jsx';
+import { t } from '../i18n.js';
+import { CHAR_NAME, MAX_STOPS, NUMBERS, USER_NAME } from '../settings.js';
 import { Dialog } from './Dialogs.jsx';
+import { Check, Choice, Field, NumberSetting, TextArea } from './fields.jsx';
+import { FormatSettings } from './Format.jsx';
+import { Icon } from './icons.jsx';
 
-/** The settings of the open chat, and of the page. */
-export function Settings() {
+/** The settings of the open chat, and of the page. @param {{ field?: string }} props id of the field to begin with */
+export function Settings({ field }) {
   const app = useApp();
   // Both decide what the fields show.
   useAppState((state) => state.conversation.settings);
@@ -16,6 +18,9 @@ export function Settings() {
   const changed = Object.keys(app.state.conversation.settings).length > 0;
   const anyChange = changed || Object.keys(app.state.defaults).length > 0;
   const picker = useRef(/** @type {HTMLInputElement | null} */ (null));
+  useEffect(() => {
+    if (field) document.getElementById(field)?.focus();
+  }, []);
   return (
     <Dialog title={t('settings.title')} class="sheet">
       <SystemPrompt />
@@ -25,6 +30,10 @@ export function Settings() {
           <NumberSetting key={field.key} field={field} />
         ))}
         <Stops />
+      </details>
+      <details class="group" open>
+        <summary>{t('format.title')}</summary>
+        <FormatSettings />
       </details>
       <details class="group" open>
         <summary>{t('settings.templates')}</summary>
@@ -70,138 +79,6 @@ export function Settings() {
         <PageSettings />
       </details>
     </Dialog>
-  );
-}
-
-/**
- * A label, a help line, a dot when the field differs from its default, and a button that goes back.
- * @param {{ name: keyof import('../settings.js').Settings, label: string, help?: string, id: string, fallback?: string,
- *   children: import('preact').ComponentChildren, note?: string }} props
- */
-function Field({ name, label, help, id, fallback, children, note }) {
-  const app = useApp();
-  const own = name in app.state.conversation.settings;
-  return (
-    <div class={`field ${own ? 'changed' : ''}`}>
-      <div class="field-head">
-        <label for={id}>{label}</label>
-        {own && (
-          <>
-            <span class="dot">
-              <span class="visually-hidden">{t('settings.changed')}</span>
-            </span>
-            <button
-              type="button"
-              class="link"
-              aria-label={t('settings.resetField', { name: label })}
-              onClick={() => app.changeSetting(name, app.baseSettings[name])}
-            >
-              {t('settings.reset')}
-            </button>
-          </>
-        )}
-        {fallback !== undefined && <span class="fallback">{t('settings.default', { value: fallback })}</span>}
-      </div>
-      {children}
-      {help && (
-        <p class="help" id={`${id}-help`}>
-          {help}
-        </p>
-      )}
-      {note && <p class="note">{note}</p>}
-    </div>
-  );
-}
-
-/** @param {import('../settings.js').NumberField} field @param {number} value */
-function written(field, value) {
-  if (field.key === 'seed' && value < 0) return t('field.random');
-  if (field.key === 'maxTokens' && value === 0) return t('field.unlimited');
-  const number = formatNumber(value, { maximumFractionDigits: 3, useGrouping: false });
-  return field.off === value ? `${number} (${t('field.off')})` : number;
-}
-
-/** @param {{ field: import('../settings.js').NumberField }} props */
-function NumberSetting({ field }) {
-  const app = useApp();
-  const { settings, baseSettings } = app;
-  const value = /** @type {number} */ (settings[field.key]);
-  const [typed, setTyped] = useState(/** @type {string | null} */ (null));
-  const id = `setting-${field.key}`;
-  const label = t(/** @type {any} */ (`field.${field.key}`));
-  const useless = settings.temperature === 0 && field.needsRandomness === true;
-  /** @param {string} text */
-  const change = (text) => {
-    const number = Number(text);
-    if (text.trim() !== '' && Number.isFinite(number)) app.changeSetting(field.key, clamp(field, number));
-  };
-  return (
-    <Field
-      name={field.key}
-      id={id}
-      label={label}
-      help={t(/** @type {any} */ (`field.${field.key}Help`))}
-      fallback={written(field, /** @type {number} */ (baseSettings[field.key]))}
-      note={useless ? t('field.greedy') : undefined}
-    >
-      <div class={`number ${useless ? 'useless' : ''}`}>
-        {field.key !== 'seed' && (
-          <input
-            type="range"
-            aria-label={label}
-            min={field.min}
-            max={field.sliderMax ?? field.max}
-            step={field.step}
-            value={Math.min(value, field.sliderMax ?? field.max)}
-            onInput={(event) => {
-              setTyped(null);
-              change(event.currentTarget.value);
-            }}
-          />
-        )}
-        <input
-          id={id}
-          type="number"
-          inputMode="decimal"
-          aria-describedby={`${id}-help`}
-          min={field.min}
-          max={field.max}
-          step={Number.isInteger(field.step) ? field.step : 'any'}
-          value={typed ?? String(value)}
-          onInput={(event) => {
-            setTyped(event.currentTarget.value);
-            change(event.currentTarget.value);
-          }}
-          onBlur={() => setTyped(null)}
-        />
-      </div>
-    </Field>
-  );
-}
-
-/**
- * A text area that keeps what is typed even where the stored value would be a cleaned form of it.
- * @param {{ id: string, value: string, rows: number, onText: (text: string) => void, placeholder?: string, code?: boolean }} props
- */
-function TextArea({ id, value, rows, onText, placeholder, code }) {
-  const area = useRef(/** @type {HTMLTextAreaElement | null} */ (null));
-  useEffect(() => {
-    const element = area.current;
-    if (element && document.activeElement !== element && element.value !== value) element.value = value;
-  }, [value]);
-  return (
-    <textarea
-      id={id}
-      ref={area}
-      rows={rows}
-      dir="auto"
-      class={code ? 'code-field' : ''}
-      spellcheck={!code}
-      defaultValue={value}
-      placeholder={placeholder}
-      aria-describedby={`${id}-help`}
-      onInput={(event) => onText(event.currentTarget.value)}
-    />
   );
 }
 
@@ -391,32 +268,5 @@ function PageSettings() {
         {t('settings.clearAll')}
       </button>
     </>
-  );
-}
-
-/** @param {{ label: string, name: string, value: string, options: [string, string][], onChange: (value: string) => void }} props */
-function Choice({ label, name, value, options, onChange }) {
-  return (
-    <fieldset class="choice">
-      <legend>{label}</legend>
-      <div class="segments">
-        {options.map(([option, text]) => (
-          <label key={option}>
-            <input type="radio" name={name} value={option} checked={value === option} onChange={() => onChange(option)} />
-            <span>{text}</span>
-          </label>
-        ))}
-      </div>
-    </fieldset>
-  );
-}
-
-/** @param {{ label: string, checked: boolean, onChange: (checked: boolean) => void }} props */
-function Check({ label, checked, onChange }) {
-  return (
-    <label class="check">
-      <input type="checkbox" checked={checked} onChange={(event) => onChange(event.currentTarget.checked)} />
-      {label}
-    </label>
   );
 }
