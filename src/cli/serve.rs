@@ -69,6 +69,7 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
         options.cors_origins = serve.cors_origins.clone();
         options.context_shift = serve.context_shift;
         options.slot_save_path = serve.slot_save_path.clone();
+        options.moved_from = moved.then_some(super::settings::DEFAULT_PORT);
         let state = AppState::new(options);
         let stop = Arc::new(Notify::new());
         let stopped = stop.clone();

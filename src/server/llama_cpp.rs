@@ -91,6 +91,7 @@ async fn props(State(state): State<AppState>, Loaded(ready): Loaded) -> Json<Val
         "version": version,
         "quit_token": state.quit().token(),
         "sandbox": state.sandbox(),
+        "moved_from": state.options().moved_from,
         "page_templates": {
             "prompt": page.prompt,
             "history": page.history,

@@ -90,6 +90,8 @@ pub use replies::ReplyLimits;
 pub struct ServerOptions {
     /// Where the listener is bound: on loopback the Host header is checked.
     pub local_addr: SocketAddr,
+    /// The usual port, where another program has it: browsers keep the page's chats apart by port, and the page says so.
+    pub moved_from: Option<u16>,
     /// Keys that open the APIs; none: everything is open.
     pub api_keys: Vec<String>,
     /// Origins (`https://example.org`, or `*`) whose pages may call the APIs.
@@ -132,6 +134,7 @@ impl ServerOptions {
     pub fn new(local_addr: SocketAddr) -> ServerOptions {
         ServerOptions {
             local_addr,
+            moved_from: None,
             api_keys: Vec::new(),
             cors_origins: Vec::new(),
             ui_dir: None,

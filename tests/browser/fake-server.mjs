@@ -56,11 +56,12 @@ const DEFAULT_TEMPLATES = {
  * @property {number} nCtxMax
  * @property {boolean} demo
  * @property {string | null} scriptText every reply
+ * @property {number | null} movedFrom the port it would usually have
  * @property {number} dropped older messages that it says it left out
  */
 
 /** @returns {Script} */
-export const quietScript = () => ({ loading: null, tokenMs: 8, prefillMs: 0, nCtx: 4096, nCtxMax: 8192, demo: false, scriptText: null, dropped: 0 });
+export const quietScript = () => ({ loading: null, tokenMs: 8, prefillMs: 0, nCtx: 4096, nCtxMax: 8192, demo: false, scriptText: null, movedFrom: null, dropped: 0 });
 
 /**
  * @typedef {object} Fake what a journey may change while the server runs
@@ -156,7 +157,7 @@ export async function startFake({ port = 0 } = {}) {
       default_generation_settings: { n_ctx: script.nCtx, params },
       total_slots: 4, model_alias: 'scripted', model_path: '/models/gemma-2-2b-it-Q6_K.gguf', build_info: 'gemma2 0.0.0',
       model_name: script.demo ? 'Demo model' : 'Gemma 2 2B it', quantization: script.demo ? 'F32' : 'Q6_K', n_params: 2614341888, size_bytes: 2150000000, n_vocab: 256000,
-      n_ctx: script.nCtx, n_ctx_train: script.nCtxMax, is_demo: script.demo, version: '0.0.0', page_templates: DEFAULT_TEMPLATES,
+      n_ctx: script.nCtx, n_ctx_train: script.nCtxMax, is_demo: script.demo, version: '0.0.0', moved_from: script.movedFrom, page_templates: DEFAULT_TEMPLATES,
     };
   }
 

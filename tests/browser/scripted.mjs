@@ -305,6 +305,96 @@ export const scripted = {
     await close();
   },
 
+  'another port: the page says that chats of the usual one are not here, once': async (place) => {
+    place.fake.script.movedFrom = 8080;
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    const note = page.locator('.banner:has-text("port 8080")');
+    check((await note.innerText()).includes('export there and import here'), 'what to do');
+    await page.reload();
+    await ready(page);
+    await note.waitFor();
+    await note.locator('button').click();
+    await note.waitFor({ state: 'detached' });
+    await page.reload();
+    await ready(page);
+    equal(await note.count(), 0, 'it was read');
+    clean();
+    await close();
+  },
+
+  'languages: the browser’s is used, another can be chosen, and longer words overflow nothing': async (place) => {
+    const { page, clean, close } = await open(place, { context: { locale: 'de-AT' } });
+    await ready(page);
+    await page.waitForSelector('.new-chat:has-text("Neuer Chat")');
+    equal(await page.getAttribute('html', 'lang'), 'de', 'the language of the page');
+    await ask(page, 'say 1');
+    await page.waitForSelector('.tags .speed:has-text("Token/s")');
+    await page.click('#settings');
+    await page.focus('#setting-language');
+    await page.selectOption('#setting-language', 'en');
+    await page.waitForSelector('dialog h2:has-text("Settings")');
+    await page.waitForSelector('.new-chat:has-text("New chat")');
+    equal(await page.evaluate(() => document.activeElement?.id), 'setting-language', 'the focus stays');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('article [aria-label="Regenerate"]');
+    await page.reload();
+    await ready(page);
+    await page.waitForSelector('.new-chat:has-text("New chat")');
+    await page.evaluate(() => localStorage.setItem('gemma2.language', 'pseudo'));
+    for (const width of [1280, 390, 320]) {
+      await page.setViewportSize({ width, height: 800 });
+      await page.reload();
+      await page.waitForSelector('#settings[aria-label^="["]');
+      await ready(page);
+      const sideways = () =>
+        page.evaluate(() =>
+          [document.documentElement, ...document.querySelectorAll('.thread, .list-body, .banners, .composer, .header, dialog, .dialog-box')]
+            .filter((element) => element.scrollWidth > element.clientWidth + 1 && element.clientWidth > 0)
+            .map((element) => `${element.tagName}.${element.className} ${element.scrollWidth} > ${element.clientWidth}`),
+        );
+      equal(await sideways(), [], `what overflows at ${width} px`);
+      for (const key of ['#settings', '.meter-button', '.chip']) {
+        await page.click(key);
+        await page.waitForSelector('dialog[open]');
+        await settled(page);
+        equal(await sideways(), [], `what overflows at ${width} px in the dialog of ${key}`);
+        const cut = await page.evaluate(() =>
+          [...document.querySelectorAll('dialog button, dialog label, dialog .segments span')]
+            .filter((element) => element.scrollWidth > element.clientWidth + 1 && element.clientWidth > 0)
+            .map((element) => element.textContent),
+        );
+        equal(cut, [], `what is cut at ${width} px in the dialog of ${key}`);
+        await page.keyboard.press('Escape');
+        await page.waitForSelector('dialog', { state: 'detached' });
+      }
+    }
+    clean();
+    await close();
+  },
+
+  'notes: over the middle of the chat, clear of what is typed, and inside an open dialog': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await ask(page, 'say one');
+    await page.fill('#message', 'a\n'.repeat(9));
+    await page.locator('.entry .menu > .icon-button').click();
+    await page.click('.menu-items button:has-text("Delete")');
+    await page.waitForSelector('.toast');
+    await settled(page);
+    const middle = (/** @type {{ x: number, width: number }} */ box) => Math.round(box.x + box.width / 2);
+    const [toast, composer] = [await page.locator('.toast').boundingBox(), await page.locator('.composer').boundingBox()];
+    check(Math.abs(middle(toast) - middle(composer)) <= 2, `the note is at ${middle(toast)}, the composer at ${middle(composer)}`);
+    check(toast.y + toast.height < composer.y, 'the note covers the composer');
+    await page.click('#settings');
+    await page.waitForSelector('dialog .toast');
+    await page.click('dialog .toast button:has-text("Undo")');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('.entry');
+    clean();
+    await close();
+  },
+
   'hostile text: no payload of a model, a file or a title runs, whole or cut at every character': async (place) => {
     const { page, clean, close } = await open(place);
     await ready(page);

@@ -175,6 +175,14 @@ async fn the_exact_prompt_comes_with_its_control_tokens_marked() {
 }
 
 #[tokio::test]
+async fn props_tell_which_port_the_server_would_usually_have() {
+    let mut moved = options();
+    moved.moved_from = Some(8080);
+    let props = get(&ready(moved), "/props").await.ok();
+    assert_eq!(props["moved_from"], 8080);
+}
+
+#[tokio::test]
 async fn props_slots_and_metrics_tell_about_the_server() {
     let state = ready(options());
     let props = get(&state, "/props").await.ok();
@@ -189,6 +197,8 @@ async fn props_slots_and_metrics_tell_about_the_server() {
     assert_eq!(props["default_generation_settings"]["params"]["top_p"], 0.9);
     assert_eq!(props["page_templates"]["prompt"], "{{history}}\n<start_of_turn>{{char}}\n");
     assert_eq!(props["page_templates"]["history"], "<start_of_turn>{{name}}\n{{message}}<end_of_turn>");
+
+    assert_eq!(props["moved_from"], Value::Null, "it has the port that was asked for");
 
     let slots = get(&state, "/slots").await.ok();
     assert_eq!(slots.as_array().expect("a list").len(), 2);

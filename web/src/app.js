@@ -58,6 +58,7 @@ import { Store } from './store.js';
  * @property {import('./format.js').Problem | null} formatProblem why the form of replies that is asked for cannot be used
  * @property {Toast | null} toast
  * @property {boolean} unsaved something could not be stored
+ * @property {number | null} movedHidden the usual port of which a person has read that its chats are not here
  * @property {boolean} started the stored chats have been read
  */
 
@@ -95,6 +96,7 @@ export class App {
       formatProblem: null,
       toast: null,
       unsaved: false,
+      movedHidden: null,
       started: false,
     };
     /** @type {Set<() => void>} */
@@ -130,14 +132,16 @@ export class App {
     store.onFailure = () => this.set({ unsaved: true });
     store.onForeignChange = (conversation) => void this.chats.foreignChange(conversation);
     this.connection.checkNow();
-    const [defaults, preferences, conversations] = await Promise.all([
+    const [defaults, preferences, movedHidden, conversations] = await Promise.all([
       store.setting('defaults'),
       store.setting('preferences'),
+      store.setting('movedHidden'),
       store.conversations(),
     ]);
     this.set({
       defaults: settings.clean(defaults),
       preferences: { ...PREFERENCES, ...preferences },
+      movedHidden: movedHidden ?? null,
       conversations: sorted(conversations),
       unsaved: store.failed,
     });
@@ -240,6 +244,13 @@ export class App {
     const preferences = { ...this.state.preferences, ...changed };
     this.set({ preferences });
     void this.store.saveSetting('preferences', preferences);
+  }
+
+  /** The note about chats under the usual port has been read. */
+  hideMoved() {
+    const movedHidden = this.state.props?.movedFrom ?? null;
+    this.set({ movedHidden });
+    void this.store.saveSetting('movedHidden', movedHidden);
   }
 
   /** Deletes everything that is stored in this browser. */

@@ -172,7 +172,8 @@ export class Chats {
   /** @param {Conversation} conversation without messages */
   #show(conversation) {
     const { app } = this;
-    app.set({ conversation, tree: new Map(), draft: '', files: [], formatProblem: null });
+    const meter = { ...app.state.meter, used: 0 };
+    app.set({ conversation, tree: new Map(), draft: '', files: [], formatProblem: null, meter });
     app.settle();
     app.prompts.counter.soon();
   }

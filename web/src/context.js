@@ -1,6 +1,8 @@
 import { createContext } from 'preact';
 import { useContext, useLayoutEffect, useState } from 'preact/hooks';
 
+import { onLanguage } from './i18n.js';
+
 /** @type {import('preact').Context<import('./app.js').App>} */
 export const AppContext = createContext(/** @type {any} */ (null));
 
@@ -30,6 +32,13 @@ export function useUiState(select) {
   return useStore(useUi(), select);
 }
 
+/** The component, and with it what is in it, renders again in another language. @returns {number} changes with the language */
+export function useLanguage() {
+  const [version, setVersion] = useState(0);
+  useLayoutEffect(() => onLanguage(() => setVersion((before) => before + 1)), []);
+  return version;
+}
+
 /**
  * @template S, T
  * @param {{ state: S, subscribe: (listener: () => void) => () => void }} store
@@ -41,12 +50,13 @@ function useStore(store, select) {
   const value = select(store.state);
   useLayoutEffect(() => {
     let last = select(store.state);
-    if (last !== value) setVersion((version) => version + 1);
+    const again = () => setVersion((version) => version + 1);
+    if (last !== value) again();
     return store.subscribe(() => {
       const now = select(store.state);
       if (now === last) return;
       last = now;
-      setVersion((version) => version + 1);
+      again();
     });
   }, [store]);
   return value;

@@ -7,18 +7,54 @@ import en from './i18n/en.js';
 
 /** @typedef {keyof typeof en} Key */
 
+/**
+ * Languages by their own names, and where their words are; English is always there, also for a word that one of them lacks.
+ * @type {Record<string, { name: string, load: () => Promise<{ default: Record<string, string> }> }>}
+ */
+export const LANGUAGES = {
+  de: { name: 'Deutsch', load: () => import('./i18n/de.js') },
+};
+
 let language = 'en';
 /** @type {Record<string, string>} */
 let words = en;
+/** @type {Set<() => void>} */
+const listeners = new Set();
+
+/** @param {() => void} listener called when the words have changed @returns {() => void} stops listening */
+export function onLanguage(listener) {
+  listeners.add(listener);
+  return () => listeners.delete(listener);
+}
+
+/**
+ * The language of the first of these that the page knows.
+ * @param {readonly string[]} wanted as browsers name them: `de-AT`
+ */
+export function bestLanguage(wanted) {
+  const known = wanted.map((name) => name.toLowerCase().split('-')[0]).find((name) => name === 'en' || Object.hasOwn(LANGUAGES, name));
+  return known ?? 'en';
+}
 
 /**
  * Chooses a language. `pseudo` is English made longer and accented: what is not translated shows, and so does what overflows.
- * @param {'en' | 'pseudo'} name
+ * @param {string} name
+ * @returns {Promise<string>} as `lang` attributes have it
  */
-export function setLanguage(name) {
-  language = 'en';
-  words = name === 'pseudo' ? Object.fromEntries(Object.entries(en).map(([key, text]) => [key, pseudo(text)])) : en;
+export async function setLanguage(name) {
+  try {
+    const known = Object.hasOwn(LANGUAGES, name);
+    const translated = name === 'pseudo' ? pseudoWords() : known ? (await LANGUAGES[name].load()).default : {};
+    words = { ...en, ...translated };
+    language = known ? name : 'en';
+  } catch {
+    // The program may have been stopped; the page stays as it is.
+  }
+  for (const listener of listeners) listener();
+  return language;
 }
+
+const pseudoWords = () => Object.fromEntries(Object.entries(en).map(([key, text]) => [key, pseudo(text)]));
 
 /**
  * @param {Key} key
@@ -68,12 +104,22 @@ function argument(inside, values, locale) {
   if (!plural) {
     const value = values[inside.trim()];
     if (value === undefined) return `{${inside}}`;
-    return typeof value === 'number' ? new Intl.NumberFormat(locale).format(value) : value;
+    return typeof value === 'number' ? tools(locale).numbers.format(value) : value;
   }
   const count = Number(values[plural[1]]);
   const cases = pluralCases(inside.slice(plural[0].length));
-  const chosen = cases.get(`=${count}`) ?? cases.get(new Intl.PluralRules(locale).select(count)) ?? cases.get('other') ?? '';
-  return format(chosen.replaceAll('#', new Intl.NumberFormat(locale).format(count)), values, locale);
+  const chosen = cases.get(`=${count}`) ?? cases.get(tools(locale).plurals.select(count)) ?? cases.get('other') ?? '';
+  return format(chosen.replaceAll('#', tools(locale).numbers.format(count)), values, locale);
+}
+
+/** @type {Map<string, { numbers: Intl.NumberFormat, plurals: Intl.PluralRules }>} making one takes longer than a thousand uses */
+const made = new Map();
+
+/** @param {string} locale */
+function tools(locale) {
+  const known = made.get(locale) ?? { numbers: new Intl.NumberFormat(locale), plurals: new Intl.PluralRules(locale) };
+  made.set(locale, known);
+  return known;
 }
 
 /** @param {string} text `one {…} other {…}` */

@@ -6,7 +6,7 @@ import { Api } from './api.js';
 import { App } from './app.js';
 import { Page } from './components/Page.jsx';
 import { AppContext, UiContext } from './context.js';
-import { t } from './i18n.js';
+import { onLanguage, t } from './i18n.js';
 import { listenForKeys } from './keys.js';
 import { loadMarkdown } from './rich.js';
 import { Store } from './store.js';
@@ -29,7 +29,7 @@ hydrate(
   root,
 );
 
-ui.readTheme();
+ui.readChoices();
 listenForKeys(app, ui);
 if (matchMedia('(min-width: 900px)').matches) field?.focus();
 
@@ -55,7 +55,11 @@ document.addEventListener('visibilitychange', () => {
 requestAnimationFrame(() =>
   setTimeout(async () => {
     const { labels } = await loadMarkdown();
-    labels.copy = t('message.copyCode');
+    const name = () => {
+      labels.copy = t('message.copyCode');
+    };
+    name();
+    onLanguage(name);
   }),
 );
 

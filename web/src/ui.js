@@ -11,14 +11,17 @@
  * @property {string | null} editing id of the message that is being edited
  * @property {string} query what is searched for in the chats
  * @property {'auto' | 'light' | 'dark'} theme
+ * @property {string} language `auto` or one of the languages
  */
 
+import { setLanguage } from './i18n.js';
+import { meant, storedLanguage, storeLanguage } from './language-choice.js';
 import { applyTheme, storedTheme } from './theme-choice.js';
 
 export class UiStore {
   constructor() {
     /** @type {Ui} */
-    this.state = { dialog: null, drawer: false, list: true, editing: null, query: '', theme: 'auto' };
+    this.state = { dialog: null, drawer: false, list: true, editing: null, query: '', theme: 'auto', language: 'auto' };
     /** @type {Set<() => void>} */
     this.listeners = new Set();
     /** @type {(text: string) => void} says something to screen readers */
@@ -46,14 +49,29 @@ export class UiStore {
     this.set({ dialog: null });
   }
 
-  readTheme() {
-    this.set({ theme: storedTheme() });
+  /** What this browser has chosen for the whole page. */
+  readChoices() {
+    const language = storedLanguage();
+    this.set({ theme: storedTheme(), language });
+    if (meant(language) !== 'en') void this.#speak(language);
   }
 
   /** @param {Ui['theme']} theme */
   changeTheme(theme) {
     applyTheme(theme);
     this.set({ theme });
+  }
+
+  /** @param {string} language */
+  changeLanguage(language) {
+    storeLanguage(language);
+    this.set({ language });
+    void this.#speak(language);
+  }
+
+  /** @param {string} language */
+  async #speak(language) {
+    document.documentElement.lang = await setLanguage(meant(language));
   }
 
   /** The list is a drawer on a narrow screen and a column on a wide one. */

@@ -3,7 +3,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { test } from 'node:test';
 
 import en from '../src/i18n/en.js';
-import { format, formatNumber, formatTime, pseudo, setLanguage, t } from '../src/i18n.js';
+import { bestLanguage, format, formatNumber, formatTime, LANGUAGES, pseudo, setLanguage, t } from '../src/i18n.js';
 
 const source = new URL('../src/', import.meta.url);
 
@@ -53,13 +53,50 @@ test('components contain no literal text', async () => {
   }
 });
 
-test('the pseudo language is longer, and keeps placeholders', () => {
+test('the pseudo language is longer, and keeps placeholders', async () => {
   const text = pseudo('{count, plural, one {# chat} other {# chats}} found');
   assert.ok(text.includes('{count, plural, one {# chat} other {# chats}}'));
   assert.ok(text.length > 60);
-  setLanguage('pseudo');
+  await setLanguage('pseudo');
   assert.notEqual(t('message.copy'), 'Copy');
-  setLanguage('en');
+  await setLanguage('en');
+  assert.equal(t('message.copy'), 'Copy');
+});
+
+test('every language has every word, with the same placeholders', async () => {
+  for (const [code, { load }] of Object.entries(LANGUAGES)) {
+    const { default: words } = await load();
+    assert.deepEqual(Object.keys(words), Object.keys(en), `${code}: the keys, in the same order`);
+    for (const [key, text] of Object.entries(words)) {
+      assert.doesNotThrow(() => format(text, { count: 2 }, code), `${code} ${key}`);
+      assert.ok(text.trim() === text && text !== '', `${code} ${key}`);
+      assert.deepEqual(placeholders(text), placeholders(/** @type {Record<string, string>} */ (en)[key]), `${code} ${key}`);
+    }
+  }
+});
+
+/** The names of what is filled in. @param {string} text */
+function placeholders(text) {
+  /** @type {Set<string>} */
+  const found = new Set();
+  const seen = new Proxy(/** @type {Record<string, any>} */ ({}), {
+    get: (_, name) => {
+      found.add(String(name));
+      return 2;
+    },
+  });
+  format(text, seen, 'en');
+  return [...found].sort();
+}
+
+test('a language is found by what a browser asks for', async () => {
+  assert.equal(bestLanguage(['de-AT', 'en']), 'de');
+  assert.equal(bestLanguage(['xx', 'EN-us', 'de']), 'en');
+  assert.equal(bestLanguage(['constructor']), 'en');
+  await setLanguage('de');
+  assert.equal(t('message.copy'), 'Kopieren');
+  assert.equal(formatNumber(1234.5), '1.234,5');
+  await setLanguage('nonsense');
   assert.equal(t('message.copy'), 'Copy');
 });
 

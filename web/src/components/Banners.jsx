@@ -12,6 +12,7 @@ export function Banners() {
       <Loading />
       <Disconnected />
       <Unsaved />
+      <Moved />
       <Demo />
     </section>
   );
@@ -50,6 +51,19 @@ function Unsaved() {
       <button type="button" class="small" onClick={() => void exportAll(app)}>
         {t('status.exportNow')}
       </button>
+    </div>
+  );
+}
+
+/** Another port is another place for the browser: what was written under the usual one is not here. */
+function Moved() {
+  const app = useApp();
+  const port = useAppState((state) => (state.started && state.props?.movedFrom !== state.movedHidden ? state.props?.movedFrom : null));
+  if (!port) return null;
+  return (
+    <div class="banner calm">
+      <span>{t('status.moved', { port: String(port) })}</span>
+      <IconButton icon="close" label={t('status.dismissMoved')} onClick={() => app.hideMoved()} />
     </div>
   );
 }

@@ -7,6 +7,7 @@ import { ancestry } from '../tree.js';
 import { IconButton } from './icons.jsx';
 import { leftOut } from './Message.jsx';
 import { Settings } from './Settings.jsx';
+import { Toasts } from './Toasts.jsx';
 
 /** What is open on top of the page: one thing at a time. */
 export function Dialogs() {
@@ -67,6 +68,7 @@ export function Dialog({ title, children, class: extra = '', role }) {
         </div>
         {children}
       </div>
+      <Toasts />
     </dialog>
   );
 }

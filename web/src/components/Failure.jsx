@@ -17,8 +17,9 @@ export function Failure({ message, failure }) {
   return (
     <div class="failure" role="alert">
       <p>
-        <strong>{t('failure.title')}</strong> <span dir="auto">{failure.kind === 'key' ? t('failure.key') : text}</span>
+        <strong>{t('failure.title')}</strong>
       </p>
+      <p dir="auto">{failure.kind === 'key' ? t('failure.key') : text}</p>
       {failure.hint && <p dir="auto">{failure.hint}</p>}
       {failure.kind === 'key' ? (
         <form

@@ -13,34 +13,54 @@ import { RichText } from './RichText.jsx';
 import { Tokens } from './Tokens.jsx';
 
 /**
- * One message. Until it comes near the view it is an article with plain text, so that a chat of thousands opens at once and
- * stays searchable.
- * @param {{ message: import('../tree.js').Message, number: number, last: boolean, eager: boolean, sent: boolean,
- *   siblings: import('../tree.js').Message[] }} props
+ * @typedef {object} MessageProps
+ * @property {import('../tree.js').Message} message
+ * @property {number} number its place in the chat, from 1
+ * @property {boolean} last
+ * @property {boolean} eager shown in full at once
+ * @property {boolean} sent part of what the model reads
+ * @property {import('../tree.js').Message[]} siblings
  */
-export function Message({ message, number, last, eager, sent, siblings }) {
+
+/**
+ * One message. Until it comes near the view it is an article with plain text and follows nothing, so that a chat of thousands
+ * opens at once and stays searchable.
+ * @param {MessageProps} props
+ */
+export function Message(props) {
+  const { message, number, eager, sent } = props;
   const [near, setNear] = useState(eager);
   const place = useRef(/** @type {HTMLElement | null} */ (null));
-  const live = useAppState((state) => state.live?.id === message.id);
-  const editing = useUiState((ui) => ui.editing === message.id);
-  const renderUser = useAppState((state) => state.preferences.renderUser);
-  const show = near || live || editing;
-  useEffect(() => {
-    if (near || !place.current) return undefined;
-    return whenNear(place.current, () => setNear(true));
-  }, [near]);
-  const { role, probs } = message;
-  const [tokens, setTokens] = useState(false);
-  const label = t('role.message', { role: t(`role.${role}`), number });
+  useEffect(() => (near || !place.current ? undefined : whenNear(place.current, () => setNear(true))), [near]);
   return (
     <article
       id={`m-${message.id}`}
-      class={`message ${role} ${sent ? '' : 'left-out'}`}
-      aria-label={label}
+      class={`message ${message.role} ${sent ? '' : 'left-out'}`}
+      aria-label={t('role.message', { role: t(`role.${message.role}`), number })}
       tabIndex={-1}
       ref={place}
     >
-      {show && role === 'assistant' && (
+      {near ? (
+        <Content {...props} />
+      ) : (
+        <div class="text" dir="auto">
+          {message.content}
+        </div>
+      )}
+    </article>
+  );
+}
+
+/** @param {MessageProps} props */
+function Content({ message, last, sent, siblings }) {
+  const live = useAppState((state) => state.live?.id === message.id);
+  const editing = useUiState((ui) => ui.editing === message.id);
+  const renderUser = useAppState((state) => state.preferences.renderUser);
+  const [tokens, setTokens] = useState(false);
+  const { role, probs } = message;
+  return (
+    <>
+      {role === 'assistant' && (
         <p class="who" aria-hidden="true">
           <Gem />
           {t('role.assistant')}
@@ -51,11 +71,11 @@ export function Message({ message, number, last, eager, sent, siblings }) {
         <Editor message={message} />
       ) : (
         <>
-          {show && message.files && <Files files={message.files} />}
+          {message.files && <Files files={message.files} />}
           {probs && tokens && !live ? (
             <Tokens message={message} probs={probs} />
           ) : role === 'assistant' || renderUser ? (
-            <RichText id={message.id} text={message.content} live={live} near={show} />
+            <RichText id={message.id} text={message.content} live={live} />
           ) : (
             message.content !== '' && (
               <div class="text plain" dir="auto">
@@ -64,17 +84,19 @@ export function Message({ message, number, last, eager, sent, siblings }) {
             )
           )}
           {live && <Waiting />}
-          {show && <Tags message={message} sent={sent} live={live} />}
-          {show && !live && !(message.status === 'error' && message.content === '' && last) && <Actions message={message} last={last} siblings={siblings} tokens={tokens} setTokens={setTokens} />}
+          <Tags message={message} sent={sent} live={live} />
+          {!live && !(message.status === 'error' && message.content === '' && last) && (
+            <Actions message={message} last={last} siblings={siblings} tokens={tokens} setTokens={setTokens} />
+          )}
         </>
       )}
-      {show && !live && last && message.failure && message.failure.kind !== 'context' && (
+      {!live && last && message.failure && message.failure.kind !== 'context' && (
         <Failure message={message} failure={message.failure} />
       )}
-      {show && !live && last && (message.failure?.kind === 'context' || message.cutBy === 'context_full') && (
+      {!live && last && (message.failure?.kind === 'context' || message.cutBy === 'context_full') && (
         <FullContext message={message} />
       )}
-    </article>
+    </>
   );
 }
 

@@ -1,4 +1,4 @@
-import { useAppState, useUiState } from '../context.js';
+import { useAppState, useLanguage, useUiState } from '../context.js';
 import { t } from '../i18n.js';
 import { Banners } from './Banners.jsx';
 import { Composer } from './Composer.jsx';
@@ -11,8 +11,11 @@ import { Live, Toasts } from './Toasts.jsx';
 
 /** The whole page. The build renders it once into `index.html`, so that the first paint needs no script. */
 export function Page() {
+  useLanguage();
   const list = useUiState((ui) => ui.list);
   const drawer = useUiState((ui) => ui.drawer);
+  // Nothing behind a dialog can be clicked: what is open shows the notes itself.
+  const modal = useUiState((ui) => ui.dialog !== null);
   const raw = useAppState((state) => state.conversation.text !== undefined);
   const id = useAppState((state) => state.conversation.id);
   return (
@@ -24,16 +27,10 @@ export function Page() {
       <div class="column">
         <Header />
         <Banners />
-        {raw ? (
-          <RawText key={id} />
-        ) : (
-          <>
-            <Thread />
-            <Composer />
-          </>
-        )}
+        {raw ? <RawText key={id} /> : <Thread />}
+        <div class="toast-place">{!modal && <Toasts />}</div>
+        {!raw && <Composer />}
       </div>
-      <Toasts />
       <Live />
       <Dialogs />
     </div>

@@ -8,9 +8,9 @@ import { loadMarkdown, loadTools } from '../rich.js';
 /**
  * Text as formatted Markdown. The element's children belong to this module, not to Preact: a growing reply changes sixty
  * times a second, and finished blocks must not be touched.
- * @param {{ id: string, text: string, live: boolean, near: boolean }} props `near`: close enough to the view to be formatted
+ * @param {{ id: string, text: string, live: boolean }} props
  */
-export function RichText({ id, text, live, near }) {
+export function RichText({ id, text, live }) {
   const app = useContext(AppContext);
   const place = useRef(/** @type {HTMLDivElement | null} */ (null));
   const stream = useRef(/** @type {import('../markdown.js').StreamRenderer | null} */ (null));
@@ -42,10 +42,10 @@ export function RichText({ id, text, live, near }) {
     return undefined;
   }, [live, text]);
 
-  // A finished text, formatted when it comes near.
+  // A finished text.
   useEffect(() => {
     const element = place.current;
-    if (!element || live || !near || formatted.current === text) return undefined;
+    if (!element || live || formatted.current === text) return undefined;
     let dropped = false;
     const show = async () => {
       const { fragment } = await loadMarkdown();
@@ -64,7 +64,7 @@ export function RichText({ id, text, live, near }) {
     return () => {
       dropped = true;
     };
-  }, [text, live, near]);
+  }, [text, live]);
 
   // A reply that is being written.
   useEffect(() => {

@@ -2,12 +2,15 @@ import { useEffect, useRef } from 'preact/hooks';
 
 import { useApp, useAppState, useUi, useUiState } from '../context.js';
 import { download } from '../clipboard.js';
-import { t } from '../i18n.js';
+import { LANGUAGES, t } from '../i18n.js';
 import { CHAR_NAME, MAX_STOPS, NUMBERS, USER_NAME } from '../settings.js';
 import { Dialog } from './Dialogs.jsx';
 import { Check, Choice, Field, NumberSetting, TextArea } from './fields.jsx';
 import { FormatSettings } from './Format.jsx';
 import { Icon } from './icons.jsx';
+
+/** A language is named in itself. */
+const ENGLISH = 'English';
 
 /** The settings of the open chat, and of the page. @param {{ field?: string }} props id of the field to begin with */
 export function Settings({ field }) {
@@ -193,6 +196,7 @@ function PageSettings() {
   const ui = useUi();
   const preferences = useAppState((state) => state.preferences);
   const theme = useUiState((state) => state.theme);
+  const language = useUiState((state) => state.language);
   return (
     <>
       <Choice
@@ -206,6 +210,22 @@ function PageSettings() {
         ]}
         onChange={(value) => ui.changeTheme(/** @type {any} */ (value))}
       />
+      <div class="field">
+        <div class="field-head">
+          <label for="setting-language">{t('settings.language')}</label>
+        </div>
+        <select id="setting-language" value={language} onChange={(event) => ui.changeLanguage(event.currentTarget.value)}>
+          <option value="auto">{t('settings.languageAuto')}</option>
+          <option value="en" lang="en">
+            {ENGLISH}
+          </option>
+          {Object.entries(LANGUAGES).map(([code, { name }]) => (
+            <option key={code} value={code} lang={code}>
+              {name}
+            </option>
+          ))}
+        </select>
+      </div>
       <Choice
         label={t('settings.fontSize')}
         name="font"
@@ -259,6 +279,7 @@ function PageSettings() {
             yes: t('settings.clearYes'),
             act: () => {
               ui.changeTheme('auto');
+              ui.changeLanguage('auto');
               void app.clearAll();
             },
           })

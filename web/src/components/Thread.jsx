@@ -1,6 +1,6 @@
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks';
 
-import { useApp, useAppState } from '../context.js';
+import { useApp, useAppState, useLanguage } from '../context.js';
 import { Follower } from '../follow.js';
 import { t } from '../i18n.js';
 import { index, path, ROOT } from '../tree.js';
@@ -16,6 +16,7 @@ export function Thread() {
   const choices = useAppState((state) => state.conversation.choices);
   const sendFrom = useAppState((state) => state.conversation.sendFrom);
   const conversation = useAppState((state) => state.conversation.id);
+  const language = useLanguage();
   const scroller = useRef(/** @type {HTMLElement | null} */ (null));
   const content = useRef(/** @type {HTMLDivElement | null} */ (null));
   const follower = useRef(/** @type {Follower | null} */ (null));
@@ -25,22 +26,26 @@ export function Thread() {
   const siblings = useMemo(() => index(tree), [tree]);
   const firstSent = Math.max(0, messages.findIndex((message) => message.id === sendFrom));
 
-  // Scrolling to and from the end renders this component again, and must not render thousands of messages again.
-  const articles = useMemo(
-    () =>
-      messages.map((message, at) => (
-        <Message
-          key={message.id}
-          message={message}
-          number={at + 1}
-          last={at === messages.length - 1}
-          eager={at >= messages.length - EAGER}
-          sent={at >= firstSent}
-          siblings={siblings.get(message.parent ?? ROOT) ?? []}
-        />
-      )),
-    [messages, siblings, firstSent],
-  );
+  // A new message, or scrolling to and from the end, must not render thousands of others again.
+  const shown = useRef({ language, articles: new Map() });
+  const articles = useMemo(() => {
+    /** @type {Map<string, import('preact').VNode<any>>} */
+    const before = shown.current.language === language ? shown.current.articles : new Map();
+    const list = messages.map((message, at) => {
+      const props = {
+        message,
+        number: at + 1,
+        last: at === messages.length - 1,
+        eager: at >= messages.length - EAGER,
+        sent: at >= firstSent,
+        siblings: siblings.get(message.parent ?? ROOT) ?? [],
+      };
+      const known = before.get(message.id);
+      return known && isSame(known.props, props) ? known : <Message key={message.id} {...props} />;
+    });
+    shown.current = { language, articles: new Map(messages.map((message, at) => [message.id, list[at]])) };
+    return list;
+  }, [messages, siblings, firstSent, language]);
 
   useEffect(() => {
     if (!scroller.current || !content.current) return undefined;
@@ -70,6 +75,19 @@ export function Thread() {
     </>
   );
 }
+
+/**
+ * Whether a message looks the same. `eager` only matters at first.
+ * @param {import('./Message.jsx').MessageProps} a
+ * @param {import('./Message.jsx').MessageProps} b
+ */
+const isSame = (a, b) =>
+  a.message === b.message &&
+  a.number === b.number &&
+  a.last === b.last &&
+  a.sent === b.sent &&
+  a.siblings.length === b.siblings.length &&
+  a.siblings.every((message, at) => message === b.siblings[at]);
 
 const EXAMPLES = /** @type {const} */ (['empty.example1', 'empty.example2', 'empty.example3']);
 const DEMO_EXAMPLES = /** @type {const} */ (['empty.demo1', 'empty.demo2', 'empty.demo3']);
