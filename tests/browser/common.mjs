@@ -3,7 +3,10 @@
  * against the scripted engine.
  */
 
-import { ask, check, equal, finished, openPage, ready, send, stored, texts } from './harness.mjs';
+import { readFile } from 'node:fs/promises';
+import { request } from 'node:http';
+
+import { ask, chatFile, check, equal, finished, importFile, openPage, ready, send, stored, texts } from './harness.mjs';
 import { PAYLOADS } from './payloads.mjs';
 
 /** @typedef {import('./harness.mjs').Watched} Watched */
@@ -129,6 +132,49 @@ export const common = {
     await close();
   },
 
+  'templates: every turn of a longer chat is rendered as Gemma’s own template does': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    for (const turns of [2, 5]) {
+      const list = Array.from({ length: turns - 1 }, (_, at) => [{ role: 'user', content: `question ${at}` }, { role: 'assistant', content: `answer ${at}` }]).flat();
+      await importFile(page, chatFile(list, `${turns} turns`).replaceAll('"imported"', `"imported${turns}"`).replaceAll('"i0', `"i${turns}`));
+      await page.click('.toast [aria-label="Close"]');
+      await page.click(`.entry-open:has-text("${turns} turns")`);
+      await page.waitForSelector('article.assistant');
+      await page.fill('#message', ' the last one\n');
+      await page.click('.meter-button');
+      const shown = await page.innerText('.prompt');
+      await page.keyboard.press('Escape');
+      await page.waitForSelector('dialog', { state: 'detached' });
+      const before = list.map(({ role, content }) => `<start_of_turn>${role === 'user' ? 'user' : 'model'}\n${content}<end_of_turn>\n`).join('');
+      equal(shown.replace(/^<bos>/, ''), `${before}<start_of_turn>user\nthe last one<end_of_turn>\n<start_of_turn>model\n`, `${turns} turns`);
+      await page.fill('#message', '');
+    }
+    clean();
+    await close();
+  },
+
+  'raw text: the README’s example is read with its markers as control tokens': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8');
+    const [, prompt] = /-p '(<start_of_turn>user\n[^']*<start_of_turn>model\n)'/.exec(readme) ?? [];
+    check(prompt, 'the README has the example');
+    await page.click('.new-raw');
+    await page.waitForSelector('.raw textarea');
+    await limitReply(page, 4);
+    await page.fill('#message', prompt);
+    await page.click('.meter-button');
+    await page.waitForSelector('.prompt .control');
+    equal((await page.locator('.prompt .control').allInnerTexts()).filter((/** @type {string} */ piece) => piece !== '<bos>'), ['<start_of_turn>', '<end_of_turn>', '<start_of_turn>'], 'the markers');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('dialog', { state: 'detached' });
+    await page.click('button:has-text("Generate")');
+    await page.waitForFunction((/** @type {number} */ length) => !document.querySelector('.send.stop') && /** @type {HTMLTextAreaElement} */ (document.getElementById('message')).value.length > length, prompt.length);
+    clean();
+    await close();
+  },
+
   'raw text: the model goes on with exactly what is there': async (place) => {
     const { page, clean, close } = await open(place);
     await ready(page);
@@ -217,6 +263,30 @@ export const common = {
     await finished(page);
     clean(/status of 400/);
     await close();
+  },
+
+  'privacy: another site’s name or page is refused': async (place) => {
+    const { host, port, hostname } = new URL(place.url);
+    /** @param {string} method @param {string} path @param {Record<string, string>} headers @returns {Promise<number | undefined>} */
+    const status = (method, path, headers) =>
+      new Promise((done, fail) => {
+        const body = method === 'POST' ? '{"content": "x"}' : '';
+        const sent = request({ hostname, port, method, path, headers: { 'Content-Type': 'application/json', ...headers } }, (response) => {
+          response.resume();
+          done(response.statusCode);
+        });
+        sent.on('error', fail);
+        sent.end(body);
+      });
+    for (const name of ['evil.example', `evil.example:${port}`, `${host}.evil.example`]) {
+      equal([await status('GET', '/', { Host: name }), await status('GET', '/props', { Host: name })], [403, 403], `the page as ${name}`);
+    }
+    for (const origin of ['https://evil.example', 'null', `http://${hostname}:1`]) {
+      equal(await status('POST', '/tokenize', { Host: host, Origin: origin }), 403, `a call from ${origin}`);
+    }
+    equal(await status('POST', '/tokenize', { Host: host, Origin: `http://${host}` }), 200, 'a call from the page itself');
+    const answer = await fetch(new URL('/props', place.url));
+    equal(answer.headers.get('access-control-allow-origin'), null, 'nobody else may read it');
   },
 
   'privacy: the headers forbid everything that is not needed': async (place) => {

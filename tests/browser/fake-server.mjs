@@ -97,6 +97,9 @@ export async function startFake({ port = 0 } = {}) {
   /** @param {import('node:http').IncomingMessage} request @param {import('node:http').ServerResponse} response */
   async function answer(request, response) {
     const path = new URL(request.url ?? '/', 'http://localhost').pathname;
+    const { host, origin } = request.headers;
+    if (!/^(127\.0\.0\.1|localhost|\[::1\])(:\d+)?$/.test(host ?? '')) return fail(response, 403, { message: `the host ${host} is not this server`, type: 'permission_error' });
+    if (origin !== undefined && origin !== `http://${host}`) return fail(response, 403, { message: `the origin ${origin} is not allowed`, type: 'permission_error' });
     if (request.method === 'GET' && (await page(path, response))) return;
     if (path === '/health') {
       if (script.loading !== null) return fail(response, 503, { message: 'Loading model', type: 'unavailable_error', progress: script.loading, stage: 'reading weights' });

@@ -9,6 +9,7 @@ import { common } from './common.mjs';
 import { startFake } from './fake-server.mjs';
 import { exitWith, run } from './runner.mjs';
 import { scripted } from './scripted.mjs';
+import { seldom } from './seldom.mjs';
 
 const words = process.argv.slice(2);
 const at = words.indexOf('--url');
@@ -18,7 +19,7 @@ await exitWith(async () => {
     const [, url] = words.splice(at, 2);
     return run(common, async () => ({ url: url.endsWith('/') ? url : `${url}/` }), words);
   }
-  return run({ ...common, ...scripted }, async () => {
+  return run({ ...common, ...scripted, ...seldom }, async () => {
     const fake = await startFake();
     return { url: fake.url, fake, done: () => fake.stop() };
   }, words);

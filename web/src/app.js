@@ -130,6 +130,7 @@ export class App {
   async start(store, { open = null, typed = '' } = {}) {
     this.store = store;
     store.onFailure = () => this.set({ unsaved: true });
+    store.onRecovery = () => this.set({ unsaved: false });
     store.onForeignChange = (conversation) => void this.chats.foreignChange(conversation);
     this.connection.checkNow();
     const [defaults, preferences, movedHidden, conversations] = await Promise.all([
@@ -157,6 +158,7 @@ export class App {
     this.connection.close();
     this.drafts.close();
     this.raw.close();
+    this.chats.close();
     this.prompts.counter.cancel();
     this.format.close();
     this.replies.close();

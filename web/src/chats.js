@@ -10,6 +10,9 @@ import * as trees from './tree.js';
 
 const TITLE_LENGTH = 60;
 
+/** A tab that writes a reply stores it every half second; one that is silent for this long is gone. */
+const TAKE_OVER_MS = 3000;
+
 /** @returns {Conversation} */
 export const blank = () => {
   const now = Date.now();
@@ -20,6 +23,14 @@ export class Chats {
   /** @param {import('./app.js').App} app */
   constructor(app) {
     this.app = app;
+    /** Another tab has changed the open chat while a reply was written into it here. */
+    this.missed = false;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.takeOver = undefined;
+  }
+
+  close() {
+    clearTimeout(this.takeOver);
   }
 
   /** @param {string} id @returns {Conversation | undefined} */
@@ -149,6 +160,11 @@ export class Chats {
     void app.store.save({ conversations: [next] });
   }
 
+  /** A reply has ended: what another tab did meanwhile is shown. */
+  async catchUp() {
+    if (this.missed) await this.foreignChange(this.app.state.conversation.id);
+  }
+
   /** @param {string | null} id another tab changed this chat; null: any */
   async foreignChange(id) {
     const { app } = this;
@@ -156,11 +172,29 @@ export class Chats {
     app.set({ conversations });
     const open = app.state.conversation.id;
     const conversation = conversations.find((candidate) => candidate.id === open);
-    if (!conversation || (id !== null && id !== open) || app.state.live?.conversation === open) return;
+    if (!conversation || (id !== null && id !== open)) return;
+    if (app.state.live?.conversation === open) {
+      // Its name and settings at once, so that this tab does not write old ones back; its messages when the reply is whole.
+      const { choices, text, reply } = app.state.conversation;
+      app.set({ conversation: { ...conversation, choices, text, reply } });
+      this.missed = true;
+      return;
+    }
+    this.missed = false;
     const messages = await app.store.messages(open);
     if (app.state.conversation.id !== open || app.state.live?.conversation === open) return;
-    const tree = trees.fromRecords(messages.map((message) => app.replies.recovered(message)));
-    app.set({ tree, conversation: { ...conversation, choices: app.state.conversation.choices } });
+    app.set({ tree: trees.fromRecords(messages), conversation: { ...conversation, choices: app.state.conversation.choices } });
+    clearTimeout(this.takeOver);
+    // A reply that grows in the other tab is that tab's, as long as it is there.
+    if (messages.some((message) => message.status === 'streaming')) this.takeOver = setTimeout(() => void this.#recover(open), TAKE_OVER_MS);
+  }
+
+  /** The tab that was writing into the open chat is gone: this one goes on. @param {string} id */
+  async #recover(id) {
+    const { app } = this;
+    const messages = await app.store.messages(id);
+    if (app.state.conversation.id !== id || app.state.live) return;
+    app.set({ tree: trees.fromRecords(messages.map((message) => app.replies.recovered(message))) });
   }
 
   /** Forgets all chats; what is stored is somebody else's to delete. */

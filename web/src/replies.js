@@ -367,6 +367,7 @@ export class Replies {
       app.event({ type: 'fail', failure: outcome.failure });
       if (formats.isAboutFormat(outcome.failure)) app.format.report(outcome.failure);
     }
+    void app.chats.catchUp();
     void app.prompts.counter.now();
     if ('failure' in outcome && outcome.failure.kind === 'network') app.connection.checkNow();
   }

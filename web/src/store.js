@@ -3,7 +3,7 @@
  * be rewritten for every new line.
  *
  * A write that fails (quota, private mode) is kept in memory and reported; it never clears what is stored, and later reads
- * see it as if it had been stored.
+ * see it as if it had been stored. It is stored as soon as there is room again.
  */
 
 /**
@@ -46,6 +46,8 @@ export class Store {
     this.failed = database === null;
     /** @type {() => void} called once, when the first write fails */
     this.onFailure = () => {};
+    /** @type {() => void} called when everything that was kept in memory has been stored after all */
+    this.onRecovery = () => {};
     /** @type {(conversation: string | null) => void} another tab changed this chat, or the list when null */
     this.onForeignChange = () => {};
     if (channel) channel.onmessage = (event) => this.onForeignChange(event.data?.conversation ?? null);
@@ -179,16 +181,9 @@ export class Store {
   async #write(writes, conversation) {
     if (writes.length === 0) return;
     try {
-      if (!this.database) throw new Error('no database');
-      const names = [...new Set(writes.map((write) => write.store))];
-      const transaction = this.database.transaction(names, 'readwrite');
-      for (const write of writes) {
-        const target = transaction.objectStore(write.store);
-        if (write.remove !== undefined) target.delete(write.remove);
-        else target.put(write.put);
-      }
-      await finished(transaction);
+      await this.#transact(writes);
       for (const write of writes) this.memory[write.store].delete(write.remove ?? write.put.id);
+      if (this.failed) await this.#recover();
     } catch {
       for (const write of writes) this.memory[write.store].set(write.remove ?? write.put.id, write.put ?? GONE);
       if (!this.failed || this.database === null) {
@@ -197,6 +192,38 @@ export class Store {
       }
     }
     if (conversation !== undefined) this.#announce(conversation);
+  }
+
+  /** @param {Write[]} writes all of them or none */
+  async #transact(writes) {
+    if (!this.database) throw new Error('no database');
+    const names = [...new Set(writes.map((write) => write.store))];
+    const transaction = this.database.transaction(names, 'readwrite');
+    for (const write of writes) {
+      const target = transaction.objectStore(write.store);
+      if (write.remove !== undefined) target.delete(write.remove);
+      else target.put(write.put);
+    }
+    await finished(transaction);
+  }
+
+  /** There is room again: what is kept in memory goes where it belongs. */
+  async #recover() {
+    const kept = /** @type {StoreName[]} */ (Object.keys(this.memory)).flatMap((store) =>
+      [...this.memory[store]].map(([id, record]) => ({ store, id, record })),
+    );
+    try {
+      if (kept.length > 0) await this.#transact(kept.map(({ store, id, record }) => (record === GONE ? { store, remove: id } : { store, put: record })));
+    } catch {
+      return;
+    }
+    for (const { store, id, record } of kept) {
+      // Something newer may have come meanwhile.
+      if (this.memory[store].get(id) === record) this.memory[store].delete(id);
+    }
+    this.failed = false;
+    this.onRecovery();
+    if (kept.length > 0) this.#announce(null);
   }
 
   /** @param {string | null} conversation */

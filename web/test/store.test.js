@@ -99,8 +99,13 @@ test('a write that fails is kept, reported once, and clears nothing', async () =
   database.transaction = transaction;
   const { store: other } = await opened(factory);
   assert.deepEqual((await other.messages('c')).map(({ id, content }) => [id, content]), [['a', 'text of a'], ['b', 'text of b']]);
+  let recoveries = 0;
+  store.onRecovery = () => void (recoveries += 1);
   await store.save({ messages: [{ ...message('a'), content: 'again' }] });
   assert.equal((await other.messages('c')).find(({ id }) => id === 'a')?.content, 'again', 'later writes are stored again');
+  assert.deepEqual((await other.messages('c')).map(({ id }) => id).sort(), ['a', 'new', 'newer'], 'and what was kept is, too');
+  assert.equal(recoveries, 1);
+  assert.equal(store.failed, false);
   store.close();
   other.close();
 });

@@ -235,7 +235,8 @@ function Actions({ message, last, siblings, tokens, setTokens }) {
 
   /** @type {{ icon: string, label: string, act: () => void, danger?: boolean }[]} */
   const more = [];
-  const unfinished = message.status !== 'complete';
+  // One that still grows in another tab is that tab's.
+  const unfinished = message.status !== 'complete' && message.status !== 'streaming';
   if (role === 'assistant' && ready) {
     if (last && !unfinished) {
       more.push({ icon: 'play', label: t('message.continue'), act: () => void app.replies.goOn(id) });
