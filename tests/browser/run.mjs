@@ -7,8 +7,10 @@
 
 import { common } from './common.mjs';
 import { startFake } from './fake-server.mjs';
+import { keeping } from './keeping.mjs';
+import { looks } from './looks.mjs';
+import { replies } from './replies.mjs';
 import { exitWith, run } from './runner.mjs';
-import { scripted } from './scripted.mjs';
 import { seldom } from './seldom.mjs';
 
 const words = process.argv.slice(2);
@@ -19,7 +21,7 @@ await exitWith(async () => {
     const [, url] = words.splice(at, 2);
     return run(common, async () => ({ url: url.endsWith('/') ? url : `${url}/` }), words);
   }
-  return run({ ...common, ...scripted, ...seldom }, async () => {
+  return run({ ...common, ...replies, ...keeping, ...looks, ...seldom }, async () => {
     const fake = await startFake();
     return { url: fake.url, fake, done: () => fake.stop() };
   }, words);

@@ -132,7 +132,7 @@ export class App {
     store.onFailure = () => this.set({ unsaved: true });
     store.onRecovery = () => this.set({ unsaved: false });
     store.onForeignChange = (conversation) => void this.chats.foreignChange(conversation);
-    this.connection.checkNow();
+    this.connection.begin();
     const [defaults, preferences, movedHidden, conversations] = await Promise.all([
       store.setting('defaults'),
       store.setting('preferences'),

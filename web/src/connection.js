@@ -15,6 +15,14 @@ export class Connection {
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
     this.closed = false;
+    this.begun = false;
+  }
+
+  /** Begins to watch; again is harmless. */
+  begin() {
+    if (this.begun) return;
+    this.begun = true;
+    this.checkNow();
   }
 
   /** Looks at once whether the server is there; for a connection that just broke, and for a tab that wakes up. */

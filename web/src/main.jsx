@@ -47,6 +47,8 @@ app.subscribe(() => {
 });
 
 const typed = new URLSearchParams(location.search).get('q') ?? '';
+// Asked while the store is opened: the model's name is there sooner.
+app.connection.begin();
 void Store.open().then((store) => app.start(store, { open: typed === '' ? lastOpen() : null, typed }));
 document.addEventListener('visibilitychange', () => {
   if (document.visibilityState === 'visible') app.connection.checkNow();

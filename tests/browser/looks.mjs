@@ -1,0 +1,327 @@
+/** Journeys of how the page looks and is operated: words, keys, screens, helpers. Against the scripted engine. */
+
+import { readFile } from 'node:fs/promises';
+
+import { open } from './common.mjs';
+import { startFake } from './fake-server.mjs';
+import { ask, check, equal, finished, ready, require, settled, shotPath, texts } from './harness.mjs';
+import { walk } from './states.mjs';
+
+/** @typedef {import('./common.mjs').Place & { fake: import('./fake-server.mjs').Fake }} Place */
+
+/** @type {Record<string, (place: Place) => Promise<void>>} */
+export const looks = {
+  'languages: the browser’s is used, another can be chosen, and longer words overflow nothing': async (place) => {
+    const { page, clean, close } = await open(place, { context: { locale: 'de-AT' } });
+    await ready(page);
+    await page.waitForSelector('.new-chat:has-text("Neuer Chat")');
+    equal(await page.getAttribute('html', 'lang'), 'de', 'the language of the page');
+    await ask(page, 'say 1');
+    await page.waitForSelector('.tags .speed:has-text("Token/s")');
+    await page.click('#settings');
+    await page.focus('#setting-language');
+    await page.selectOption('#setting-language', 'en');
+    await page.waitForSelector('dialog h2:has-text("Settings")');
+    await page.waitForSelector('.new-chat:has-text("New chat")');
+    equal(await page.evaluate(() => document.activeElement?.id), 'setting-language', 'the focus stays');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('article [aria-label="Regenerate"]');
+    await page.reload();
+    await ready(page);
+    await page.waitForSelector('.new-chat:has-text("New chat")');
+    await page.evaluate(() => localStorage.setItem('gemma2.language', 'pseudo'));
+    for (const width of [1280, 390, 320]) {
+      await page.setViewportSize({ width, height: 800 });
+      await page.reload();
+      await page.waitForSelector('#settings[aria-label^="["]');
+      await ready(page);
+      const sideways = () =>
+        page.evaluate(() =>
+          [document.documentElement, ...document.querySelectorAll('.thread, .list-body, .banners, .composer, .header, dialog, .dialog-box')]
+            .filter((element) => element.scrollWidth > element.clientWidth + 1 && element.clientWidth > 0)
+            .map((element) => `${element.tagName}.${element.className} ${element.scrollWidth} > ${element.clientWidth}`),
+        );
+      equal(await sideways(), [], `what overflows at ${width} px`);
+      for (const key of ['#settings', '.meter-button', '.chip']) {
+        await page.click(key);
+        await page.waitForSelector('dialog[open]');
+        await settled(page);
+        equal(await sideways(), [], `what overflows at ${width} px in the dialog of ${key}`);
+        const cut = await page.evaluate(() =>
+          [...document.querySelectorAll('dialog button, dialog label, dialog .segments span')]
+            .filter((element) => element.scrollWidth > element.clientWidth + 1 && element.clientWidth > 0)
+            .map((element) => element.textContent),
+        );
+        equal(cut, [], `what is cut at ${width} px in the dialog of ${key}`);
+        await page.keyboard.press('Escape');
+        await page.waitForSelector('dialog', { state: 'detached' });
+      }
+    }
+    clean();
+    await close();
+  },
+
+  'notes: over the middle of the chat, clear of what is typed, and inside an open dialog': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await ask(page, 'say one');
+    await page.fill('#message', 'a\n'.repeat(9));
+    await page.locator('.entry .menu > .icon-button').click();
+    await page.click('.menu-items button:has-text("Delete")');
+    await page.waitForSelector('.toast');
+    await settled(page);
+    const middle = (/** @type {{ x: number, width: number }} */ box) => Math.round(box.x + box.width / 2);
+    const [toast, composer] = [await page.locator('.toast').boundingBox(), await page.locator('.composer').boundingBox()];
+    check(Math.abs(middle(toast) - middle(composer)) <= 2, `the note is at ${middle(toast)}, the composer at ${middle(composer)}`);
+    check(toast.y + toast.height < composer.y, 'the note covers the composer');
+    await page.click('#settings');
+    await page.waitForSelector('dialog .toast');
+    await page.click('dialog .toast button:has-text("Undo")');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('.entry');
+    clean();
+    await close();
+  },
+
+  'keyboard: send, stop, edit, regenerate, search, settings and delete without a mouse': async (place) => {
+    place.fake.script.tokenMs = 20;
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await page.keyboard.type('count 100');
+    await page.keyboard.press('Shift+Enter');
+    await page.keyboard.press('Backspace');
+    await page.keyboard.press('Enter');
+    await page.waitForFunction(() => (document.querySelector('article.assistant .text')?.textContent?.length ?? 0) > 10);
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('.tag:has-text("stopped")');
+    place.fake.script.tokenMs = 1;
+    await page.keyboard.press('ArrowUp');
+    await page.waitForSelector('.editor');
+    await page.keyboard.press('Control+a');
+    await page.keyboard.type('say edited');
+    await page.keyboard.press('Control+Enter');
+    await page.waitForSelector('article.user .text:has-text("say edited")');
+    await finished(page);
+    equal((await texts(page))[1], 'edited', 'the edited message is answered');
+    await page.keyboard.press('Control+Shift+Enter');
+    await page.waitForFunction(() => document.querySelector('article.assistant .alternatives span')?.textContent === '2 / 2');
+    await finished(page);
+    await page.keyboard.press('Alt+ArrowUp');
+    equal(await page.evaluate(() => document.activeElement?.className.includes('assistant')), true, 'the last message has the focus');
+    await page.keyboard.press('Control+/');
+    await page.waitForSelector('dialog .keys');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('dialog', { state: 'detached' });
+    equal(await page.evaluate(() => document.activeElement?.className.includes('assistant')), true, 'and has it again');
+    await page.keyboard.press('Control+b');
+    equal(await page.isVisible('.list'), false, 'the list is hidden');
+    await page.keyboard.press('Control+b');
+    await page.keyboard.press('Control+Shift+O');
+    equal(await page.locator('article').count(), 0, 'a new chat');
+    for (let step = 0; step < 30; step += 1) {
+      await page.keyboard.press('Tab');
+      const visible = await page.evaluate(() => {
+        const element = /** @type {HTMLElement} */ (document.activeElement);
+        if (element === document.body) return true;
+        const style = getComputedStyle(element);
+        const shown = parseFloat(style.outlineWidth) > 0 && style.outlineStyle !== 'none';
+        return shown || element.closest('.composer:focus-within') !== null || element.matches('.search input');
+      });
+      check(visible, `the focus is visible after ${step + 1} tabs`);
+    }
+    clean();
+    await close();
+  },
+
+  'accessibility: axe finds nothing in any state, in both themes and sizes; a picture of each is kept': async (place) => {
+    const axe = await readFile(require.resolve('axe-core/axe.min.js'), 'utf8');
+    /** @type {string[]} */
+    const violations = [];
+    for (const colorScheme of ['light', 'dark']) {
+      for (const viewport of [{ width: 1280, height: 800 }, { width: 390, height: 844 }]) {
+        const own = await startFake();
+        Object.assign(own.script, { loading: 0.42, tokenMs: 1, nCtx: 1400 });
+        const server = {
+          set: async (/** @type {any} */ changed) => {
+            if ('loading' in changed) own.script.loading = changed.loading;
+            if ('hold' in changed) own.script.tokenMs = changed.hold > 0 ? 12 : 1;
+          },
+          kill: () => own.stop(),
+        };
+        const narrow = viewport.width < 900;
+        const { page, close } = await open({ ...place, url: own.url }, { context: { viewport, colorScheme, hasTouch: narrow, isMobile: narrow, reducedMotion: 'reduce' } });
+        await page.evaluate(axe);
+        await walk({ page, server, narrow }, async (state) => {
+          const name = `${state}-${colorScheme}-${viewport.width}`;
+          await page.screenshot({ path: await shotPath(name) });
+          const found = await page.evaluate(async () => {
+            const tags = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
+            const result = await /** @type {any} */ (globalThis).axe.run({ runOnly: { type: 'tag', values: tags } });
+            return result.violations.map((/** @type {any} */ one) => `${one.id}: ${one.help}: ${one.nodes.map((/** @type {any} */ node) => `${node.html.slice(0, 160)} ${node.any[0]?.message ?? ''}`).join(' | ')}`);
+          });
+          for (const violation of found) violations.push(`${name}: ${violation}`);
+        });
+        await close();
+        await own.stop();
+      }
+    }
+    equal(violations, [], 'what axe finds');
+  },
+
+  'announcements: at the start and the end of a reply, or sentence by sentence': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await page.evaluate(() => {
+      const region = /** @type {Element} */ (document.querySelector('.visually-hidden[role=status]'));
+      /** @type {any} */ (globalThis).said = [];
+      new MutationObserver(() => /** @type {any} */ (globalThis).said.push(region.textContent)).observe(region, { childList: true, characterData: true, subtree: true });
+    });
+    await ask(page, 'count 40');
+    const said = await page.evaluate(() => /** @type {any} */ (globalThis).said);
+    equal(said[0], 'Gemma is replying', 'the start');
+    check(said.at(-1).endsWith('39 40') && said.length <= 3, `said ${JSON.stringify(said)}`);
+    equal(await page.getAttribute('article.assistant .text', 'aria-busy'), 'false', 'no longer busy');
+    await page.click('#settings');
+    await page.click('label:has-text("By sentence")');
+    await page.keyboard.press('Escape');
+    await page.evaluate(() => /** @type {any} */ (globalThis).said.splice(0));
+    await ask(page, 'say One thing. Another thing! The rest');
+    equal(await page.evaluate(() => /** @type {any} */ (globalThis).said), ['Gemma is replying', 'One thing.', 'Another thing!', 'The rest'], 'sentence by sentence');
+    clean();
+    await close();
+  },
+
+  'small screens: nothing scrolls sideways, everything can be reached': async (place) => {
+    place.fake.script.tokenMs = 1;
+    for (const viewport of [{ width: 390, height: 844 }, { width: 320, height: 568 }, { width: 640, height: 320 }]) {
+      const { page, clean, close } = await open(place, { context: { viewport, hasTouch: true, isMobile: true } });
+      await ready(page);
+      await ask(page, 'file rich');
+      await ask(page, `say ${'averyveryverylongwordwithoutanyspaceatall'.repeat(6)}`);
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth || /** @type {Element} */ (document.querySelector('.thread')).scrollWidth > /** @type {Element} */ (document.querySelector('.thread')).clientWidth);
+      equal(wide, false, `sideways scrolling at ${viewport.width} px`);
+      const box = await page.locator('.composer').boundingBox();
+      check(box.y + box.height <= viewport.height && box.x >= 0 && box.x + box.width <= viewport.width, 'the composer is inside the view');
+      const small = await page.evaluate(() =>
+        [...document.querySelectorAll('button')]
+          .map((button) => ({ name: button.getAttribute('aria-label') ?? button.textContent, box: button.getBoundingClientRect() }))
+          .filter(({ box: { width, height } }) => width > 0 && (width < 24 || height < 24))
+          .map(({ name }) => name),
+      );
+      equal(small, [], 'buttons that are too small to hit');
+      await page.tap('#menu');
+      await page.waitForSelector('.drawer-open .list .new-chat');
+      await settled(page);
+      await page.tap('.drawer-open .new-chat');
+      await page.waitForFunction(() => document.querySelectorAll('article').length === 0);
+      clean();
+      await close();
+    }
+  },
+
+  'input: composing a character does not send, and right-to-left text aligns right': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await page.fill('#message', 'にほん');
+    await page.evaluate(() => {
+      const field = /** @type {Element} */ (document.getElementById('message'));
+      field.dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', isComposing: true, bubbles: true, cancelable: true }));
+      field.dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', keyCode: 229, bubbles: true, cancelable: true }));
+    });
+    equal(await page.locator('article').count(), 0, 'not sent');
+    await page.press('#message', 'Enter');
+    await finished(page);
+    equal(await page.locator('article').count(), 2, 'sent');
+    await ask(page, 'say مرحبا بالعالم');
+    equal(await page.evaluate(() => getComputedStyle(/** @type {Element} */ ([...document.querySelectorAll('article.assistant .text')].at(-1))).direction), 'rtl', 'Arabic');
+    clean();
+    await close();
+  },
+
+  'settings: changed fields are marked, used, kept for the chat, and can be the default': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await page.click('#settings');
+    await page.fill('#setting-temperature', '0');
+    await page.waitForSelector('.note:has-text("temperature 0")');
+    await page.fill('#setting-seed', '42');
+    await page.fill('#setting-stop', 'END\nSTOP');
+    equal(await page.locator('.field.changed').count(), 3, 'changed fields');
+    await page.click('button:has-text("Make default")');
+    equal(await page.locator('.field.changed').count(), 0, 'they are the default now');
+    await page.keyboard.press('Escape');
+    await ask(page, 'say one');
+    const [sent] = place.fake.requests;
+    equal([sent.temperature, sent.seed, sent.stop, sent.top_p], [0, 42, ['END', 'STOP'], 0.95], 'the request');
+    await page.reload();
+    await page.waitForSelector('article');
+    await page.click('#settings');
+    equal(await page.inputValue('#setting-seed'), '42', 'after a reload');
+    await page.click('button:has-text("Reset all")');
+    equal(await page.inputValue('#setting-temperature'), '1', 'after the reset');
+    clean();
+    await close();
+  },
+
+  'themes: the choice is kept, the system is followed, and nothing flashes': async (place) => {
+    const { page, clean, close } = await open(place, { context: { colorScheme: 'dark' } });
+    const background = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    const dark = await background();
+    await page.emulateMedia({ colorScheme: 'light' });
+    const light = await background();
+    check(dark !== light, 'the system is followed');
+    await ready(page);
+    await page.click('[aria-label^="Theme"]');
+    await page.click('[aria-label^="Theme"]');
+    equal(await background(), dark, 'dark was chosen');
+    await page.addInitScript(() => {
+      requestAnimationFrame(() => {
+        /** @type {any} */ (globalThis).firstPaint = getComputedStyle(document.body ?? document.documentElement).backgroundColor;
+      });
+    });
+    await page.reload();
+    await ready(page);
+    equal(await page.evaluate(() => /** @type {any} */ (globalThis).firstPaint), dark, 'the first paint');
+    clean();
+    await close();
+  },
+
+  'no script: the page says what it needs and what works without': async (place) => {
+    const { page, close } = await open(place, { context: { javaScriptEnabled: false } });
+    const text = await page.innerText('body');
+    check(text.includes('JavaScript') && text.includes('gemma2 --chat'), 'the notice');
+    await close();
+  },
+
+  'first paint: the shell is there before the script, and what is typed early is kept': async (place) => {
+    const times = [];
+    for (let round = 0; round < 5; round += 1) {
+      const { page, clean, close } = await open(place);
+      await ready(page);
+      times.push(await page.evaluate(() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? NaN));
+      clean();
+      await close();
+    }
+    const median = times.sort((a, b) => a - b)[2];
+    console.log(`        first contentful paint: ${median.toFixed(0)} ms (median of 5)`);
+    const { page, context, clean, close } = await open(place);
+    await ready(page);
+    /** @type {() => void} */
+    let release = () => {};
+    const held = new Promise((done) => {
+      release = () => done(undefined);
+    });
+    await context.route('**/main-*.js', async (/** @type {any} */ route) => {
+      await held;
+      await route.continue();
+    });
+    await page.goto(place.url, { waitUntil: 'commit' });
+    await page.waitForSelector('#message');
+    await page.fill('#message', 'typed early');
+    release();
+    await ready(page);
+    equal(await page.inputValue('#message'), 'typed early', 'the early text');
+    clean();
+    await close();
+  },
+};
