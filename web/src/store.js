@@ -99,6 +99,11 @@ export class Store {
     await this.#write([{ store: 'settings', put: { id: key, value } }], null);
   }
 
+  /** As `saveSetting`, for what is no other tab's business. @param {string} key @param {unknown} value */
+  async saveOwn(key, value) {
+    await this.#write([{ store: 'settings', put: { id: key, value } }]);
+  }
+
   /** @param {string} conversation @returns {Promise<string>} */
   async draft(conversation) {
     return (await this.#one('drafts', conversation))?.value ?? '';

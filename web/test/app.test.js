@@ -28,7 +28,7 @@ after(() => fake.stop());
  * @param {string | null} [chat]
  */
 async function started(factory = new IDBFactory(), chat = null) {
-  const app = new App(new Api(fake.url.slice(0, -1)), { pollFirstMs: 20, pollLastMs: 50 });
+  const app = new App(new Api(fake.url.slice(0, -1)), { pollFirstMs: 20, pollLastMs: 50, takeOverMs: 30 });
   open.push(app);
   await app.start(await Store.open(factory), { open: chat });
   return app;
@@ -111,6 +111,27 @@ test('templates, names, system text and sampling go into the request', async () 
   assert.equal(request.seed, 99);
   assert.deepEqual(request.stop, ['END']);
   assert.equal(request.top_p, 0.95, 'as the server says, without float noise');
+});
+
+test('a reply that a closed page left in another chat is finished, too', async () => {
+  const factory = new IDBFactory();
+  const app = await started(factory);
+  await ready(app);
+  fake.script.tokenMs = 5;
+  app.drafts.set('count 60');
+  void app.replies.send();
+  await until(app, (state) => (state.live?.text.length ?? 0) > 10);
+  const { id } = app.state.conversation;
+  app.close();
+  app.store.close();
+  const again = await started(factory);
+  assert.notEqual(again.state.conversation.id, id, 'a new chat is open');
+  await until(again, (state) => state.live?.conversation === id);
+  await until(again, (state) => state.live === null);
+  const [, reply] = await again.store.messages(id);
+  assert.equal(reply.content, Array.from({ length: 60 }, (_, at) => at + 1).join(' '));
+  assert.equal(reply.status, 'complete');
+  assert.equal(fake.requests.length, 1);
 });
 
 test('what the server left out of a prompt stands at the reply, and is there after a reload', async () => {
