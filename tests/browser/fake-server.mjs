@@ -344,7 +344,7 @@ function render(messages, given) {
 function formProblem({ grammar, json_schema: schema, response_format: format }) {
   if (typeof grammar === 'string') {
     const at = grammar.split('\n').findIndex((line) => !/^\s*($|#|[\w-]+\s*::=\s*\S)/.test(line));
-    if (at >= 0) return { param: 'grammar', message: `the grammar is wrong at line ${at + 1}, column 1: a rule was expected` };
+    if (at >= 0) return { param: 'grammar', message: `the grammar is wrong at line ${at + 1}, column 1: a rule was expected`, hint: 'write a rule as `name ::= "text"`' };
     if (!/^root\s*::=/m.test(grammar)) return { param: 'grammar', message: 'the grammar has no rule `root`' };
   }
   const wanted = schema ?? format?.json_schema?.schema;

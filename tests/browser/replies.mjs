@@ -273,6 +273,7 @@ export const replies = {
     await page.click('label:has-text("Grammar")');
     await page.fill('#setting-grammar', 'root ::= "yes"\n\nthis is no rule');
     await page.waitForSelector('#setting-grammar-problem:has-text("line 3")');
+    check((await page.innerText('#setting-grammar-problem')).includes('rite a rule as'), 'what to do');
     equal(await page.getAttribute('#setting-grammar', 'aria-invalid'), 'true', 'the field is marked');
     await page.click('#setting-grammar-problem button');
     equal(await page.evaluate(() => String(document.getSelection())), 'this is no rule', 'the line is selected');

@@ -9,7 +9,7 @@ import { debounced } from './meter.js';
 /**
  * @typedef {'text' | 'json' | 'schema' | 'grammar'} Format
  * @typedef {Pick<import('./settings.js').Settings, 'format' | 'schema' | 'grammar'>} Chosen
- * @typedef {{ message: string, line: number | null }} Problem
+ * @typedef {{ message: string, hint: string, line: number | null }} Problem
  */
 
 /** @type {Format[]} */
@@ -81,7 +81,7 @@ export class FormatCheck {
 
   /** @param {import('./state.js').Failure | null} failure of a request, also one that was about something else */
   report(failure) {
-    const problem = failure && isAboutFormat(failure) ? { message: failure.message, line: failure.line ?? null } : null;
+    const problem = failure && isAboutFormat(failure) ? { message: failure.message, hint: failure.hint ?? '', line: failure.line ?? null } : null;
     if (problem !== this.app.state.formatProblem) this.app.set({ formatProblem: problem });
   }
 

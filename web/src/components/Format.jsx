@@ -58,6 +58,7 @@ function Definition({ name, label, help, placeholder }) {
         {problem && (
           <div class="failure small" id={`${id}-problem`}>
             <p dir="auto">{worded(problem)}</p>
+            {problem.hint !== '' && <p dir="auto">{problem.hint}</p>}
             {problem.line !== null && (
               <button type="button" class="link" onClick={() => selectLine(id, Number(problem.line))}>
                 {t('format.showLine', { line: problem.line })}
