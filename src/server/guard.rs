@@ -159,10 +159,11 @@ fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
 
 /// Without the port.
 fn host_name(host: &str) -> &str {
-    if host.starts_with('[') {
-        return host.find(']').map_or(host, |end| &host[..=end]);
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        // No port, or something that only begins like one: then it is part of a name that nobody has.
+        _ => host,
     }
-    host.rsplit_once(':').map_or(host, |(name, _)| name)
 }
 
 /// The port does not matter: it may be forwarded from another machine, and rebinding needs a name.
@@ -203,6 +204,8 @@ mod tests {
             "192.168.1.2",
             "evil.example#localhost",
             "127.0.0.1:8080:evil",
+            "127.0.0.1:8080.evil.example",
+            "[::1].evil.example",
         ] {
             assert!(!is_loopback_name(host_name(host)), "{host}");
         }

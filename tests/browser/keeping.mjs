@@ -14,7 +14,7 @@ export const keeping = {
     const { page, clean, close } = await open(place);
     await ready(page);
     const note = page.locator('.banner:has-text("port 8080")');
-    check((await note.innerText()).includes('export there and import here'), 'what to do');
+    check((await note.innerText()).includes('export and import moves them'), 'what to do');
     await page.reload();
     await ready(page);
     await note.waitFor();

@@ -192,10 +192,11 @@ export const looks = {
   },
 
   'small screens: nothing scrolls sideways, everything can be reached': async (place) => {
-    place.fake.script.tokenMs = 1;
+    Object.assign(place.fake.script, { tokenMs: 1, demo: true, movedFrom: 8080 });
     for (const viewport of [{ width: 390, height: 844 }, { width: 320, height: 568 }, { width: 640, height: 320 }]) {
       const { page, clean, close } = await open(place, { context: { viewport, hasTouch: true, isMobile: true } });
       await ready(page);
+      equal(await page.evaluate(() => document.querySelector('.thread')?.scrollTop), 0, 'an empty chat is seen from its beginning');
       await ask(page, 'file rich');
       await ask(page, `say ${'averyveryverylongwordwithoutanyspaceatall'.repeat(6)}`);
       const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth || /** @type {Element} */ (document.querySelector('.thread')).scrollWidth > /** @type {Element} */ (document.querySelector('.thread')).clientWidth);

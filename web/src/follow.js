@@ -12,6 +12,7 @@ export class Follower {
    */
   constructor(scroller, content, onChange) {
     this.scroller = scroller;
+    this.content = content;
     this.following = true;
     this.atEnd = true;
     /** Where the view was last. */
@@ -51,10 +52,11 @@ export class Follower {
     this.observer.observe(scroller);
   }
 
-  /** Goes to the end and stays there. */
+  /** Goes to the end and stays there; where there are no messages yet, the beginning is what counts. */
   jump() {
     this.following = true;
-    this.scroller.scrollTop = this.scroller.scrollHeight;
+    const isEmpty = this.content.querySelector('article') === null;
+    this.scroller.scrollTop = isEmpty ? 0 : this.scroller.scrollHeight;
     this.#look();
   }
 

@@ -157,8 +157,7 @@ export default {
   'status.disconnected': 'gemma2 läuft nicht. Starten Sie es wieder; diese Seite verbindet sich von selbst.',
   'status.demo': 'DEMO-MODELL: winzig; es zeigt nur, dass alles funktioniert. Ein richtiger Chat:',
   'status.demoOr': 'oder legen Sie diese Datei neben das Programm und starten es neu.',
-  'status.moved':
-    'Port {port} gehört gerade einem anderen Programm, darum hat diese Seite eine andere Adresse als sonst. Chats von Port {port} sind hier nicht zu sehen: Dort exportieren und hier importieren bringt sie her.',
+  'status.moved': 'Port {port} war belegt, darum hat diese Seite eine andere Adresse als sonst. Chats von dort sind hier nicht zu sehen; Exportieren und Importieren bringt sie her.',
   'status.dismissMoved': 'Nicht mehr zeigen',
   'status.dismiss': 'Vorerst verbergen',
   'status.unsaved': 'In diesem Browser können gerade keine Chats gespeichert werden. Exportieren Sie, was Sie behalten möchten.',

@@ -157,7 +157,7 @@ export default {
   'status.disconnected': 'gemma2 is not running. Start it again; this page reconnects by itself.',
   'status.demo': 'DEMO MODEL: tiny; it only shows that everything works. Real chat:',
   'status.demoOr': 'or put that file beside this program and start again.',
-  'status.moved': 'Another program has port {port}, so this page is at another address than usual. Chats made at port {port} are not shown here: export there and import here moves them.',
+  'status.moved': 'Port {port} was taken, so this page has another address than usual. Chats made there are not shown here; export and import moves them.',
   'status.dismissMoved': 'Do not show this again',
   'status.dismiss': 'Hide for now',
   'status.unsaved': 'Chats cannot be saved in this browser right now. Export what you want to keep.',
