@@ -11,14 +11,33 @@
 
 const AROUND = 32;
 
+/** @type {Map<string, string>} characters that are not ASCII; a text has few different ones */
+const known = new Map();
+
+/** @type {WeakMap<object, string>} of messages, so that every further letter of a query is quick */
+const ofMessages = new WeakMap();
+
 /** @param {string} text one character for each of the text's, where that is possible, so that positions stay right */
 export function fold(text) {
-  let folded = '';
-  for (const char of text) {
-    const plain = char.normalize('NFD').replace(/\p{M}+/gu, '').toLowerCase();
-    folded += plain.length === char.length ? plain : char;
-  }
-  return folded;
+  return text.replace(/[A-Z]+|[^\0-\x7f]/gu, (part) => {
+    if (part <= 'Z') return part.toLowerCase();
+    let folded = known.get(part);
+    if (folded === undefined) {
+      const plain = part.normalize('NFD').replace(/\p{M}+/gu, '').toLowerCase();
+      folded = plain.length === part.length ? plain : part;
+      known.set(part, folded);
+    }
+    return folded;
+  });
+}
+
+/** @param {{ content: string }} message */
+function folded(message) {
+  const before = ofMessages.get(message);
+  if (before !== undefined) return before;
+  const text = fold(message.content);
+  ofMessages.set(message, text);
+  return text;
 }
 
 /**
@@ -34,9 +53,9 @@ export function search(query, conversations, messages) {
   /** @type {Map<string, { message: { id: string, content: string, time: number }, at: number }>} */
   const newest = new Map();
   for (const message of messages) {
-    const at = fold(message.content).indexOf(wanted);
-    const known = newest.get(message.conversation);
-    if (at >= 0 && (!known || known.message.time < message.time)) newest.set(message.conversation, { message, at });
+    const at = folded(message).indexOf(wanted);
+    const best = newest.get(message.conversation);
+    if (at >= 0 && (!best || best.message.time < message.time)) newest.set(message.conversation, { message, at });
   }
   const hits = [];
   for (const { id, title } of conversations) {

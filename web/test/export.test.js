@@ -97,6 +97,8 @@ test('text files are told from others', () => {
 
 test('search does not care about case and accents, and shows where', () => {
   assert.equal(fold('ÄÉñ İx'), 'aen İx'.replace('İ', 'i'));
+  assert.equal(fold('ZÜRICH ß 東京 😀 [Z]'), 'zurich ß 東京 😀 [z]');
+  assert.equal(fold('e\u0301').length, 2, 'a sign of its own keeps its place');
   const chats = [{ id: 'a', title: 'Über Wasser' }, { id: 'b', title: 'Other' }];
   const texts = [
     { id: '1', conversation: 'b', content: 'old: the Café is closed', time: 1 },
