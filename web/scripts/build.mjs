@@ -80,12 +80,16 @@ async function indexHtml(outputs, icon) {
     if (!found) throw new Error(`no output matches ${pattern}`);
     return `/${relative('dist', found)}`;
   };
+  const main = named(/main-[A-Z0-9]{8}\.js$/);
+  // What the script needs before it can run is fetched beside it, not after it.
+  const needed = outputs[`dist${main}`].imports.filter(({ kind }) => kind === 'import-statement').map(({ path }) => `/${relative('dist', path)}`);
   /** @type {Record<string, string>} */
   const values = {
     icon: `/${icon}`,
     theme: named(/theme-[A-Z0-9]{8}\.js$/),
     css: named(/style-[A-Z0-9]{8}\.css$/),
-    main: named(/main-[A-Z0-9]{8}\.js$/),
+    main,
+    preloads: [main, ...needed].map((path) => `<link rel="modulepreload" href="${path}">`).join('\n'),
     noscript,
     shell: shell(),
   };
