@@ -68,7 +68,7 @@ export const quietScript = () => ({ loading: null, tokenMs: 8, prefillMs: 0, nCt
  * @property {string} url
  * @property {Script} script
  * @property {any[]} requests bodies of the chat requests, in order
- * @property {{ running: number, cancelled: number }} counts
+ * @property {{ running: number, cancelled: number, ended: number }} counts `ended`: when the last reply did, in ms since the epoch
  * @property {() => void} drop breaks every connection; replies with an id go on
  * @property {() => Promise<void>} stop closes every connection, as a killed program does
  */
@@ -81,7 +81,7 @@ export async function startFake({ port = 0 } = {}) {
   const script = quietScript();
   /** @type {any[]} */
   const requests = [];
-  const counts = { running: 0, cancelled: 0 };
+  const counts = { running: 0, cancelled: 0, ended: 0 };
   /** @type {Map<string, Kept>} replies with an id */
   const kept = new Map();
 
@@ -145,6 +145,7 @@ export async function startFake({ port = 0 } = {}) {
     counts.running += 1;
     void reply.ended.then((state) => {
       counts.running -= 1;
+      counts.ended = Date.now();
       if (state === 'stopped') counts.cancelled += 1;
     });
     const id = request.headers['x-reply-id'];

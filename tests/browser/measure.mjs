@@ -61,9 +61,9 @@ for (let round = 0; round < 3; round += 1) {
 }
 report('opening 5,000 messages', opening);
 
-// A frame's work is what keeps the main thread from answering a message while a reply grows.
+// About 300 tokens a second, 4,000 of them. A frame's work is what keeps the main thread from answering a message while a reply grows.
 const body = await readFile(new URL('replies/rich.md', import.meta.url), 'utf8');
-Object.assign(fake.script, { tokenMs: 3, nCtx: 100_000, scriptText: body.repeat(4) });
+Object.assign(fake.script, { tokenMs: 3, nCtx: 100_000, scriptText: body.repeat(20) });
 const { page, close } = await openPage(browser, fake.url, {
   init: () => {
     const original = globalThis.requestAnimationFrame.bind(globalThis);
@@ -74,6 +74,9 @@ const { page, close } = await openPage(browser, fake.url, {
         callback(time);
         /** @type {any} */ (globalThis).work.push(performance.now() - start);
       });
+    new MutationObserver(() => {
+      if (document.querySelector('.tags .speed')) /** @type {any} */ (globalThis).shown ??= performance.timeOrigin + performance.now();
+    }).observe(document, { childList: true, subtree: true });
   },
 });
 await ready(page);
@@ -82,6 +85,8 @@ await send(page, 'go');
 await page.waitForSelector('.tags .speed', { timeout: 120_000 });
 const work = await page.evaluate(() => /** @type {any} */ (globalThis).work);
 console.log(`work of a frame while a reply grows: p50 ${quantile(work, 0.5).toFixed(1)} ms, p95 ${quantile(work, 0.95).toFixed(1)} ms, worst ${Math.max(...work).toFixed(1)} ms (${work.length} frames)`);
+const shown = await page.evaluate(() => /** @type {any} */ (globalThis).shown);
+console.log(`the whole reply is shown ${(shown - fake.counts.ended).toFixed(0)} ms after its last byte`);
 await close();
 await browser.close();
 await fake.stop();
