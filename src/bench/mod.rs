@@ -6,16 +6,21 @@ pub use perplexity::{Estimate, perplexity};
 
 use std::time::{Duration, Instant};
 
-use crate::engine::{Engine, EngineError, Event, Limit, Request, Sampling, Timings};
+use crate::engine::{Engine, EngineError, Event, Events, Limit, MAX_N_PROBS, Request, Sampling, Timings, Token};
 use crate::kernels::{Format, Kernels};
 
-/// One kind of work: read `n_prompt` tokens (a prefill row) or make `n_gen` tokens (a decode row).
+/// One kind of work: read a prompt (a prefill row) or make tokens (a decode row).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workload {
     /// Read a prompt of this many tokens.
     Prefill(usize),
-    /// Make this many tokens after a short prompt.
-    Decode(usize),
+    /// Make `n_gen` tokens after a short prompt in each of `n_sequences` sequences, side by side in one batch.
+    Decode {
+        /// Tokens of each sequence.
+        n_gen: usize,
+        /// Sequences; the engine needs as many slots.
+        n_sequences: usize,
+    },
 }
 
 /// What a workload measured.
@@ -23,10 +28,13 @@ pub enum Workload {
 pub struct Row {
     /// The work.
     pub workload: Workload,
-    /// Tokens per second, one for each repetition.
+    /// Tokens per second, of all sequences together, one for each repetition.
     pub samples: Vec<f64>,
     /// FNV-1a hash of all tokens that the repetitions made: equal arithmetic gives equal hashes.
     pub token_hash: u64,
+    /// FNV-1a hash of the last token's best [`MAX_N_PROBS`] log-probabilities and their ids, of the first sequence. Each
+    /// of them depends on every logit, so equal logits give equal hashes and others do not.
+    pub logits_hash: u64,
 }
 
 impl Row {
@@ -54,37 +62,57 @@ impl Row {
 /// # Errors
 /// What the engine says: a context that is too small, a model that fails.
 pub fn run(engine: &Engine, workload: Workload, repetitions: usize) -> Result<Row, EngineError> {
-    let (n_prompt, n_tokens) = match workload {
-        Workload::Prefill(n) => (n, 1),
+    let (n_prompt, n_tokens, n_sequences) = match workload {
+        Workload::Prefill(n) => (n, 1, 1),
         // The first token comes out of the prompt's own step.
-        Workload::Decode(n) => (1, n + 1),
+        Workload::Decode { n_gen, n_sequences } => (2, n_gen + 1, n_sequences),
     };
-    let mut row = Row { workload, samples: Vec::new(), token_hash: 0xcbf2_9ce4_8422_2325 };
+    let mut row = Row { workload, samples: Vec::new(), token_hash: FNV_START, logits_hash: FNV_START };
     for repetition in 0..=repetitions {
-        let mut request = Request::new(prompt(engine, n_prompt));
-        request.sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-        request.limit = Limit::Tokens(n_tokens);
-        request.ignore_eos = true;
-        request.cache_prompt = false;
-        let (tokens, timings) = finish(engine, request)?;
-        if repetition == 0 {
+        let is_warm_up = repetition == 0;
+        let submit = |sequence: usize| {
+            let mut request = Request::new(prompt(engine, n_prompt, sequence));
+            request.sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+            request.limit = Limit::Tokens(n_tokens);
+            request.ignore_eos = true;
+            request.cache_prompt = false;
+            // Sorting takes time of its own: only where nothing is measured.
+            request.n_probs = if is_warm_up { MAX_N_PROBS } else { 0 };
+            engine.submit(request)
+        };
+        let events = (0..n_sequences).map(submit).collect::<Result<Vec<_>, _>>()?;
+        let replies = events.into_iter().map(finish).collect::<Result<Vec<_>, _>>()?;
+        if is_warm_up {
+            let last = replies.first().and_then(|(tokens, _)| tokens.last());
+            for (id, logprob) in last.map_or(&[][..], |token| &token.top) {
+                row.logits_hash = fnv(row.logits_hash, &id.to_le_bytes());
+                row.logits_hash = fnv(row.logits_hash, &logprob.to_le_bytes());
+            }
             continue;
         }
-        let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64();
+        let longest = |time: fn(&Timings) -> Duration| replies.iter().map(|(_, t)| time(t)).max().unwrap_or_default();
         row.samples.push(match workload {
-            Workload::Prefill(n) => rate(n, timings.prefill),
-            Workload::Decode(n) => rate(n, timings.decode),
+            Workload::Prefill(n) => n as f64 / longest(|t| t.prefill).as_secs_f64(),
+            Workload::Decode { n_gen, .. } => (n_gen * n_sequences) as f64 / longest(|t| t.decode).as_secs_f64(),
         });
-        let bytes = tokens.iter().flat_map(|t| t.to_le_bytes());
-        row.token_hash = bytes.fold(row.token_hash, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        for token in replies.iter().flat_map(|(tokens, _)| tokens) {
+            row.token_hash = fnv(row.token_hash, &token.id.to_le_bytes());
+        }
     }
     Ok(row)
 }
 
-/// `<bos>` and pseudo-random tokens, the same on every machine.
-fn prompt(engine: &Engine, n: usize) -> Vec<u32> {
+/// FNV-1a's offset basis.
+const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+fn fnv(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// `<bos>` and pseudo-random tokens, the same on every machine, others for each sequence.
+fn prompt(engine: &Engine, n: usize, sequence: usize) -> Vec<u32> {
     let n_vocab = engine.tokenizer().n_vocab() as u64;
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64.wrapping_add(sequence as u64);
     let random = std::iter::repeat_with(move || {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         ((state >> 33) % n_vocab.max(1)) as u32
@@ -92,12 +120,11 @@ fn prompt(engine: &Engine, n: usize) -> Vec<u32> {
     std::iter::once(engine.tokenizer().bos()).chain(random).take(n).collect()
 }
 
-fn finish(engine: &Engine, request: Request) -> Result<(Vec<u32>, Timings), EngineError> {
-    let events = engine.submit(request)?;
+fn finish(events: Events) -> Result<(Vec<Token>, Timings), EngineError> {
     let mut tokens = Vec::new();
     loop {
         match events.recv_blocking() {
-            Ok(Event::Token(token)) => tokens.push(token.id),
+            Ok(Event::Token(token)) => tokens.push(token),
             Ok(Event::Done(done)) => return Ok((tokens, done.timings)),
             Ok(Event::Failed(error)) => return Err(error),
             Ok(Event::Prefill { .. }) => {}
@@ -137,7 +164,7 @@ mod tests {
 
     #[test]
     fn median_and_spread_are_those_of_the_samples() {
-        let row = |samples: &[f64]| Row { workload: Workload::Decode(1), samples: samples.to_vec(), token_hash: 0 };
+        let row = |samples: &[f64]| Row { workload: Workload::Prefill(1), samples: samples.to_vec(), token_hash: 0, logits_hash: 0 };
         assert_eq!(row(&[3.0, 1.0, 2.0]).median(), 2.0);
         assert_eq!(row(&[4.0, 1.0]).median(), 2.5);
         assert!(row(&[]).median().is_nan());

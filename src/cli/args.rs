@@ -368,6 +368,9 @@ pub struct BenchArgs {
     /// Tokens to make; 0 leaves this out
     #[arg(short, long, value_name = "N", default_value_t = 128)]
     pub n_gen: usize,
+    /// Sequences that make tokens side by side in one batch, one number or several
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1", value_parser = parse_positive)]
+    pub parallel: Vec<usize>,
     /// Threads, one number or several [default: physical cores]
     #[arg(short, long, value_name = "LIST", value_delimiter = ',')]
     pub threads: Vec<usize>,

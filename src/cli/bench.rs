@@ -19,7 +19,7 @@ struct Line {
     row: Row,
     n_threads: usize,
     isa: Isa,
-    /// Weight bytes read in a second; for decoding, where each token reads all of them once.
+    /// Weight bytes read in a second; for decoding, where each step reads all of them once.
     bytes_per_s: Option<f64>,
     /// What the same threads read from memory at most, measured just before.
     bandwidth: f64,
@@ -36,6 +36,7 @@ pub fn bench(args: &BenchArgs, terminal: &Terminal) -> Result<(), CliError> {
     for n_threads in threads {
         let run_args = RunArgs { threads: n_threads, isa: args.isa.clone(), ..RunArgs::default() };
         let settings = Settings::resolve(run_args, RunArgs::default())?;
+        // Each sequence has a context of this size, but takes memory only as it fills.
         let n_ctx = args.n_prompt.max(args.n_gen).saturating_add(8);
         let opened = open_model(args.model.as_deref(), n_ctx, terminal)?;
         let facts = (opened.id(), opened.source.quantization().to_owned(), opened.source.weight_bytes());
@@ -61,17 +62,26 @@ fn measure(
     let compute = &settings.compute;
     let weight_bytes = opened.source.weight_bytes() as f64;
     let tokenizer = opened.tokenizer()?;
-    let engine = opened.start(tokenizer, 1, compute, terminal)?;
-    for workload in [Workload::Prefill(args.n_prompt), Workload::Decode(args.n_gen)] {
-        if matches!(workload, Workload::Prefill(0) | Workload::Decode(0)) {
-            continue;
-        }
+    let n_slots = args.parallel.iter().copied().max().unwrap_or(1);
+    let engine = opened.start(tokenizer, n_slots, compute, terminal)?;
+    let mut workloads = Vec::new();
+    if args.n_prompt > 0 {
+        workloads.push(Workload::Prefill(args.n_prompt));
+    }
+    if args.n_gen > 0 {
+        let n_gen = args.n_gen;
+        workloads.extend(args.parallel.iter().map(|&n_sequences| Workload::Decode { n_gen, n_sequences }));
+    }
+    for workload in workloads {
         terminal.status(&format!("{} on {} threads", name_of(workload), compute.n_threads));
         let bandwidth = read_bandwidth(compute.kernels, compute.n_threads, PROBE_BYTES, 3);
         let row = run(&engine, workload, args.repetitions as usize);
         terminal.status("");
         let row = row?;
-        let bytes_per_s = matches!(workload, Workload::Decode(_)).then(|| row.median() * weight_bytes);
+        let bytes_per_s = match workload {
+            Workload::Prefill(_) => None,
+            Workload::Decode { n_sequences, .. } => Some(row.median() / n_sequences as f64 * weight_bytes),
+        };
         lines.push(Line { row, n_threads: compute.n_threads, isa: compute.kernels.isa(), bytes_per_s, bandwidth });
     }
     Ok(())
@@ -80,13 +90,14 @@ fn measure(
 fn name_of(workload: Workload) -> String {
     match workload {
         Workload::Prefill(n) => format!("pp{n}"),
-        Workload::Decode(n) => format!("tg{n}"),
+        Workload::Decode { n_gen, n_sequences: 1 } => format!("tg{n_gen}"),
+        Workload::Decode { n_gen, n_sequences } => format!("tg{n_gen}x{n_sequences}"),
     }
 }
 
 /// Columns of equal width; `edge` before and `gap` between make it Markdown.
 fn table(lines: &[Line], gap: &str, edge: &str) -> String {
-    let head = ["test", "threads", "ISA", "tokens/s", "min", "max", "GB/s", "of memory", "tokens"].map(str::to_owned);
+    let head = ["test", "threads", "ISA", "tokens/s", "min", "max", "GB/s", "of memory", "tokens", "logits"].map(str::to_owned);
     let mut rows = vec![head];
     rows.extend(lines.iter().map(|line| {
         let (min, max) = line.row.spread();
@@ -100,9 +111,10 @@ fn table(lines: &[Line], gap: &str, edge: &str) -> String {
             line.bytes_per_s.map_or(String::new(), |b| format!("{:.1}", b / 1e9)),
             line.bytes_per_s.map_or(String::new(), |b| format!("{:.0} %", 100.0 * b / line.bandwidth)),
             format!("{:016x}", line.row.token_hash),
+            format!("{:016x}", line.row.logits_hash),
         ]
     }));
-    let widths: [usize; 9] = std::array::from_fn(|i| rows.iter().map(|r| r[i].len()).max().unwrap_or(0));
+    let widths: [usize; 10] = std::array::from_fn(|i| rows.iter().map(|r| r[i].len()).max().unwrap_or(0));
     if !edge.is_empty() {
         rows.insert(1, widths.map(|w| "-".repeat(w)));
     }
@@ -118,9 +130,9 @@ fn table(lines: &[Line], gap: &str, edge: &str) -> String {
 /// llama-bench's field names, so that tools made for it read this too.
 fn json(name: &str, quantization: &str, weight_bytes: u64, lines: &[Line]) -> String {
     let rows = lines.iter().map(|line| {
-        let (n_prompt, n_gen) = match line.row.workload {
-            Workload::Prefill(n) => (n, 0),
-            Workload::Decode(n) => (0, n),
+        let (n_prompt, n_gen, n_sequences) = match line.row.workload {
+            Workload::Prefill(n) => (n, 0, 1),
+            Workload::Decode { n_gen, n_sequences } => (0, n_gen, n_sequences),
         };
         let samples = &line.row.samples;
         let mean = samples.iter().sum::<f64>() / samples.len().max(1) as f64;
@@ -134,6 +146,7 @@ fn json(name: &str, quantization: &str, weight_bytes: u64, lines: &[Line]) -> St
             "n_threads": line.n_threads,
             "n_prompt": n_prompt,
             "n_gen": n_gen,
+            "n_parallel": n_sequences,
             "samples_ts": samples,
             "avg_ts": mean,
             "stddev_ts": (squares / samples.len().saturating_sub(1).max(1) as f64).sqrt(),
@@ -141,6 +154,7 @@ fn json(name: &str, quantization: &str, weight_bytes: u64, lines: &[Line]) -> St
             "weight_bytes_per_s": line.bytes_per_s,
             "read_bandwidth": line.bandwidth,
             "token_hash": format!("{:016x}", line.row.token_hash),
+            "logits_hash": format!("{:016x}", line.row.logits_hash),
         })
     });
     format!("{:#}\n", serde_json::Value::Array(rows.collect()))
