@@ -1,12 +1,15 @@
 //! Attention: see `scalar::attend` for what it computes.
 
+use std::ops::Range;
+
 use super::attention::{AttentionState, KEY_BLOCK, Span};
 use super::elementwise::{exp, soft_capped};
 use super::scalar::{self, SUMS};
 use super::simd::{Kernel, Simd};
 
-/// Queries that share the loads of a key.
+/// Queries that share the loads of a key: as many as leave their sums in registers.
 const QUERIES: usize = 2;
+const QUERIES_OF_WIDE_VECTORS: usize = 4;
 
 /// Keys whose dot products run side by side, so that a chain of additions is not waited for.
 const KEYS: usize = 4;
@@ -16,6 +19,7 @@ const VALUES: usize = 2;
 
 pub(super) struct Attend<'a> {
     pub state: &'a mut AttentionState,
+    pub which: Range<usize>,
     pub queries: &'a [f32],
     pub span: &'a Span<'a>,
 }
@@ -24,39 +28,36 @@ impl Kernel for Attend<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd>(mut self, s: S) {
         let d = self.state.head_dim;
         if !d.is_multiple_of(SUMS) {
-            return scalar::attend(self.state, self.queries, self.span);
+            return scalar::attend(self.state, self.which, self.queries, self.span);
         }
-        let (n_queries, n_keys) = (self.state.n_queries(), self.span.keys.len() / d);
+        let n_keys = self.span.keys.len() / d;
         let mut start = 0;
         while start < n_keys {
             let end = self.span.block_end(start, n_keys);
-            let keys = start..end;
-            let mut h = 0;
-            while h + QUERIES <= n_queries {
-                s.vectorize(Block::<QUERIES> {
-                    state: self.state,
-                    queries: self.queries,
-                    span: self.span,
-                    keys: keys.clone(),
-                    h,
-                });
-                h += QUERIES;
+            let mut h = self.which.start;
+            if S::VECTORS == 1 {
+                h = self.blocks::<S, QUERIES_OF_WIDE_VECTORS>(s, h, start..end);
             }
-            while h < n_queries {
-                s.vectorize(Block::<1> {
-                    state: self.state,
-                    queries: self.queries,
-                    span: self.span,
-                    keys: keys.clone(),
-                    h,
-                });
-                h += 1;
-            }
+            h = self.blocks::<S, QUERIES>(s, h, start..end);
+            self.blocks::<S, 1>(s, h, start..end);
             start = end;
         }
+    }
+}
+
+impl Attend<'_> {
+    /// Queries from `h` on, `N` at a time, with one block of keys; returns the first that is left.
+    #[inline(always)]
+    fn blocks<S: Simd, const N: usize>(&mut self, s: S, mut h: usize, keys: Range<usize>) -> usize {
+        while h + N <= self.which.end {
+            let keys = keys.clone();
+            s.vectorize(Block::<N> { state: self.state, queries: self.queries, span: self.span, keys, h });
+            h += N;
+        }
+        h
     }
 }
 
@@ -65,7 +66,7 @@ struct Block<'a, const N: usize> {
     state: &'a mut AttentionState,
     queries: &'a [f32],
     span: &'a Span<'a>,
-    keys: std::ops::Range<usize>,
+    keys: Range<usize>,
     h: usize,
 }
 

@@ -114,7 +114,7 @@ struct Table {
     add_scaled: unsafe fn(&mut [f32], &[f32], f32),
     scale: unsafe fn(&mut [f32], f32),
     f32_to_f16: unsafe fn(&[f32], &mut [f16]),
-    attend: unsafe fn(&mut AttentionState, &[f32], &Span<'_>),
+    attend: unsafe fn(&mut AttentionState, Range<usize>, &[f32], &Span<'_>),
     attend_finish: unsafe fn(&AttentionState, &mut [f32]),
 }
 
@@ -324,20 +324,21 @@ impl Kernels {
         unsafe { (self.table.f32_to_f16)(x, out) }
     }
 
-    /// Lets queries (`[state.n_queries(), head_dim]`) attend to one more span of keys and values, all queries to all
-    /// keys of it. A query's result does not depend on which other queries come with it.
+    /// Lets `which` of the queries (`[state.n_queries(), head_dim]`) attend to one more span of keys and values, all of
+    /// them to all keys of it. A query's result does not depend on which other queries come with it.
     ///
     /// # Panics
     /// If a length does not fit.
-    pub fn attend(&self, state: &mut AttentionState, queries: &[f32], span: &Span<'_>) {
+    pub fn attend(&self, state: &mut AttentionState, which: Range<usize>, queries: &[f32], span: &Span<'_>) {
         assert_eq!(queries.len(), state.acc.len(), "the state is for other queries");
+        assert!(which.start <= which.end && which.end <= state.n_queries(), "there are no such queries");
         assert_eq!(span.keys.len(), span.values.len(), "keys and values differ");
-        if queries.is_empty() {
+        if which.is_empty() {
             return;
         }
         assert!(span.keys.len().is_multiple_of(state.head_dim), "keys are not rows of {}", state.head_dim);
         // SAFETY: `Kernels::new` has seen the instructions, lengths were checked above.
-        unsafe { (self.table.attend)(state, queries, span) }
+        unsafe { (self.table.attend)(state, which, queries, span) }
     }
 
     /// Writes the queries' results, `[state.n_queries(), head_dim]`. Without any key before, NaN.

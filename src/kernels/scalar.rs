@@ -6,6 +6,8 @@
 //!   superblock) and 16 elsewhere (element `i` goes to sum `i % 16`), each a chain of fused multiply-adds in ascending
 //!   order, folded in halves at the end ([`fold`]).
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 use super::attention::{AttentionState, KEY_BLOCK, Span};
@@ -431,14 +433,15 @@ pub(super) fn f32_to_f16(x: &[f32], out: &mut [f16]) {
 /// l    = fma(l, c, fold over 16 of p[i] + p[i + 16])
 /// acc  = acc * c, then acc = fma(p[i], v[i], acc) for ascending i
 /// ```
-pub(super) fn attend(state: &mut AttentionState, queries: &[f32], span: &Span<'_>) {
+pub(super) fn attend(state: &mut AttentionState, which: Range<usize>, queries: &[f32], span: &Span<'_>) {
     let d = state.head_dim;
     let n_keys = span.keys.len() / d;
     let mut decoded = vec![0.0; d];
     let mut start = 0;
     while start < n_keys {
         let end = span.block_end(start, n_keys);
-        for (h, query) in queries.chunks_exact(d).enumerate() {
+        for h in which.clone() {
+            let query = &queries[h * d..][..d];
             let mut scores = [f32::NEG_INFINITY; KEY_BLOCK];
             for (score, i) in scores.iter_mut().zip(start..end) {
                 decode_f16(&span.keys[i * d..][..d], &mut decoded);

@@ -239,8 +239,8 @@ macro_rules! table {
                     // SAFETY: as above.
                     unsafe { $token }.vectorize(elementwise::F32ToF16 { x, out })
                 },
-                attend: |state, queries, span| {
-                    let kernel = attend::Attend { state, queries, span };
+                attend: |state, which, queries, span| {
+                    let kernel = attend::Attend { state, which, queries, span };
                     // SAFETY: as above.
                     unsafe { $token }.vectorize(kernel)
                 },

@@ -228,7 +228,7 @@ fn attention_equals_a_plain_softmax() {
         let mut state = AttentionState::new();
         state.reset(2, d);
         let span = Span { keys: &keys, values: &values, first_position: 7, scale: 0.25, softcap };
-        scalar().attend(&mut state, &queries, &span);
+        scalar().attend(&mut state, 0..2, &queries, &span);
         let mut out = vec![0.0; 2 * d];
         scalar().attend_finish(&state, &mut out);
         for h in 0..2 {
@@ -438,6 +438,7 @@ fn attention_has_the_same_bits_however_queries_and_keys_come() {
         (32, 2, 3, Some(50.0)),
         (64, 5, 33, None),
         (128, 4, 70, Some(50.0)),
+        (80, 11, 65, Some(50.0)),
         (256, 3, 200, Some(50.0)),
         (24, 3, 40, None),
     ] {
@@ -458,7 +459,11 @@ fn attention_has_the_same_bits_however_queries_and_keys_come() {
                     scale: 0.1,
                     softcap,
                 };
-                kernels.attend(&mut state, queries, &span);
+                let n_queries = state.n_queries();
+                // Some before the others: each has a state of its own.
+                let split = n_queries / 3;
+                kernels.attend(&mut state, split..n_queries, queries, &span);
+                kernels.attend(&mut state, 0..split, queries, &span);
                 start = end;
             }
             let mut out = vec![0.0; queries.len()];

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use super::layer_cache::{HeadCache, LayerCache, ring_ranges};
 use super::{Compute, Cpu, candle_softcap, f32_values, rows_and_width};
-use crate::kernels::{AttentionState, Span};
+use crate::kernels::{AttentionState, KEY_BLOCK, Span, TileMut, split_columns};
 
 /// Sizes and constants of attention in one layer.
 #[derive(Clone, Copy, Debug)]
@@ -116,25 +116,57 @@ impl CustomOp1 for CpuAttention<'_, '_> {
             for span in spans.iter_mut() {
                 self.store(qkv, width, span)?;
             }
-            // One task for each token and KV head; the heads that share it share the loads of its keys.
+            // One task for each tile of tokens and KV head; the query heads that share it share the loads of its keys.
             let group_width = q_width / shape.n_kv_heads;
-            let spans: Vec<(&Range<usize>, usize, &LayerCache)> =
-                spans.iter().map(|s| (&s.rows, s.pos, &*s.cache)).collect();
-            out.par_chunks_mut(group_width).enumerate().try_for_each(|(task, out)| {
-                let (row, kv_head) = (task / shape.n_kv_heads, task % shape.n_kv_heads);
-                let Some((rows, pos, cache)) = spans.iter().find(|(rows, ..)| rows.contains(&row)) else {
-                    candle_core::bail!("row {row} of the batch belongs to no sequence");
-                };
-                let LayerCache::Cpu { heads, capacity } = cache else {
+            let mut left = &mut out[..];
+            let mut tasks = Vec::new();
+            for span in spans.iter() {
+                let LayerCache::Cpu { heads, capacity } = &*span.cache else {
                     candle_core::bail!("a cache of candle's under our kernels")
                 };
-                let queries = &qkv[row * width + kv_head * group_width..][..group_width];
-                self.attend(queries, row, pos + row - rows.start, &heads[kv_head], *capacity, out);
-                Ok(())
-            })
+                for start in span.rows.clone().step_by(TILE_TOKENS) {
+                    let rows = start..span.rows.end.min(start + TILE_TOKENS);
+                    if rows.start * q_width != n_tokens * q_width - left.len() || rows.end > n_tokens {
+                        candle_core::bail!("the sequences of a batch do not follow each other");
+                    }
+                    let (tile, rest) = std::mem::take(&mut left).split_at_mut(rows.len() * q_width);
+                    left = rest;
+                    let pos = span.pos + start - span.rows.start;
+                    let widths = std::iter::repeat_n(group_width, shape.n_kv_heads);
+                    let bands = split_columns(tile, q_width, widths).into_iter().zip(heads).enumerate();
+                    tasks.extend(bands.map(|(kv_head, (out, cache))| QueryTile {
+                        first_query: rows.start * width + kv_head * group_width,
+                        first_row: rows.start,
+                        pos,
+                        cache,
+                        capacity: *capacity,
+                        out,
+                    }));
+                }
+            }
+            tasks.into_par_iter().with_max_len(1).for_each(|tile| self.attend(qkv, width, tile));
+            Ok(())
         })?;
         Ok((CpuStorage::F32(out), Shape::from((n_tokens, q_width))))
     }
+}
+
+/// Tokens whose queries look at keys together. More would share more loads, but keys and values come from the
+/// second-level cache already, and the last blocks, which each token looks at alone, would weigh more.
+const TILE_TOKENS: usize = 8;
+
+/// Neighbouring tokens of a sequence, and the query heads that share one KV head.
+struct QueryTile<'a> {
+    /// Where the first token's queries begin in `qkv`.
+    first_query: usize,
+    /// Row of the batch of the first token.
+    first_row: usize,
+    /// Its position.
+    pos: usize,
+    cache: &'a HeadCache,
+    capacity: usize,
+    /// `[n_tokens, group * head_dim]`
+    out: TileMut<'a>,
 }
 
 impl CpuAttention<'_, '_> {
@@ -167,24 +199,63 @@ impl CpuAttention<'_, '_> {
         Ok(())
     }
 
-    /// Attention of the query heads that share one KV head, at position `pos`; `queries` and `out`: `[group, head_dim]`.
-    fn attend(&self, queries: &[f32], row: usize, pos: usize, cache: &HeadCache, capacity: usize, out: &mut [f32]) {
-        let AttentionShape { head_dim, scale, softcap, window, .. } = *self.shape;
+    /// Attention of a tile's queries. All of them together look at the blocks of keys that each of them sees whole, so
+    /// that these are loaded once; at the borders of what they see, each token's queries go alone. Either way a query
+    /// meets the same blocks in the same order: its bits do not depend on the tile.
+    fn attend(&self, qkv: &[f32], width: usize, mut tile: QueryTile<'_>) {
+        let AttentionShape { head_dim, window, .. } = *self.shape;
         let kernels = self.cpu.kernels;
-        let (cos, sin) = self.rope.row(row);
-        let mut rotated = queries.to_vec();
-        rotated.chunks_exact_mut(head_dim).for_each(|head| kernels.rope(head, cos, sin));
-        let first = window.map_or(0, |w| (pos + 1).saturating_sub(w));
+        let (n_tokens, group_width) = (tile.out.n_rows(), tile.out.width());
+        let group = group_width / head_dim;
+        let mut queries = Vec::with_capacity(n_tokens * group_width);
+        for token in 0..n_tokens {
+            queries.extend_from_slice(&qkv[tile.first_query + token * width..][..group_width]);
+            let (cos, sin) = self.rope.row(tile.first_row + token);
+            let heads = queries[token * group_width..].chunks_exact_mut(head_dim);
+            heads.for_each(|head| kernels.rope(head, cos, sin));
+        }
         let mut state = AttentionState::new();
-        state.reset(queries.len() / head_dim, head_dim);
-        let mut first_position = first;
-        for range in ring_ranges(first..pos + 1, capacity) {
+        state.reset(n_tokens * group, head_dim);
+
+        let first_seen = |token: usize| window.map_or(0, |w| (tile.pos + token + 1).saturating_sub(w));
+        let start = first_seen(n_tokens - 1).next_multiple_of(KEY_BLOCK);
+        let end = ((tile.pos + 1) / KEY_BLOCK * KEY_BLOCK).max(start);
+        for token in 0..n_tokens {
+            let seen_end = tile.pos + token + 1;
+            let which = token * group..(token + 1) * group;
+            self.attend_to(&mut state, which, &queries, first_seen(token)..start.min(seen_end), &tile);
+        }
+        self.attend_to(&mut state, 0..n_tokens * group, &queries, start..end, &tile);
+        for token in 0..n_tokens {
+            let seen_end = tile.pos + token + 1;
+            let which = token * group..(token + 1) * group;
+            self.attend_to(&mut state, which, &queries, end.min(seen_end)..seen_end, &tile);
+        }
+
+        kernels.attend_finish(&state, &mut queries);
+        for (token, values) in queries.chunks_exact(group_width).enumerate() {
+            tile.out.row_mut(token).copy_from_slice(values);
+        }
+    }
+
+    /// Lets `which` of the queries look at the keys of a range of positions.
+    fn attend_to(
+        &self,
+        state: &mut AttentionState,
+        which: Range<usize>,
+        queries: &[f32],
+        positions: Range<usize>,
+        tile: &QueryTile<'_>,
+    ) {
+        let AttentionShape { head_dim, scale, softcap, .. } = *self.shape;
+        let mut first_position = positions.start;
+        for range in ring_ranges(positions, tile.capacity) {
             let n_keys = range.len();
-            let (keys, values) = cache.rows(range, head_dim);
-            kernels.attend(&mut state, &rotated, &Span { keys, values, first_position, scale, softcap: Some(softcap) });
+            let (keys, values) = tile.cache.rows(range, head_dim);
+            let span = Span { keys, values, first_position, scale, softcap: Some(softcap) };
+            self.cpu.kernels.attend(state, which.clone(), queries, &span);
             first_position += n_keys;
         }
-        kernels.attend_finish(&state, out);
     }
 }
 
