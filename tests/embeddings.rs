@@ -25,7 +25,7 @@ fn model(source: &Source, n_ubatch: usize) -> Model {
 fn engine(n_parallel: usize, n_ubatch: usize) -> Engine {
     let source = source();
     let tokenizer = Tokenizer::from_vocabulary(source.vocabulary()).expect("a tokenizer");
-    let options = EngineOptions { n_ctx: N_CTX, n_parallel, n_ubatch, max_queue: 100 };
+    let options = EngineOptions { n_ctx: N_CTX, n_parallel, n_ubatch, max_queue: 100, n_lookup: 0 };
     Engine::start(model(&source, n_ubatch), Arc::new(tokenizer), options)
 }
 

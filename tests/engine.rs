@@ -21,7 +21,7 @@ fn start(file: &str, n_parallel: usize, n_ubatch: usize) -> Engine {
     let tensors = source.tensors().expect("its tensors");
     let compute = Compute::cpu(Kernels::get(), 2).expect("threads");
     let model = Model::new(source.config().clone(), tensors, compute, n_ubatch).expect("a model");
-    let options = EngineOptions { n_ctx: 256, n_parallel, n_ubatch, max_queue: 100 };
+    let options = EngineOptions { n_ctx: 256, n_parallel, n_ubatch, max_queue: 100, n_lookup: 0 };
     Engine::start(model, Arc::new(tokenizer), options)
 }
 

@@ -139,7 +139,7 @@ pub fn engine(options: EngineOptions, gate: Option<Receiver<()>>) -> Engine {
     Engine::start(model, tokenizer, options)
 }
 
-pub const SIZES: EngineOptions = EngineOptions { n_ctx: N_CTX, n_parallel: 2, n_ubatch: 8, max_queue: 8 };
+pub const SIZES: EngineOptions = EngineOptions { n_ctx: N_CTX, n_parallel: 2, n_ubatch: 8, max_queue: 8, n_lookup: 0 };
 
 pub fn facts() -> ModelFacts {
     ModelFacts {

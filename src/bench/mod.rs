@@ -164,7 +164,12 @@ mod tests {
 
     #[test]
     fn median_and_spread_are_those_of_the_samples() {
-        let row = |samples: &[f64]| Row { workload: Workload::Prefill(1), samples: samples.to_vec(), token_hash: 0, logits_hash: 0 };
+        let row = |samples: &[f64]| Row {
+            workload: Workload::Prefill(1),
+            samples: samples.to_vec(),
+            token_hash: 0,
+            logits_hash: 0,
+        };
         assert_eq!(row(&[3.0, 1.0, 2.0]).median(), 2.0);
         assert_eq!(row(&[4.0, 1.0]).median(), 2.5);
         assert!(row(&[]).median().is_nan());

@@ -59,6 +59,10 @@ pub struct RunArgs {
     /// (-np) Slots: requests answered side by side, each with its own context [default: 1; server: 4]
     #[arg(long, value_name = "N", help_heading = "Context and speed")]
     pub parallel: Option<usize>,
+    /// Tokens of a reply guessed ahead from the text so far and checked together: faster where a reply repeats much of it,
+    /// never another reply; 0 turns it off [default: 15]
+    #[arg(long, value_name = "N", help_heading = "Context and speed")]
+    pub lookup: Option<usize>,
     /// Replies to raw prompts end with the context; otherwise the oldest tokens make room
     #[arg(long, help_heading = "Context and speed")]
     pub no_context_shift: bool,
@@ -371,6 +375,10 @@ pub struct BenchArgs {
     /// Sequences that make tokens side by side in one batch, one number or several
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1", value_parser = parse_positive)]
     pub parallel: Vec<usize>,
+    /// As for the program itself: guess so many tokens ahead. Off here unless asked for, since random tokens soon repeat
+    /// themselves
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub lookup: usize,
     /// Threads, one number or several [default: physical cores]
     #[arg(short, long, value_name = "LIST", value_delimiter = ',')]
     pub threads: Vec<usize>,
@@ -486,6 +494,7 @@ impl RunArgs {
             batch_size: self.batch_size.or(defaults.batch_size),
             ubatch_size: self.ubatch_size.or(defaults.ubatch_size),
             parallel: self.parallel.or(defaults.parallel),
+            lookup: self.lookup.or(defaults.lookup),
             no_context_shift: self.no_context_shift || defaults.no_context_shift,
             n_gpu_layers: self.n_gpu_layers.or(defaults.n_gpu_layers),
             gpu: self.gpu.or(defaults.gpu),

@@ -34,7 +34,8 @@ pub fn bench(args: &BenchArgs, terminal: &Terminal) -> Result<(), CliError> {
     let mut model = None;
     let threads = if args.threads.is_empty() { vec![None] } else { args.threads.iter().copied().map(Some).collect() };
     for n_threads in threads {
-        let run_args = RunArgs { threads: n_threads, isa: args.isa.clone(), ..RunArgs::default() };
+        let run_args =
+            RunArgs { threads: n_threads, isa: args.isa.clone(), lookup: Some(args.lookup), ..RunArgs::default() };
         let settings = Settings::resolve(run_args, RunArgs::default())?;
         // Each sequence has a context of this size, but takes memory only as it fills.
         let n_ctx = args.n_prompt.max(args.n_gen).saturating_add(8);
@@ -97,7 +98,8 @@ fn name_of(workload: Workload) -> String {
 
 /// Columns of equal width; `edge` before and `gap` between make it Markdown.
 fn table(lines: &[Line], gap: &str, edge: &str) -> String {
-    let head = ["test", "threads", "ISA", "tokens/s", "min", "max", "GB/s", "of memory", "tokens", "logits"].map(str::to_owned);
+    let head = ["test", "threads", "ISA", "tokens/s", "min", "max", "GB/s", "of memory", "tokens", "logits"]
+        .map(str::to_owned);
     let mut rows = vec![head];
     rows.extend(lines.iter().map(|line| {
         let (min, max) = line.row.spread();

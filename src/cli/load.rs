@@ -117,7 +117,13 @@ impl Opened {
             "engine   {n_parallel} × {} tokens of context, {} prompt tokens a step",
             self.n_ctx, compute.n_ubatch
         ));
-        let options = EngineOptions { n_ctx: self.n_ctx, n_parallel, n_ubatch: compute.n_ubatch, max_queue: MAX_QUEUE };
+        let options = EngineOptions {
+            n_ctx: self.n_ctx,
+            n_parallel,
+            n_ubatch: compute.n_ubatch,
+            max_queue: MAX_QUEUE,
+            n_lookup: compute.n_lookup,
+        };
         Ok(Engine::start(model, tokenizer, options))
     }
 }

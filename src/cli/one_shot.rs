@@ -226,6 +226,7 @@ mod tests {
             prefill: Duration::from_secs(2),
             decoded_tokens: 96,
             decode: Duration::from_millis(6_761),
+            ..Timings::default()
         };
         assert_eq!(stats(&timings), "prefill 812 tok 406/s (88 cached) · decode 96 tok 14.2/s · 8.8 s");
         assert_eq!(stats(&Timings::default()), "prefill 0 tok -/s · decode 0 tok -/s · 0.0 s");

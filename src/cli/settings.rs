@@ -17,6 +17,8 @@ const DEFAULT_SERVER_SLOTS: usize = 4;
 const DEFAULT_N_BATCH: usize = 2048;
 /// Most tokens of a prompt in one step, as in llama.cpp.
 const DEFAULT_N_UBATCH: usize = 512;
+/// With the token that is certain, as many as a step takes at little cost.
+const DEFAULT_N_LOOKUP: usize = 15;
 /// The port where `--port` is not given; the next ten are tried when it is taken.
 pub const DEFAULT_PORT: u16 = 8080;
 
@@ -54,6 +56,8 @@ pub struct ComputeSettings {
     pub n_ubatch: usize,
     /// Slots.
     pub n_parallel: usize,
+    /// Most tokens guessed ahead.
+    pub n_lookup: usize,
     /// The number of slots was asked for.
     pub is_parallel_given: bool,
     /// Copy the weights into memory.
@@ -274,6 +278,7 @@ fn compute(args: &RunArgs, warnings: &mut Vec<String>) -> Result<ComputeSettings
         n_threads: positive("-t", args.threads, physical_cores())?,
         n_ubatch: positive("-ub", args.ubatch_size, DEFAULT_N_UBATCH)?.min(n_batch),
         n_parallel: positive("-np", args.parallel, default_slots)?,
+        n_lookup: args.lookup.unwrap_or(DEFAULT_N_LOOKUP),
         is_parallel_given: args.parallel.is_some(),
         no_mmap: args.no_mmap,
         mlock: args.mlock,

@@ -25,6 +25,10 @@ pub struct Metrics {
     pub prefill: Duration,
     /// Sum of the requests' times for their replies.
     pub decode: Duration,
+    /// Tokens guessed ahead by requests that have ended.
+    pub drafted_tokens: u64,
+    /// Those of them that came true.
+    pub accepted_tokens: u64,
     /// Forward passes.
     pub steps: u64,
     /// Sum over the forward passes of the slots that took part.

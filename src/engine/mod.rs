@@ -17,6 +17,7 @@
 
 pub mod chain;
 mod context;
+mod lookup;
 mod metrics;
 pub mod rng;
 pub mod sampler;
@@ -255,6 +256,10 @@ pub struct Timings {
     pub decoded_tokens: usize,
     /// From the first token's logits to the end.
     pub decode: Duration,
+    /// Tokens guessed by prompt lookup ([`EngineOptions::n_lookup`]).
+    pub drafted_tokens: usize,
+    /// Those of them that came true.
+    pub accepted_tokens: usize,
 }
 
 /// A request that cannot be taken or that failed.
@@ -311,6 +316,9 @@ pub struct EngineOptions {
     pub n_ubatch: usize,
     /// Most requests waiting for a slot.
     pub max_queue: usize,
+    /// Most tokens of a reply that are guessed ahead from what the sequence holds already, and checked in one step; 0
+    /// is none. It changes how fast a reply comes, never what it says.
+    pub n_lookup: usize,
 }
 
 /// What a slot is doing.
@@ -382,6 +390,7 @@ impl<P: Pieces> Engine<P> {
             n_parallel: options.n_parallel.max(1),
             n_ubatch: options.n_ubatch.max(1),
             max_queue: options.max_queue,
+            n_lookup: options.n_lookup,
         };
         let shared = Arc::new(Shared::new(options.n_parallel));
         let (n_rows, n_ctx_train, d_model) = (model.n_vocab(), model.n_ctx_train(), model.d_model());
@@ -417,7 +426,7 @@ impl<P: Pieces> Engine<P> {
             request.sampling.logit_bias.extend(bans);
         }
         let (sender, events) = async_channel::unbounded();
-        let session = Box::new(Session::new(request, context, sender));
+        let session = Box::new(Session::new(request, context, sender).with_lookup(self.inner.options.n_lookup));
         self.inner.shared.submit(session, options.max_queue)?;
         Ok(events)
     }

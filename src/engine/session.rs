@@ -7,6 +7,7 @@ use async_channel::Sender;
 
 use super::chain::NoToken;
 use super::context::Context;
+use super::lookup::Lookup;
 use super::sampler::{Sampler, log_probabilities};
 use super::stop::StopMatcher;
 use super::{Done, EngineError, Event, Limit, Pieces, Request, StopReason, Timings, Token};
@@ -33,6 +34,11 @@ pub(super) struct Session {
     /// The slot that was asked for; when it runs, the one it runs in.
     pub(super) slot: Option<usize>,
     sampler: Sampler,
+    lookup: Lookup,
+    /// The last token and what is guessed to follow it, while a step checks the guess.
+    guess: Vec<TokenId>,
+    n_drafted: usize,
+    n_accepted: usize,
     decoder: StreamDecoder,
     stop: StopMatcher,
     events: Sender<Event>,
@@ -76,6 +82,10 @@ impl Session {
             cache_prompt: request.cache_prompt,
             slot: request.slot,
             sampler: Sampler::new(&request.sampling),
+            lookup: Lookup::new(0),
+            guess: Vec::new(),
+            n_drafted: 0,
+            n_accepted: 0,
             decoder: StreamDecoder::default(),
             stop: StopMatcher::new(&request.stop),
             events,
@@ -92,9 +102,33 @@ impl Session {
         self
     }
 
-    /// What the next step needs of it to read these of its tokens.
+    /// The same with guesses of up to `n_lookup` tokens.
+    pub(super) fn with_lookup(mut self, n_lookup: usize) -> Session {
+        self.lookup = Lookup::new(n_lookup);
+        self
+    }
+
+    /// Guesses at most `room` tokens that follow, for the next step to check; returns how many. The step makes at least
+    /// one token more, and none may be one too many.
+    pub(super) fn guess(&mut self, room: usize, n_ctx: usize) -> usize {
+        let by_limit = match self.limit {
+            Limit::Tokens(n) => n.saturating_sub(self.n_decoded + 1),
+            Limit::EndOfTurn => usize::MAX,
+        };
+        let by_context = n_ctx.saturating_sub(self.tokens.len() + 1);
+        let draft = self.lookup.draft(&self.tokens, room.min(by_limit).min(by_context));
+        self.guess.clear();
+        if !draft.is_empty() {
+            self.guess.extend(self.tokens.last());
+            self.guess.extend(&draft);
+        }
+        draft.len()
+    }
+
+    /// What the next step needs of it to read these of its tokens, and the guess behind them.
     pub(super) fn part(&mut self, range: Range<usize>) -> (&[TokenId], Option<&mut [f64]>) {
-        (&self.tokens[range], self.hidden_sum.as_deref_mut())
+        let tokens = if self.guess.is_empty() { &self.tokens[range] } else { &self.guess };
+        (tokens, self.hidden_sum.as_deref_mut())
     }
 
     pub(super) fn tokens(&self) -> &[TokenId] {
@@ -139,8 +173,40 @@ impl Session {
         self.finish(reason.unwrap_or(StopReason::TokenLimit))
     }
 
+    /// Draws tokens from rows of logits, which are changed: one from the first row, and from each further row, which is
+    /// that of a guessed token, as long as the guess is what was drawn. `n_row` logits are in a row, of which the first
+    /// `n_vocab` are those of tokens.
+    pub(super) fn take_rows(
+        &mut self,
+        rows: &mut [f32],
+        n_row: usize,
+        n_vocab: usize,
+        pieces: &dyn Pieces,
+        n_ctx: usize,
+    ) -> Next {
+        let mut next = Next::Goes;
+        let guess = std::mem::take(&mut self.guess);
+        let mut n_accepted = 0;
+        for (place, row) in rows.chunks_exact_mut(n_row).enumerate() {
+            next = self.take_logits(&mut row[..n_vocab], pieces, n_ctx);
+            if next != Next::Goes || self.tokens.last() != guess.get(place + 1) {
+                break;
+            }
+            n_accepted += 1;
+        }
+        if let Some(n_draft) = guess.len().checked_sub(1) {
+            self.lookup.learn(n_draft, n_accepted);
+            self.n_drafted += n_draft;
+            self.n_accepted += n_accepted;
+        }
+        if matches!(next, Next::Shifted(_)) {
+            self.lookup.forget();
+        }
+        next
+    }
+
     /// Draws the next token from `row`, the logits of the vocabulary, which is changed.
-    pub(super) fn take_logits(&mut self, row: &mut [f32], pieces: &dyn Pieces, n_ctx: usize) -> Next {
+    fn take_logits(&mut self, row: &mut [f32], pieces: &dyn Pieces, n_ctx: usize) -> Next {
         self.first_logits.get_or_insert_with(Instant::now);
         let wants_raw = self.n_probs > 0 && !self.probs_after_sampling;
         let raw = if wants_raw { row.to_vec() } else { Vec::new() };
@@ -211,6 +277,8 @@ impl Session {
             prefill: between(self.started, self.first_logits),
             decoded_tokens: self.n_decoded,
             decode: between(self.first_logits, None),
+            drafted_tokens: self.n_drafted,
+            accepted_tokens: self.n_accepted,
         }
     }
 

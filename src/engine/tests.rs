@@ -7,10 +7,11 @@ use super::*;
 
 mod embedding;
 mod fairness;
+mod lookup;
 mod overflow;
 mod slots;
 
-const OPTIONS: EngineOptions = EngineOptions { n_ctx: 256, n_parallel: 4, n_ubatch: 16, max_queue: 100 };
+const OPTIONS: EngineOptions = EngineOptions { n_ctx: 256, n_parallel: 4, n_ubatch: 16, max_queue: 100, n_lookup: 0 };
 
 type TestEngine = Engine<FakePieces>;
 

@@ -204,6 +204,7 @@ impl<M: LanguageModel> Worker<M> {
         let needs: Vec<Need> = self.slots.iter().map(need).collect();
         let shares = self.scheduler.share(&needs);
         let n_ctx = self.options.n_ctx;
+        let guess_room = guess_room(&needs);
         let mut batch = Vec::new();
         let mut part = Vec::new(); // (slot, tokens in its cache afterwards, rows of logits)
         for (at, slot) in self.slots.iter_mut().enumerate() {
@@ -212,9 +213,11 @@ impl<M: LanguageModel> Worker<M> {
             };
             let start = slot.cache.len();
             let end = start + shares[at];
-            let n_logits = usize::from(end == session.tokens().len() && session.wants_token(n_ctx));
+            let mut n_logits = usize::from(end == session.tokens().len() && session.wants_token(n_ctx));
+            let n_guessed = if needs[at] == Need::Decode { session.guess(guess_room, n_ctx) } else { 0 };
+            n_logits += n_guessed;
             let (tokens, hidden_sum) = session.part(start..end);
-            part.push((at, end, n_logits));
+            part.push((at, end + n_guessed, n_logits));
             batch.push(Chunk { tokens, cache: &mut slot.cache, n_logits, hidden_sum });
         }
         let n_rows: usize = part.iter().map(|p| p.2).sum();
@@ -248,17 +251,20 @@ impl<M: LanguageModel> Worker<M> {
                 return;
             }
         };
-        let mut rows = logits.chunks_exact_mut(n_vocab);
+        let mut logits = &mut logits[..];
         for (at, end, n_logits) in part {
-            let row = if n_logits > 0 { rows.next() } else { None };
-            self.proceed(at, shares[at], end, row);
+            let (rows, rest) = std::mem::take(&mut logits).split_at_mut(n_logits * n_vocab);
+            logits = rest;
+            self.proceed(at, shares[at], end, rows);
         }
     }
 
-    /// What follows for the session in slot `at` from a step that brought its cache to `end` tokens.
-    fn proceed(&mut self, at: usize, n_new: usize, end: usize, row: Option<&mut [f32]>) {
+    /// What follows for the session in slot `at` from a step that brought its cache to `end` tokens, of which those of a
+    /// guess may be wrong. `rows`: the logits it wanted.
+    fn proceed(&mut self, at: usize, n_new: usize, end: usize, rows: &mut [f32]) {
         let n_ctx = self.options.n_ctx;
         let pieces = &*self.pieces;
+        let n_row = self.model.n_vocab();
         let Some(session) = self.slots[at].session.as_mut() else {
             return;
         };
@@ -268,23 +274,27 @@ impl<M: LanguageModel> Worker<M> {
         if reads {
             session.report_prefill(end);
         }
-        let next = match row {
+        let next = if !rows.is_empty() {
             // Rows may be longer than the vocabulary (padded embeddings); such tokens do not exist.
-            Some(row) => {
-                let n = row.len().min(pieces.n_vocab());
-                let row = &mut row[..n];
-                catch_unwind(AssertUnwindSafe(|| session.take_logits(row, pieces, n_ctx)))
-                    .unwrap_or_else(|panic| session.fail(EngineError::Model(panic_text(panic.as_ref()))))
-            }
-            None if end < session.tokens().len() => Next::Goes,
-            None => session.end_without_token(n_ctx),
+            let n_vocab = n_row.min(pieces.n_vocab());
+            catch_unwind(AssertUnwindSafe(|| session.take_rows(rows, n_row, n_vocab, pieces, n_ctx)))
+                .unwrap_or_else(|panic| session.fail(EngineError::Model(panic_text(panic.as_ref()))))
+        } else if end < session.tokens().len() {
+            Next::Goes
+        } else {
+            session.end_without_token(n_ctx)
         };
         let n_decoded = session.n_decoded() - before;
+        // The newest token has not been read yet: what the cache holds from there on was a wrong guess.
+        let n_valid = session.tokens().len().saturating_sub(usize::from(n_decoded > 0));
         self.count(|metrics| {
             metrics.prompt_tokens += if reads { n_new as u64 } else { 0 };
             metrics.decoded_tokens += n_decoded as u64;
             metrics.context_shifts += u64::from(matches!(next, Next::Shifted(_)));
         });
+        if end > n_valid && !matches!(next, Next::Shifted(_)) {
+            self.rewind(at, n_valid);
+        }
         match next {
             Next::Goes => {}
             Next::Shifted(n_kept) => {
@@ -321,6 +331,8 @@ impl<M: LanguageModel> Worker<M> {
             metrics.running -= 1;
             metrics.prefill += timings.prefill;
             metrics.decode += timings.decode;
+            metrics.drafted_tokens += timings.drafted_tokens as u64;
+            metrics.accepted_tokens += timings.accepted_tokens as u64;
             metrics.waits.record(&timings);
             count(metrics);
         });
@@ -372,6 +384,17 @@ impl<M: LanguageModel> Drop for Worker<M> {
         drop(waiting);
     }
 }
+
+/// Tokens that each slot may guess in a step. A step of some tokens costs little more than one of a single token, since
+/// the weights are read once for all; with many slots their own tokens fill it already, and a prompt takes its time
+/// anyway.
+fn guess_room(needs: &[Need]) -> usize {
+    let n_decoding = needs.iter().filter(|need| **need == Need::Decode).count();
+    (MOST_COLUMNS / n_decoding.max(1)).saturating_sub(1)
+}
+
+/// Most tokens of a step that has guesses.
+const MOST_COLUMNS: usize = 16;
 
 fn need<C: Cache>(slot: &Slot<C>) -> Need {
     let Some(session) = &slot.session else {

@@ -21,6 +21,8 @@ pub async fn metrics(State(state): State<AppState>, Loaded(ready): Loaded) -> Re
         ("llamacpp:n_decode_total", "Forward passes.", m.steps as f64),
         ("gemma2:prompt_tokens_cached_total", "Prompt tokens that came from a cache.", m.cached_tokens as f64),
         ("gemma2:prompt_cache_hits_total", "Requests whose prompt began in a cache.", m.cache_hits as f64),
+        ("gemma2:lookup_tokens_total", "Tokens of replies guessed ahead.", m.drafted_tokens as f64),
+        ("gemma2:lookup_tokens_accepted_total", "Those that came true.", m.accepted_tokens as f64),
         ("gemma2:context_shifts_total", "Times that a full context was shifted.", m.context_shifts as f64),
         ("gemma2:requests_total", "Requests taken.", m.requests as f64),
         ("gemma2:requests_rejected_total", "Requests refused because the queue was full.", m.rejected as f64),

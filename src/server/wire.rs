@@ -19,6 +19,15 @@ pub struct WireTimings {
     predicted_ms: f64,
     predicted_per_token_ms: f64,
     predicted_per_second: f64,
+    /// Tokens guessed ahead, where there are any.
+    #[serde(skip_serializing_if = "is_zero")]
+    draft_n: usize,
+    #[serde(skip_serializing_if = "is_zero")]
+    draft_n_accepted: usize,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 impl From<&Timings> for WireTimings {
@@ -37,6 +46,8 @@ impl From<&Timings> for WireTimings {
             predicted_ms,
             predicted_per_token_ms: ratio(predicted_ms, timings.decoded_tokens as f64),
             predicted_per_second: ratio(timings.decoded_tokens as f64 * 1e3, predicted_ms),
+            draft_n: timings.drafted_tokens,
+            draft_n_accepted: timings.accepted_tokens,
         }
     }
 }

@@ -289,7 +289,8 @@ fn start_engine(options: &Options, script: Arc<Script>) -> Engine {
         tokenizer: tokenizer.clone(),
         script,
     };
-    let sizes = EngineOptions { n_ctx: options.n_ctx, n_parallel: 4, n_ubatch: options.n_ubatch, max_queue: 8 };
+    let sizes =
+        EngineOptions { n_ctx: options.n_ctx, n_parallel: 4, n_ubatch: options.n_ubatch, max_queue: 8, n_lookup: 0 };
     Engine::start(model, tokenizer, sizes)
 }
 

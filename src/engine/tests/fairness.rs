@@ -5,7 +5,7 @@ use super::*;
 const N_UBATCH: usize = 64;
 
 fn sizes(n_parallel: usize) -> EngineOptions {
-    EngineOptions { n_ctx: 9000, n_parallel, n_ubatch: N_UBATCH, max_queue: 100 }
+    EngineOptions { n_ctx: 9000, n_parallel, n_ubatch: N_UBATCH, max_queue: 100, n_lookup: 0 }
 }
 
 /// Lets steps pass, one by one, until a token comes; the tokens that each of them read.
