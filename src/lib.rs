@@ -25,12 +25,13 @@
 //! | [`weights`] | one tensor source over both file formats; names, shapes and norm convention settled | gguf, safetensors, bundle, kernels |
 //! | [`tokenizer`] | text to token ids and back | weights |
 //! | [`chat`] | messages to token ids; the only place that knows the turn markers | tokenizer |
+//! | [`grammar`] | GBNF, JSON schemas and Lark to the tokens that may come next | tokenizer |
 //! | [`quantize`] | tensors to blocks to a new GGUF file | weights, gguf, kernels, tokenizer, bundle |
 //! | [`ops`] | shapes and threads over kernels: linear, norm, rope, attention | kernels |
 //! | [`model`] | Gemma 2 as the paper states it | ops, weights |
-//! | [`engine`] | requests in, events out: scheduler, sessions, sampler, stop strings | model, tokenizer |
+//! | [`engine`] | requests in, events out: scheduler, sessions, sampler, stop strings | model, tokenizer, grammar |
 //! | [`bench`](mod@bench) | the workloads behind `gemma2 bench` and `gemma2 perplexity` | engine, model, kernels |
-//! | [`server`] | the HTTP APIs and the embedded page | engine, chat, tokenizer |
+//! | [`server`] | the HTTP APIs and the embedded page | engine, chat, tokenizer, grammar |
 //! | [`cli`] | what was typed, what it means, and the terminal | everything |
 //!
 //! All may use `error`. `tests/tidy.rs` holds this table against every `use crate::…`.
@@ -51,6 +52,7 @@ pub mod cli;
 pub mod engine;
 pub mod error;
 pub mod gguf;
+pub mod grammar;
 pub mod kernels;
 pub mod model;
 pub mod ops;

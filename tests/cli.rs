@@ -332,3 +332,38 @@ fn a_folder_for_slots_that_is_not_there_is_told_before_anything_is_loaded() {
     }
     folder.run(&["-p", "Hi", "--slot-save-path", "."]).expect(2).says(&["--slot-save-path", "for the server"]);
 }
+
+#[test]
+fn answers_follow_a_grammar_or_a_schema() {
+    let folder = Folder::new();
+    let yes_no = r#"root ::= "yes" | "no""#;
+    let said = answer(&folder, &["-p", "Hi", "--grammar", yes_no]);
+    assert!(said == "yes" || said == "no", "{said:?}");
+    folder.write("yes.gbnf", yes_no);
+    assert_eq!(answer(&folder, &["-p", "Hi", "--grammar-file", "yes.gbnf"]), said);
+    let schema = r#"{"type": "object", "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 5}},
+        "required": ["n"], "additionalProperties": false}"#;
+    folder.write("schema.json", schema);
+    let line = ["-q", "-p", "A number", "-n", "60", "-s", "3"];
+    for flags in
+        [["-j", schema], ["--json-schema", schema], ["-jf", "schema.json"], ["--json-schema-file", "schema.json"]]
+    {
+        let text = folder.run(&[&line[..], &flags].concat()).expect(0).stdout;
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert!(value["n"].as_u64().is_some_and(|n| (1..=5).contains(&n)), "{text}");
+    }
+    let chat = folder.run_with_stdin(&["-q", "--chat", "--grammar", yes_no], b"Hi\nAnd now?\n").expect(0).stdout;
+    assert!(chat.lines().count() == 2 && chat.lines().all(|line| line == "yes" || line == "no"), "{chat:?}");
+}
+
+#[test]
+fn grammars_that_cannot_be_used_are_usage_errors_before_the_model_is_asked() {
+    let folder = Folder::new();
+    let run = |flags: &[&str]| folder.run(&[&["-p", "Hi"], flags].concat());
+    run(&["--grammar", "root ::= \"a\"\nb"]).expect(2).says(&["`--grammar` cannot be used: line 2, column 2", "hint:"]);
+    run(&["-j", "{"]).expect(2).says(&["`--json-schema` is not JSON", "hint:"]);
+    run(&["-j", "{\"type\": \"thing\"}"]).expect(2).says(&["`--json-schema` cannot be used", "hint:"]);
+    run(&["--grammar-file", "nowhere.gbnf"]).expect(1).says(&["`nowhere.gbnf` cannot be read"]);
+    run(&["-j", "{}", "--grammar", "root ::= \"a\""]).expect(2).says(&["--json-schema", "--grammar"]);
+    folder.run(&["--server", "-j", "{}"]).expect(2).says(&["`-j` needs a prompt"]);
+}

@@ -1,6 +1,7 @@
 //! The HTTP APIs, called through the router and over real sockets, with a real engine over a model that says the alphabet.
 
 mod anthropic;
+mod constraint;
 mod embeddings;
 mod guard;
 mod hostile;

@@ -144,6 +144,19 @@ pub struct RunArgs {
     #[arg(long, value_name = "ID±BIAS", value_parser = parse_logit_bias, help_heading = "Sampling")]
     pub logit_bias: Vec<LogitBias>,
 
+    /// The answer follows this grammar (GBNF, or Lark after `%llguidance`)
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with_all = ["grammar_file", "json_schema", "json_schema_file"], help_heading = "Sampling")]
+    pub grammar: Option<String>,
+    /// The answer follows the grammar in this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json_schema", "json_schema_file"], help_heading = "Sampling")]
+    pub grammar_file: Option<PathBuf>,
+    /// The answer is JSON that this schema describes; `{}` is any JSON
+    #[arg(short, long, value_name = "SCHEMA", conflicts_with = "json_schema_file", help_heading = "Sampling")]
+    pub json_schema: Option<String>,
+    /// (-jf) The answer is JSON that the schema in this file describes
+    #[arg(long, value_name = "FILE", help_heading = "Sampling")]
+    pub json_schema_file: Option<PathBuf>,
+
     /// Print control tokens too
     #[arg(long, help_heading = "Output")]
     pub special: bool,
@@ -478,9 +491,10 @@ pub fn command(version: &'static str) -> clap::Command {
 
 impl RunArgs {
     /// These arguments, and those of `defaults` for what was not given. A mode that was given (`-p` or `-f`, `--chat`,
-    /// `--server`) replaces the default one; so does each list.
+    /// `--server`) replaces the default one; so does each list, and a grammar or schema.
     pub fn or(self, defaults: RunArgs) -> RunArgs {
         let has_mode = self.has_mode();
+        let shape = if self.has_shape() { RunArgs::default() } else { defaults.clone() };
         let mode = if has_mode { RunArgs::default() } else { defaults.clone() };
         let list = |given: Vec<String>, default: Vec<String>| if given.is_empty() { default } else { given };
         RunArgs {
@@ -521,6 +535,10 @@ impl RunArgs {
             reverse_prompt: list(self.reverse_prompt, defaults.reverse_prompt),
             ignore_eos: self.ignore_eos || defaults.ignore_eos,
             logit_bias: if self.logit_bias.is_empty() { defaults.logit_bias } else { self.logit_bias },
+            grammar: self.grammar.or(shape.grammar),
+            grammar_file: self.grammar_file.or(shape.grammar_file),
+            json_schema: self.json_schema.or(shape.json_schema),
+            json_schema_file: self.json_schema_file.or(shape.json_schema_file),
             special: self.special || defaults.special,
             echo: self.echo || (defaults.echo && !self.no_display_prompt),
             no_display_prompt: self.no_display_prompt || (defaults.no_display_prompt && !self.echo),
@@ -544,11 +562,23 @@ impl RunArgs {
     fn has_mode(&self) -> bool {
         self.prompt.is_some() || self.file.is_some() || self.chat || self.server
     }
+
+    fn has_shape(&self) -> bool {
+        self.grammar.is_some()
+            || self.grammar_file.is_some()
+            || self.json_schema.is_some()
+            || self.json_schema_file.is_some()
+    }
 }
 
 /// llamafile's flags of one dash and several letters, and their names here.
-const LONG_NAMES: &[(&str, &str)] =
-    &[("-ngl", "--n-gpu-layers"), ("-np", "--parallel"), ("-ub", "--ubatch-size"), ("-sys", "--system-prompt")];
+const LONG_NAMES: &[(&str, &str)] = &[
+    ("-ngl", "--n-gpu-layers"),
+    ("-np", "--parallel"),
+    ("-ub", "--ubatch-size"),
+    ("-sys", "--system-prompt"),
+    ("-jf", "--json-schema-file"),
+];
 
 /// Flags of llamafile that this version does not have; read as clap does, some would turn into others (`-tb` is `-t b`).
 pub const ABSENT: &[&str] = &["-tb", "-ctk", "-ctv", "-fa"];

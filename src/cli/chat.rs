@@ -4,13 +4,14 @@ use std::io::BufRead;
 
 use super::error::CliError;
 use super::load::Opened;
-use super::one_shot::{answer, request, stats};
+use super::one_shot::{answer, constraint, request, stats};
 use super::settings::Settings;
 use super::signals;
 use super::terminal::{Terminal, print};
 use crate::chat::{self, ChatTemplate, Message};
 use crate::engine::Engine;
 use crate::error::render;
+use crate::grammar::Constraint;
 use crate::tokenizer::TokenId;
 
 const HELP: &str = "\
@@ -32,19 +33,22 @@ pub fn run(settings: &Settings, opened: Opened, terminal: &Terminal) -> Result<(
             ChatTemplate::new(None)?
         }
     };
+    let constraint = constraint(&settings.generation, &tokenizer)?;
     let n_ctx_train = opened.source.config().n_ctx_train;
     let n_parallel = opened.check_memory(&settings.compute, terminal)?;
     let engine = opened.start(tokenizer, n_parallel, &settings.compute, terminal)?;
     if terminal.stdin_is_terminal {
         terminal.note("Type a message; /help shows what else is possible.");
     }
-    Repl { settings, template, engine, n_ctx_train, terminal, messages: Vec::new() }.run()
+    Repl { settings, template, engine, constraint, n_ctx_train, terminal, messages: Vec::new() }.run()
 }
 
 struct Repl<'a> {
     settings: &'a Settings,
     template: ChatTemplate,
     engine: Engine,
+    /// What each reply has to look like.
+    constraint: Option<Constraint>,
     /// The model's largest context.
     n_ctx_train: usize,
     terminal: &'a Terminal,
@@ -98,7 +102,8 @@ impl Repl<'_> {
     fn turn(&mut self, text: &str) -> Result<(), CliError> {
         self.messages.push(Message { role: "user".into(), content: text.into() });
         let reply = self.fitting_prompt().and_then(|tokens| {
-            let request = request(tokens, &self.settings.generation);
+            let mut request = request(tokens, &self.settings.generation);
+            request.constraint.clone_from(&self.constraint);
             answer(&self.engine, request, self.terminal)
         });
         match reply {

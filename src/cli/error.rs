@@ -194,9 +194,7 @@ impl Hint for CliError {
                 Some("this is the model's whole context (`-c 0`); make the prompt shorter".into())
             }
             CliError::NotUtf8 { .. } => Some("convert the file to UTF-8 first, as with `iconv -t UTF-8`".into()),
-            CliError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                Some("check the path given with `-f`".into())
-            }
+            CliError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => Some("check the path".into()),
             CliError::Read { .. } | CliError::Output(_) | CliError::System(_) | CliError::Interrupted => None,
         }
     }

@@ -34,6 +34,8 @@ Sampling
       --top-k N, --top-p X, --min-p X          (64, 0.95, 0)
       --repeat-penalty X                       (1.0: off)
   -r, --reverse-prompt TEXT   stop before this text
+  -j, --json-schema SCHEMA    answer in JSON of this form
+      --grammar TEXT          answer as this GBNF grammar says
 Output
       --special         print control tokens too
       --stats           speed and token counts at the end

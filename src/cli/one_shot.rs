@@ -1,16 +1,19 @@
 //! `-p` and `-f`: one prompt, one answer on stdout, and nothing else there.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::CliError;
 use super::load::Opened;
 use super::prompt;
 use super::prompt_cache;
-use super::settings::{Generation, OneShot, Settings};
+use super::settings::{Generation, OneShot, Settings, Shape};
 use super::signals;
 use super::terminal::{Terminal, print};
 use crate::engine::{Engine, Event, Events, Request, StopReason, Timings};
-use crate::tokenizer::TokenId;
+use crate::error::Hint;
+use crate::grammar::{Constraint, Grammars};
+use crate::tokenizer::{TokenId, Tokenizer};
 
 /// How long reading a prompt may take before it is shown that something happens.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -37,12 +40,14 @@ pub fn run(
         let n_ctx_train = opened.source.config().n_ctx_train;
         return Err(CliError::PromptTooLong { n_prompt, n_ctx, n_ctx_train });
     }
+    let constraint = constraint(generation, &tokenizer)?;
     let n_parallel = opened.check_memory(&settings.compute, terminal)?;
     let engine = opened.start(tokenizer, n_parallel, &settings.compute, terminal)?;
     if one_shot.echo {
         print(&prompt.echo)?;
     }
-    let request = request(prompt.tokens, generation);
+    let mut request = request(prompt.tokens, generation);
+    request.constraint = constraint;
     let reply = match &one_shot.prompt_cache {
         Some(file) => match prompt_cache::read_prompt(&engine, &request, file, terminal) {
             Ok(read) if !read.is_interrupted => answer(&engine, request, terminal).map(|reply| reply.after(&read)),
@@ -74,6 +79,21 @@ pub fn request(tokens: Vec<TokenId>, generation: &Generation) -> Request {
     request.stop = generation.stop.clone();
     request.show_control = generation.show_control;
     request
+}
+
+/// What replies have to look like.
+///
+/// # Errors
+/// [`CliError::Usage`] for a grammar or a schema that cannot be used.
+pub fn constraint(generation: &Generation, tokenizer: &Arc<Tokenizer>) -> Result<Option<Constraint>, CliError> {
+    let Some(Shape { source, flag }) = &generation.shape else {
+        return Ok(None);
+    };
+    let compiled = Grammars::new(tokenizer.clone()).compile(source);
+    compiled.map(Some).map_err(|error| CliError::Usage {
+        what: format!("`{flag}` cannot be used: {error}"),
+        hint: error.hint().unwrap_or_else(|| "leave it out".into()),
+    })
 }
 
 /// What became of a request.

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use super::args::{Gpu, RunArgs, Seed};
 use super::error::CliError;
 use super::machine::physical_cores;
-use super::prompt::PromptSource;
+use super::prompt::{PromptSource, read_text};
 use crate::engine::{Limit, Overflow, Sampling};
+use crate::grammar::Source;
 use crate::kernels::{Isa, Kernels};
 
 /// Tokens of context where `-c` is not given.
@@ -83,6 +84,17 @@ pub struct Generation {
     pub show_control: bool,
     /// Instructions before the first message.
     pub system_prompt: Option<String>,
+    /// What a reply has to look like.
+    pub shape: Option<Shape>,
+}
+
+/// What a reply has to look like, and the flag that says so.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shape {
+    /// The grammar or schema.
+    pub source: Source,
+    /// `--grammar` and its like.
+    pub flag: &'static str,
 }
 
 /// What the program is to do.
@@ -187,6 +199,10 @@ fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
         (given.n_predict.is_some(), "-n"),
         (given.system_prompt.is_some(), "-sys"),
         (!given.reverse_prompt.is_empty(), "-r"),
+        (given.grammar.is_some(), "--grammar"),
+        (given.grammar_file.is_some(), "--grammar-file"),
+        (given.json_schema.is_some(), "-j"),
+        (given.json_schema_file.is_some(), "-jf"),
     ];
     let needs_server = [
         (given.parallel.is_some(), "-np"),
@@ -349,7 +365,27 @@ fn generation(args: &RunArgs) -> Result<Generation, CliError> {
         stop: args.reverse_prompt.clone(),
         show_control: args.special,
         system_prompt: args.system_prompt.clone(),
+        shape: shape(args)?,
     })
+}
+
+/// The grammar or schema; at most one is given.
+fn shape(args: &RunArgs) -> Result<Option<Shape>, CliError> {
+    let schema = |text: &str, flag: &'static str| match serde_json::from_str(text) {
+        Ok(schema) => Ok(Some(Shape { source: Source::JsonSchema(schema), flag })),
+        Err(error) => Err(CliError::Usage {
+            what: format!("`{flag}` is not JSON: {error}"),
+            hint: r#"a schema looks like this: {"type": "object", "properties": {"name": {"type": "string"}}}"#.into(),
+        }),
+    };
+    let grammar = |text: &str, flag| Ok(Some(Shape { source: Source::from_text(text), flag }));
+    match (&args.grammar, &args.grammar_file, &args.json_schema, &args.json_schema_file) {
+        (Some(text), ..) => grammar(text, "--grammar"),
+        (_, Some(path), ..) => grammar(&read_text(path)?, "--grammar-file"),
+        (_, _, Some(text), _) => schema(text, "--json-schema"),
+        (.., Some(path)) => schema(&read_text(path)?, "--json-schema-file"),
+        _ => Ok(None),
+    }
 }
 
 fn in_range(flag: &str, value: Option<f32>, default: f32, low: f32, high: f32) -> Result<f32, CliError> {

@@ -38,6 +38,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::error::Hint;
+use crate::grammar::{Constraint, ConstraintError};
 use crate::model::LanguageModel;
 use crate::tokenizer::{TokenId, Tokenizer};
 use context::Context;
@@ -150,6 +151,8 @@ pub struct Request {
     pub cache_prompt: bool,
     /// The slot to run in, once it is free; `None` is the one that suits best.
     pub slot: Option<usize>,
+    /// What the reply has to look like. The reply ends where nothing but its end can follow.
+    pub constraint: Option<Constraint>,
 }
 
 impl Request {
@@ -168,6 +171,7 @@ impl Request {
             probs_after_sampling: false,
             cache_prompt: true,
             slot: None,
+            constraint: None,
         }
     }
 }
@@ -210,7 +214,7 @@ pub struct Token {
 /// Why a generation ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StopReason {
-    /// The model ended its turn.
+    /// The model ended its turn, or nothing else could follow in the request's grammar.
     EndOfTurn,
     /// A stop string was found.
     StopString(String),
@@ -285,6 +289,9 @@ pub enum EngineError {
     /// The engine has ended.
     #[error("the engine has stopped")]
     Stopped,
+    /// The reply cannot go on as its grammar demands.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     /// The model failed on this request.
     #[error("the model failed: {0}")]
     Model(String),
@@ -296,6 +303,7 @@ impl Hint for EngineError {
             EngineError::PromptTooLong { .. } => {
                 Some("use `-c 0` for the model's whole context, or a shorter prompt".into())
             }
+            EngineError::Constraint(_) => Some("use a simpler grammar or schema".into()),
             EngineError::QueueFull => Some("try again in a moment, or start with a larger `-np`".into()),
             _ => None,
         }

@@ -11,6 +11,7 @@ use super::lookup::Lookup;
 use super::sampler::{Sampler, log_probabilities};
 use super::stop::StopMatcher;
 use super::{Done, EngineError, Event, Limit, Pieces, Request, StopReason, Timings, Token};
+use crate::grammar::Constraint;
 use crate::tokenizer::{StreamDecoder, TokenId};
 
 /// A request, queued or running. Whatever becomes of it, its receiver gets one `Done` or `Failed`.
@@ -33,6 +34,7 @@ pub(super) struct Session {
     pub(super) cache_prompt: bool,
     /// The slot that was asked for; when it runs, the one it runs in.
     pub(super) slot: Option<usize>,
+    constraint: Option<Constraint>,
     sampler: Sampler,
     lookup: Lookup,
     /// The last token and what is guessed to follow it, while a step checks the guess.
@@ -81,6 +83,7 @@ impl Session {
             probs_after_sampling: request.probs_after_sampling,
             cache_prompt: request.cache_prompt,
             slot: request.slot,
+            constraint: request.constraint,
             sampler: Sampler::new(&request.sampling),
             lookup: Lookup::new(0),
             guess: Vec::new(),
@@ -210,6 +213,11 @@ impl Session {
         self.first_logits.get_or_insert_with(Instant::now);
         let wants_raw = self.n_probs > 0 && !self.probs_after_sampling;
         let raw = if wants_raw { row.to_vec() } else { Vec::new() };
+        if let Some(constraint) = &mut self.constraint
+            && let Err(error) = constraint.mask(row)
+        {
+            return self.fail(error.into());
+        }
         let id = match self.sampler.sample(row, &self.tokens) {
             Ok(id) => id,
             Err(why) => return self.fail(no_token(why)),
@@ -220,6 +228,13 @@ impl Session {
         if ends && !self.show_control {
             return self.finish(StopReason::EndOfTurn);
         }
+        let is_complete = match &mut self.constraint {
+            Some(constraint) if !ends => match constraint.commit(id) {
+                Ok(()) => constraint.is_complete(),
+                Err(error) => return self.fail(error.into()),
+            },
+            _ => false,
+        };
         let shown = self.show_control || !pieces.is_control(id);
         let text = if shown { self.decoder.push(pieces.piece(id)) } else { String::new() };
         self.has_line |= text.contains('\n');
@@ -236,7 +251,7 @@ impl Session {
         self.send(Event::Token(Token { id, text: matched.text, logprob, top }));
         if let Some(stop) = matched.stop {
             self.end(StopReason::StopString(stop), String::new())
-        } else if ends {
+        } else if ends || is_complete {
             self.finish(StopReason::EndOfTurn)
         } else if let Some(reason) = self.end_by_length(n_ctx) {
             self.finish(reason)

@@ -1,5 +1,7 @@
 //! The engine as its callers see it, over a fake model.
 
+mod constraint;
+
 use async_channel::{Receiver, Sender};
 
 use super::fake::*;

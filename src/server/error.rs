@@ -162,6 +162,12 @@ impl ApiError {
         self
     }
 
+    /// The same error with what to do about it.
+    pub fn with_hint(mut self, hint: Option<String>) -> ApiError {
+        self.0.hint = hint;
+        self
+    }
+
     /// The same error, blamed on `param`.
     pub fn about(mut self, param: &str) -> ApiError {
         self.0.param = Some(param.into());
@@ -263,7 +269,9 @@ impl From<EngineError> for ApiError {
                 api.0.extra.insert("n_ctx".into(), json!(n_ctx));
                 api
             }
-            EngineError::EmptyPrompt | EngineError::BadSetting(_) => Self::invalid(None, error.to_string()),
+            EngineError::EmptyPrompt | EngineError::BadSetting(_) | EngineError::Constraint(_) => {
+                Self::invalid(None, error.to_string())
+            }
             EngineError::QueueFull | EngineError::Stopped => Self::unavailable(error.to_string()),
             EngineError::Model(_) => Self::internal(error.to_string()),
         };

@@ -11,6 +11,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::constraint::constraint;
 use super::conversation::Conversation;
 use super::error::{ApiError, Dialect, tidy};
 use super::fields::{Fields, missing, wrong};
@@ -234,6 +235,7 @@ async fn completion(
     request.time_limit = longest.filter(|ms| *ms > 0).map(Duration::from_millis);
     let selection = Selection::read(&fields)?;
     let return_tokens = fields.bool("return_tokens", false)?;
+    request.constraint = constraint(&fields, &ready).await?;
 
     let prompts = generation::prompts(&fields, &ready).await?;
     let replies = Replies::submit(&ready, &prompts, n, &request).map_err(|error| error.about("prompt"))?;

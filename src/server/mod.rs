@@ -39,6 +39,7 @@
 //! - 503 carries `Retry-After`: loading (with `progress` and `stage`), a full queue, shutting down.
 
 pub mod anthropic;
+mod constraint;
 mod conversation;
 mod embeddings;
 pub mod error;
@@ -77,6 +78,7 @@ use tokio::sync::Semaphore;
 
 use crate::chat::ChatTemplate;
 use crate::engine::{Engine, Sampling};
+use crate::grammar::Grammars;
 use crate::tokenizer::TokenId;
 use error::ApiError;
 use quit::Quit;
@@ -175,6 +177,8 @@ pub struct ModelFacts {
 pub struct Ready {
     /// Runs requests.
     pub engine: Engine,
+    /// Compiles what replies have to look like.
+    pub grammars: Grammars,
     /// What clients may know.
     pub facts: ModelFacts,
     /// Renders conversations.
@@ -232,7 +236,9 @@ impl AppState {
         let tokenizer = engine.tokenizer();
         let n_vocab = TokenId::try_from(tokenizer.n_vocab()).unwrap_or(TokenId::MAX);
         let eos = (0..n_vocab).find(|id| tokenizer.is_end(*id) && tokenizer.piece(*id) == b"<eos>");
-        let _ = self.0.ready.set(Arc::new(Ready { engine, facts, template, loaded_at: wire::unix_time(), eos }));
+        let grammars = Grammars::new(tokenizer.clone());
+        let loaded_at = wire::unix_time();
+        let _ = self.0.ready.set(Arc::new(Ready { engine, grammars, facts, template, loaded_at, eos }));
     }
 
     /// The model.

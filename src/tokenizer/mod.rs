@@ -176,6 +176,11 @@ impl Tokenizer {
         matches!(self.vocab.kind(id), Some(TokenType::Control | TokenType::Unknown))
     }
 
+    /// Whether text is made of this token: not of control tokens, the unknown one, and ids that are not in use.
+    pub fn is_text(&self, id: TokenId) -> bool {
+        matches!(self.vocab.kind(id), Some(TokenType::Normal | TokenType::UserDefined | TokenType::Byte))
+    }
+
     /// The control token written `text`, such as `<start_of_turn>`.
     pub fn control(&self, text: &str) -> Option<TokenId> {
         self.vocab.control_by_text(text.as_bytes())

@@ -88,6 +88,8 @@ async fn every_field_with_every_type_is_answered() {
         "templates",
         "tools",
         "response_format",
+        "json_schema",
+        "grammar",
         "modalities",
         "cache_prompt",
         "ignore_eos",

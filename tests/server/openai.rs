@@ -302,9 +302,6 @@ async fn what_would_change_the_result_and_is_not_there_is_refused() {
     let cases = [
         ("tools", json!([{"type": "function", "function": {"name": "f"}}])),
         ("tool_choice", json!("required")),
-        ("response_format", json!({"type": "json_object"})),
-        ("response_format", json!({"type": "json_schema", "json_schema": {}})),
-        ("grammar", json!("root ::= \"a\"")),
         ("mirostat", json!(2)),
         ("audio", json!({"voice": "x"})),
         ("best_of", json!(3)),

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{Body, End, Envelope, Usage};
 use crate::engine::{Event, Request, Token};
+use crate::server::constraint::constraint;
 use crate::server::conversation::Conversation;
 use crate::server::error::{ApiError, Dialect};
 use crate::server::fields::Fields;
@@ -41,6 +42,7 @@ pub async fn completions(
     request.ignore_eos = fields.bool("ignore_eos", false)?;
     request.cache_prompt = fields.bool("cache_prompt", true)?;
     request.n_probs = n_top.map_or(0, |n_top| n_top.max(1));
+    request.constraint = constraint(&fields, &ready).await?;
 
     let n_ctx = ready.engine.options().n_ctx;
     let room = if may_drop { n_ctx - overflow::reserve(request.limit, n_ctx) } else { usize::MAX };

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{Body, End, Envelope, Usage};
 use crate::engine::{Event, Request, Token};
+use crate::server::constraint::constraint;
 use crate::server::error::{ApiError, Dialect};
 use crate::server::fields::Fields;
 use crate::server::generation::{self, Replies, Telling, refuse_what_is_not_implemented};
@@ -45,6 +46,7 @@ pub async fn completions(
     request.ignore_eos = fields.bool("ignore_eos", false)?;
     request.cache_prompt = fields.bool("cache_prompt", true)?;
     request.n_probs = n_top.map_or(0, |n_top| n_top.max(1));
+    request.constraint = constraint(&fields, &ready).await?;
 
     let prompts = generation::prompts(&fields, &ready).await?;
     let replies = Replies::submit(&ready, &prompts, n, &request).map_err(|error| error.about("prompt"))?;
