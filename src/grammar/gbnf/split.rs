@@ -161,7 +161,9 @@ impl<'a> Split<'a> {
     fn greedy(&self) -> Vec<bool> {
         let follow = Follow::of(self);
         let mut greedy: Vec<bool> = (0..self.terminals.len())
-            .map(|at| self.is_divisible(at) && self.facts[at].extension.meets(&follow.terminals[at]))
+            .map(|at| {
+                follow.is_used[at] && self.is_divisible(at) && self.facts[at].extension.meets(&follow.terminals[at])
+            })
             .collect();
         // A text of one may also be the beginning of a longer one of another.
         let starts: Vec<u128> = self.facts.iter().map(|facts| bits(&facts.first)).collect();

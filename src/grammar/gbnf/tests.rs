@@ -210,6 +210,21 @@ fn mistakes_are_told_with_line_and_column() {
 }
 
 #[test]
+fn no_text_makes_the_reader_panic() {
+    let pieces = [
+        "root", " ::= ", "\"a\"", "[a-z", "]", "(", ")", "|", "*", "{1,", "}", "\n", "\\u00", "é", "#", "\"", "-", "^",
+    ];
+    let mut rng = Rng::new(3);
+    let mut n_good = 0;
+    for _ in 0..20_000 {
+        let n = rng.next_u64() % 12;
+        let text: String = (0..n).map(|_| pieces[(rng.next_u64() % pieces.len() as u64) as usize]).collect();
+        n_good += usize::from(to_lark(&format!("root ::= {text}")).is_ok());
+    }
+    assert!(n_good > 500, "{n_good}");
+}
+
+#[test]
 fn grammars_without_measure_are_refused_or_read_in_a_moment() {
     let deep = format!("root ::= {}\"a\"{}", "(".repeat(100_000), ")".repeat(100_000));
     assert!(to_lark(&deep).unwrap_err().to_string().contains("nested"));
