@@ -360,7 +360,7 @@ export const replies = {
     await page.waitForSelector('article .hljs-keyword');
     equal(await html(), streamed, 'the markup');
     const source = await readFile(new URL('replies/rich.md', import.meta.url), 'utf8');
-    equal((await stored(page, 'messages'))[1].content, source.replace(/\s+$/, source.match(/\s+$/)?.[0] ?? ''), 'the source');
+    equal((await stored(page, 'messages')).find((message) => message.role === 'assistant').content, source.replace(/\s+$/, source.match(/\s+$/)?.[0] ?? ''), 'the source');
     clean();
     await close();
   },
