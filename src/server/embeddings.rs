@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::routing::post;
 use axum::{Json, Router};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::error::ApiError;
 use super::fields::{Fields, missing};
@@ -30,7 +30,7 @@ pub fn routes() -> Router<AppState> {
 }
 
 /// `POST /v1/embeddings`
-async fn openai(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Value>, ApiError> {
+async fn openai(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Body>, ApiError> {
     fields.string("model")?;
     let as_base64 = match fields.string("encoding_format")? {
         None | Some("float") => false,
@@ -43,7 +43,7 @@ async fn openai(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Value>, Ap
     let d_model = i64::try_from(ready.engine.d_model()).unwrap_or(i64::MAX);
     let dimensions = fields.integer("dimensions", 1..=d_model)?.and_then(|n| usize::try_from(n).ok());
     let vectors = embed(&ready, &fields, &["input"]).await?;
-    let n_tokens: usize = vectors.iter().map(|one| one.n_tokens).sum();
+    let n_tokens = vectors.iter().map(|one| one.n_tokens).sum();
     let data = vectors.into_iter().enumerate().map(|(index, one)| {
         let values = match dimensions {
             Some(n) => shortened(one.values, n),
@@ -52,28 +52,59 @@ async fn openai(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Value>, Ap
         let embedding = match as_base64 {
             true => {
                 let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                json!(base64(&bytes))
+                Vector::Base64(base64(&bytes))
             }
-            false => json!(values),
+            false => Vector::Numbers(values),
         };
-        json!({ "object": "embedding", "index": index, "embedding": embedding })
+        Item { object: "embedding", index, embedding }
     });
-    Ok(Json(json!({
-        "object": "list",
-        "data": data.collect::<Vec<_>>(),
-        "model": ready.facts.id,
-        "usage": { "prompt_tokens": n_tokens, "total_tokens": n_tokens },
-    })))
+    let usage = Usage { prompt_tokens: n_tokens, total_tokens: n_tokens };
+    Ok(Json(Body { object: "list", data: data.collect(), model: ready.facts.id.clone(), usage }))
+}
+
+/// OpenAI's answer.
+#[derive(Serialize)]
+struct Body {
+    object: &'static str,
+    data: Vec<Item>,
+    model: String,
+    usage: Usage,
+}
+
+#[derive(Serialize)]
+struct Item {
+    object: &'static str,
+    index: usize,
+    embedding: Vector,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Vector {
+    Numbers(Vec<f32>),
+    Base64(String),
+}
+
+#[derive(Serialize)]
+struct Usage {
+    prompt_tokens: usize,
+    total_tokens: usize,
+}
+
+/// llama.cpp's answer is a list of these.
+#[derive(Serialize)]
+struct LlamaItem {
+    index: usize,
+    embedding: [Vec<f32>; 1],
+    tokens_evaluated: usize,
 }
 
 /// `POST /embedding`: a list, and in it the vector as the only one of its text.
-async fn llama_cpp(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Value>, ApiError> {
+async fn llama_cpp(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Vec<LlamaItem>>, ApiError> {
     let vectors = embed(&ready, &fields, &["content", "input"]).await?;
-    let list = vectors
-        .into_iter()
-        .enumerate()
-        .map(|(index, one)| json!({ "index": index, "embedding": [one.values], "tokens_evaluated": one.n_tokens }));
-    Ok(Json(list.collect()))
+    let item =
+        |(index, Embedded { values, n_tokens })| LlamaItem { index, embedding: [values], tokens_evaluated: n_tokens };
+    Ok(Json(vectors.into_iter().enumerate().map(item).collect()))
 }
 
 /// The vector of one text.
