@@ -18,6 +18,7 @@ mod responses;
 mod slots;
 mod slow;
 mod socket;
+mod tools;
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;

@@ -5,6 +5,7 @@
 
 mod page;
 mod template;
+pub mod tools;
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@
 //! done the thread sleeps.
 //!
 //! - A request's tokens depend on its prompt, settings and seed only, never on what else runs.
+//! - A request's grammar ([`Request::constraint`]) masks the logits before anything else looks at them.
 //! - Prompt and reply together never exceed `n_ctx`: what happens then is the request's choice ([`Overflow`]).
 //! - A slot keeps its cache after a request; the next one that begins with the same tokens computes only the rest. Layers
 //!   with a sliding window keep that and a step beside it: where a prompt leaves the one before further back, it is read

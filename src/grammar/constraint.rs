@@ -15,6 +15,18 @@ pub struct Constraint {
     matcher: Matcher,
     /// Text and end tokens: a grammar may name any token by its number.
     usable: Arc<SimpleVob>,
+    hold: Hold,
+}
+
+/// Whether the grammar holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// From the first token on.
+    Always,
+    /// When the reply has gone on as it demands for this many more bytes.
+    After(usize),
+    /// The reply has begun in another way.
+    Never,
 }
 
 /// Why a reply cannot go on.
@@ -30,12 +42,18 @@ pub enum ConstraintError {
 
 impl Constraint {
     pub(super) fn new(matcher: Matcher, usable: Arc<SimpleVob>) -> Constraint {
-        Constraint { matcher, usable }
+        Constraint { matcher, usable, hold: Hold::Always }
+    }
+
+    /// The same for a reply that is free to begin otherwise: it holds once the reply has begun with `marker`, with which
+    /// every text of the grammar begins.
+    pub fn only_after(self, marker: &str) -> Constraint {
+        Constraint { hold: Hold::After(marker.len()), ..self }
     }
 
     /// The same grammar for another request, which shares nothing that grows with use.
     pub(super) fn fresh(&self) -> Constraint {
-        Constraint { matcher: self.matcher.deep_clone(), usable: self.usable.clone() }
+        Constraint { matcher: self.matcher.deep_clone(), usable: self.usable.clone(), hold: self.hold }
     }
 
     /// Sets the logits of all tokens that may not come next to negative infinity. End tokens stay where the grammar may
@@ -44,6 +62,9 @@ impl Constraint {
     /// # Errors
     /// Nothing may come next; a limit was reached.
     pub fn mask(&mut self, row: &mut [f32]) -> Result<(), ConstraintError> {
+        if self.hold != Hold::Always {
+            return Ok(());
+        }
         let allowed = self.allowed()?;
         let words = allowed.as_slice();
         for (at, logits) in row.chunks_mut(32).enumerate() {
@@ -67,13 +88,26 @@ impl Constraint {
     /// # Errors
     /// A token that the grammar does not allow here; a limit was reached.
     pub fn commit(&mut self, id: TokenId) -> Result<(), ConstraintError> {
-        self.matcher.consume_token(id).map_err(|error| too_complex(&error.to_string()))
+        match self.hold {
+            Hold::Never => Ok(()),
+            Hold::Always => self.matcher.consume_token(id).map_err(|error| too_complex(&error.to_string())),
+            Hold::After(n_bytes) => {
+                let is_taken = matches!(self.matcher.try_consume_tokens(&[id]), Ok(1));
+                let n_taken = self.matcher.tok_env().map_or(0, |env| env.tok_trie().token_len(id));
+                self.hold = match n_bytes.saturating_sub(n_taken) {
+                    _ if !is_taken => Hold::Never,
+                    0 => Hold::Always,
+                    left => Hold::After(left),
+                };
+                Ok(())
+            }
+        }
     }
 
     /// Whether nothing but the end can follow.
     pub fn is_complete(&self) -> bool {
         let reason = self.matcher.stop_reason();
-        reason != StopReason::NotStopped && reason.is_ok()
+        self.hold == Hold::Always && reason != StopReason::NotStopped && reason.is_ok()
     }
 
     /// The tokens that may come next.

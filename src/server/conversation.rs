@@ -1,5 +1,6 @@
 //! The `messages` of a request, and the prompt they make.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -8,6 +9,7 @@ use super::Ready;
 use super::error::ApiError;
 use super::fields::{Fields, missing, wrong};
 use super::generation::run_blocking;
+use crate::chat::tools::{self, Call};
 use crate::chat::{self, Message, PageTemplates};
 use crate::tokenizer::TokenId;
 
@@ -63,6 +65,11 @@ impl Conversation {
         }
         let continue_last = joined.last().is_some_and(|last| last.role == "assistant");
         Conversation { messages: joined, templates: None, continue_last }
+    }
+
+    /// Puts instructions before the first message.
+    pub fn instruct(&mut self, text: String) {
+        self.messages.insert(0, Message { role: "system".into(), content: text });
     }
 
     /// Renders and encodes, off the threads that serve others.
@@ -151,7 +158,49 @@ pub fn messages(fields: &Fields) -> Result<Vec<Message>, ApiError> {
         Some(Value::Array(list)) => list,
         Some(other) => return Err(wrong("messages", "a list", other)),
     };
-    list.iter().enumerate().map(|(index, value)| message(&format!("messages[{index}]"), value)).collect()
+    alternating(list)
+}
+
+/// The messages, where what functions returned becomes part of the user turn that follows, or one of its own.
+fn alternating(list: &[Value]) -> Result<Vec<Message>, ApiError> {
+    let mut messages: Vec<Message> = Vec::with_capacity(list.len());
+    // Calls so far, by id, to name the function in its result.
+    let mut names: HashMap<&str, &str> = HashMap::new();
+    let mut is_after_result = false;
+    for (index, value) in list.iter().enumerate() {
+        let is_result = value["role"] == "tool";
+        let message = match is_result {
+            true => result(index, value, &names)?,
+            false => message(&format!("messages[{index}]"), value)?,
+        };
+        for call in value["tool_calls"].as_array().into_iter().flatten() {
+            if let (Some(id), Some(name)) = (call["id"].as_str(), call["function"]["name"].as_str()) {
+                names.insert(id, name);
+            }
+        }
+        match messages.last_mut() {
+            // Turns alternate: several results, and what the user says to them, are one.
+            Some(last) if is_after_result && message.role == "user" => {
+                last.content.push_str(&format!("\n\n{}", message.content.trim()));
+            }
+            _ => messages.push(message),
+        }
+        is_after_result = is_result;
+    }
+    Ok(messages)
+}
+
+/// A message of the role `tool`.
+fn result(index: usize, value: &Value, names: &HashMap<&str, &str>) -> Result<Message, ApiError> {
+    let at = format!("messages[{index}]");
+    let content = content(value.get("content"), &format!("{at}.content"))?;
+    let id = match value.get("tool_call_id") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(id)) => Some(id.as_str()),
+        Some(other) => return Err(wrong(&format!("{at}.tool_call_id"), "a string", other)),
+    };
+    let name = value["name"].as_str().or_else(|| names.get(id?).copied());
+    Ok(Message { role: "user".into(), content: tools::result(name, &content) })
 }
 
 /// Reads a message, which stands `at` a place in the request.
@@ -170,30 +219,60 @@ pub fn message(at: &str, value: &Value) -> Result<Message, ApiError> {
             "user" => "user",
             "assistant" | "model" => "assistant",
             other => {
-                let message = format!("the role `{other}` is not supported: use system, user or assistant");
+                let message = format!("the role `{other}` is not supported: use system, user, assistant or tool");
                 return Err(ApiError::invalid(Some(field), message).coded("invalid_value"));
             }
         },
         Some(other) => return Err(wrong(&field, "a string", other)),
     };
-    for name in ["tool_calls", "function_call"] {
-        let is_absent = match object.get(name) {
-            None | Some(Value::Null) => true,
-            Some(Value::Array(calls)) => calls.is_empty(),
-            Some(_) => false,
+    if !object.get("function_call").is_none_or(Value::is_null) {
+        let message = "`function_call` is not supported by this server: use `tool_calls`";
+        return Err(ApiError::invalid(Some(format!("{at}.function_call")), message));
+    }
+    let calls = calls(object.get("tool_calls"), &format!("{at}.tool_calls"))?;
+    if calls.is_empty() {
+        let content = content(object.get("content"), &format!("{at}.content"))?;
+        return Ok(Message { role: role.to_owned(), content });
+    }
+    if role != "assistant" {
+        let message = "only the assistant calls functions";
+        return Err(ApiError::invalid(Some(format!("{at}.tool_calls")), message));
+    }
+    let said = match object.get("content") {
+        None | Some(Value::Null) => String::new(),
+        given => content(given, &format!("{at}.content"))?,
+    };
+    let calls = tools::calls(&calls);
+    let content = if said.trim().is_empty() { calls } else { format!("{}\n{calls}", said.trim_end()) };
+    Ok(Message { role: role.to_owned(), content })
+}
+
+fn content(value: Option<&Value>, field: &str) -> Result<String, ApiError> {
+    match value {
+        None | Some(Value::Null) => Err(missing(field)),
+        Some(content) => text(content, field),
+    }
+}
+
+/// The `tool_calls` of a message.
+fn calls(value: Option<&Value>, field: &str) -> Result<Vec<Call>, ApiError> {
+    let list = match value {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list,
+        Some(other) => return Err(wrong(field, "a list", other)),
+    };
+    let call = |(at, call): (usize, &Value)| {
+        let text = |name: &str| {
+            let field = format!("{field}[{at}].function.{name}");
+            match &call["function"][name] {
+                Value::Null => Err(missing(&field)),
+                Value::String(text) => Ok(text.clone()),
+                other => Err(wrong(&field, "a string", other)),
+            }
         };
-        if !is_absent {
-            return Err(ApiError::invalid(
-                Some(format!("{at}.{name}")),
-                format!("`{name}` is not supported by this server"),
-            ));
-        }
-    }
-    let field = format!("{at}.content");
-    match object.get("content") {
-        None | Some(Value::Null) => Err(missing(&field)),
-        Some(content) => Ok(Message { role: role.to_owned(), content: text(content, &field)? }),
-    }
+        Ok(Call { name: text("name")?, arguments: text("arguments")? })
+    };
+    list.iter().enumerate().map(call).collect()
 }
 
 /// A text, or a list of parts that are text.

@@ -29,9 +29,7 @@ type IsNeutral = fn(&Value) -> bool;
 
 /// Fields that would change the result: other values than the neutral ones are refused rather than ignored.
 const NOT_IMPLEMENTED: &[(&str, IsNeutral)] = &[
-    ("tools", is_empty),
     ("functions", is_empty),
-    ("tool_choice", |value| matches!(value.as_str(), Some("none" | "auto"))),
     ("function_call", |value| matches!(value.as_str(), Some("none" | "auto"))),
     ("modalities", |value| value.as_array().is_some_and(|list| list.iter().all(|one| one == "text"))),
     ("audio", is_empty),

@@ -16,6 +16,7 @@ use super::conversation::Conversation;
 use super::error::{ApiError, Dialect, tidy};
 use super::fields::{Fields, missing, wrong};
 use super::generation::{self, RANDOM_SEED, Replies, Telling, refuse_what_is_not_implemented, run_blocking, token_id};
+use super::openai::tools::Tools;
 use super::overflow::{self, is_truncated};
 use super::selection::Selection;
 use super::slots::act;
@@ -198,7 +199,11 @@ struct AppliedTemplate {
 
 async fn apply_template(Loaded(ready): Loaded, fields: Fields) -> Result<Json<AppliedTemplate>, ApiError> {
     let with_pieces = fields.bool("with_pieces", false)?;
-    let prompt = Conversation::read(&fields)?.prompt(&ready).await?;
+    let mut conversation = Conversation::read(&fields)?;
+    if let Some(tools) = Tools::read(&fields)? {
+        conversation.instruct(tools.instructions());
+    }
+    let prompt = conversation.prompt(&ready).await?;
     let tokenizer = ready.engine.tokenizer();
     let pieces = |ids: &[TokenId]| ids.iter().map(|id| WirePiece::new(*id, tokenizer)).collect();
     Ok(Json(AppliedTemplate {

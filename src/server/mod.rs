@@ -36,6 +36,8 @@
 //! - What does not fit the context is the request's choice: `overflow` and `n_keep`, see `overflow.rs`.
 //! - Extensions, for the page and whoever likes them: `templates` (in), `stop_reason`, `stopping_word` and `seed` beside
 //!   `finish_reason`, llama.cpp's `timings`, `timings_per_token` and `return_progress` on every API.
+//! - Gemma 2 knows no functions: `tools` are told in the first user turn, calls and results travel in fenced blocks
+//!   (`chat/tools.rs`), and a reply that begins with such a block comes out as `tool_calls`.
 //! - 503 carries `Retry-After`: loading (with `progress` and `stage`), a full queue, shutting down.
 
 pub mod anthropic;

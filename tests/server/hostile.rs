@@ -87,6 +87,8 @@ async fn every_field_with_every_type_is_answered() {
         "logit_bias",
         "templates",
         "tools",
+        "tool_choice",
+        "parallel_tool_calls",
         "response_format",
         "json_schema",
         "grammar",

@@ -278,7 +278,7 @@ async fn wrong_fields_are_named() {
         (json!({"messages": []}), "messages", "empty_array"),
         (json!({"messages": ["Hi"]}), "messages[0]", "invalid_type"),
         (json!({"messages": [{"content": "Hi"}]}), "messages[0].role", "missing_required_parameter"),
-        (json!({"messages": [{"role": "tool", "content": "Hi"}]}), "messages[0].role", "invalid_value"),
+        (json!({"messages": [{"role": "function", "content": "Hi"}]}), "messages[0].role", "invalid_value"),
         (json!({"messages": [{"role": "user"}]}), "messages[0].content", "missing_required_parameter"),
         (json!({"messages": [{"role": "user", "content": 5}]}), "messages[0].content", "invalid_type"),
         (
@@ -300,8 +300,7 @@ async fn wrong_fields_are_named() {
 async fn what_would_change_the_result_and_is_not_there_is_refused() {
     let state = ready(options());
     let cases = [
-        ("tools", json!([{"type": "function", "function": {"name": "f"}}])),
-        ("tool_choice", json!("required")),
+        ("functions", json!([{"name": "f"}])),
         ("mirostat", json!(2)),
         ("audio", json!({"voice": "x"})),
         ("best_of", json!(3)),

@@ -8,8 +8,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::tools::{CallReader, Piece, Tools, WireCall, take_apart};
 use super::{Body, End, Envelope, Usage};
-use crate::engine::{Event, Request, Token};
+use crate::engine::{Done, Event, Request, StopReason, Token};
 use crate::server::constraint::constraint;
 use crate::server::conversation::Conversation;
 use crate::server::error::{ApiError, Dialect};
@@ -31,7 +32,11 @@ pub async fn completions(
     let telling = Telling::read(&fields)?;
     let n = generation::n_replies(&fields, &["n"])?;
     let n_top = generation::n_top(&fields)?;
-    let conversation = Conversation::read(&fields)?;
+    let mut conversation = Conversation::read(&fields)?;
+    let tools = Tools::read(&fields)?;
+    if let Some(tools) = &tools {
+        conversation.instruct(tools.instructions());
+    }
     let (overflow, may_drop) = overflow::of_chat(&fields)?;
     let mut request = Request::new(Vec::new());
     let tokenizer = ready.engine.tokenizer();
@@ -43,6 +48,13 @@ pub async fn completions(
     request.cache_prompt = fields.bool("cache_prompt", true)?;
     request.n_probs = n_top.map_or(0, |n_top| n_top.max(1));
     request.constraint = constraint(&fields, &ready).await?;
+    if let Some(tools) = &tools {
+        if request.constraint.is_some() {
+            let message = "`tools` and a form of the whole reply exclude each other: leave one out";
+            return Err(ApiError::invalid("tools".to_owned(), message));
+        }
+        request.constraint = Some(tools.constraint(&ready).await?);
+    }
 
     let n_ctx = ready.engine.options().n_ctx;
     let room = if may_drop { n_ctx - overflow::reserve(request.limit, n_ctx) } else { usize::MAX };
@@ -59,6 +71,7 @@ pub async fn completions(
             n_dropped,
             left_out: LeftOut::default(),
             watches: vec![Watch::new(); n],
+            calls: tools.is_some().then(|| vec![CallReader::default(); n]),
             usage: telling.include_usage.then(Usage::default),
             timings: None,
         };
@@ -73,11 +86,15 @@ pub async fn completions(
         usage.add(index, n, &reply.done.timings);
         timings = (n == 1).then(|| WireTimings::from(&reply.done.timings));
         left_out = left_out.and(LeftOut::of(&reply.done, n_dropped));
+        let message = match tools.is_some() {
+            true => Message::with_calls(&reply.text),
+            false => Message { role: "assistant", content: Some(reply.text), tool_calls: None },
+        };
         choices.push(Choice {
             index,
             logprobs: n_top.map(|n_top| Logprobs::of(&reply.tokens, n_top, &ready)),
-            end: End::of(&reply.done),
-            message: Message { role: "assistant", content: reply.text },
+            end: end(&reply.done, message.tool_calls.is_some()),
+            message,
         });
     }
     let mut body = Body::new(&envelope, choices);
@@ -99,7 +116,30 @@ struct Choice {
 #[derive(Serialize)]
 struct Message {
     role: &'static str,
-    content: String,
+    content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<Vec<WireCall>>,
+}
+
+impl Message {
+    fn with_calls(reply: &str) -> Message {
+        let (text, calls) = take_apart(reply);
+        let has_calls = !calls.is_empty();
+        Message {
+            role: "assistant",
+            content: (!has_calls || !text.is_empty()).then_some(text),
+            tool_calls: has_calls.then_some(calls),
+        }
+    }
+}
+
+/// How a choice ended, which a reply that calls functions does in a way of its own.
+fn end(done: &Done, has_calls: bool) -> End {
+    let mut end = End::of(done);
+    if has_calls && done.reason == StopReason::EndOfTurn {
+        end.finish_reason = Some("tool_calls");
+    }
+    end
 }
 
 #[derive(Serialize)]
@@ -119,11 +159,32 @@ struct Delta {
     /// Null where there is none yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<WireCall>,
 }
 
 impl Delta {
     fn text(text: String) -> Delta {
-        Delta { role: None, content: Some(Value::String(text)) }
+        Delta { content: Some(Value::String(text)), ..Delta::default() }
+    }
+
+    /// All pieces in one: text and calls never come together.
+    fn of(pieces: Vec<Piece>) -> Delta {
+        let mut delta = Delta::default();
+        let mut said = String::new();
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => said.push_str(&text),
+                Piece::Call(call) => delta.tool_calls.push(call),
+            }
+        }
+        delta.content = (!said.is_empty()).then_some(Value::String(said));
+        delta
+    }
+
+    fn is_empty(&self) -> bool {
+        let is_silent = self.content.as_ref().is_none_or(|text| text.as_str().is_none_or(str::is_empty));
+        is_silent && self.tool_calls.is_empty()
     }
 }
 
@@ -150,6 +211,8 @@ struct Chunks {
     n_dropped: usize,
     left_out: LeftOut,
     watches: Vec<Watch>,
+    /// Of each reply, where functions may be called.
+    calls: Option<Vec<CallReader>>,
     usage: Option<Usage>,
     timings: Option<WireTimings>,
 }
@@ -159,13 +222,20 @@ impl Chunks {
         let choice = ChunkChoice { index, delta, logprobs: None, end: End::OPEN };
         Body::new(&self.envelope, vec![choice])
     }
+
+    fn delta(&mut self, index: usize, text: String) -> Delta {
+        match &mut self.calls {
+            Some(calls) => Delta::of(calls[index].push(&text)),
+            None => Delta::text(text),
+        }
+    }
 }
 
 impl Narrator for Chunks {
     const DIALECT: Dialect = Dialect::OpenAi;
 
     fn start(&mut self) -> Vec<String> {
-        let delta = || Delta { role: Some("assistant"), content: Some(Value::Null) };
+        let delta = || Delta { role: Some("assistant"), content: Some(Value::Null), ..Delta::default() };
         (0..self.watches.len()).map(|index| frame(&self.choice(index, delta()))).collect()
     }
 
@@ -186,11 +256,12 @@ impl Narrator for Chunks {
             Event::Token(token) => {
                 let timings = self.watches[index].token();
                 let timings = self.telling.timings_per_token.then_some(timings);
-                if token.text.is_empty() && self.n_top.is_none() && timings.is_none() {
+                let delta = self.delta(index, token.text.clone());
+                if delta.is_empty() && self.n_top.is_none() && timings.is_none() {
                     return Vec::new();
                 }
                 let logprobs = self.n_top.map(|n_top| Logprobs::of(std::slice::from_ref(&token), n_top, &self.ready));
-                let mut body = self.choice(index, Delta::text(token.text));
+                let mut body = self.choice(index, delta);
                 body.choices[0].logprobs = logprobs;
                 body.timings = timings;
                 vec![frame(&body)]
@@ -202,11 +273,20 @@ impl Narrator for Chunks {
                     usage.add(index, n, &done.timings);
                 }
                 self.timings = (n == 1).then_some(timings);
-                let end = End::of(&done);
                 let left_out = LeftOut::of(&done, self.n_dropped);
                 self.left_out = self.left_out.and(left_out);
+                let (rest, has_calls) = match &mut self.calls {
+                    Some(calls) => {
+                        let reader = &mut calls[index];
+                        let mut pieces = reader.push(&done.text);
+                        pieces.extend(reader.finish());
+                        (Delta::of(pieces), reader.has_calls())
+                    }
+                    None => (Delta::text(done.text.clone()), false),
+                };
+                let end = end(&done, has_calls);
                 // Clients do not look for text beside a `finish_reason`.
-                let rest = (!done.text.is_empty()).then(|| frame(&self.choice(index, Delta::text(done.text))));
+                let rest = (!rest.is_empty()).then(|| frame(&self.choice(index, rest)));
                 let mut body = self.choice(index, Delta::default());
                 body.choices[0].end = end;
                 body.timings = Some(timings);

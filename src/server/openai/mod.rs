@@ -5,6 +5,7 @@
 mod chat;
 mod responses;
 mod text;
+pub mod tools;
 
 use std::time::Duration;
 
