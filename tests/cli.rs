@@ -344,7 +344,7 @@ fn answers_follow_a_grammar_or_a_schema() {
     let schema = r#"{"type": "object", "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 5}},
         "required": ["n"], "additionalProperties": false}"#;
     folder.write("schema.json", schema);
-    let line = ["-q", "-p", "A number", "-n", "60", "-s", "3"];
+    let line = ["-q", "-p", "A number", "-n", "300", "-s", "3"];
     for flags in
         [["-j", schema], ["--json-schema", schema], ["-jf", "schema.json"], ["--json-schema-file", "schema.json"]]
     {

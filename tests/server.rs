@@ -172,6 +172,13 @@ pub fn ready(options: ServerOptions) -> AppState {
     state
 }
 
+/// The same with a context that holds long prompts and replies.
+pub fn roomy() -> AppState {
+    let state = AppState::new(options());
+    make_ready(&state, engine(EngineOptions { n_ctx: 4096, ..SIZES }, None));
+    state
+}
+
 /// A whole response.
 pub struct Answer {
     pub status: StatusCode,

@@ -26,7 +26,7 @@ pub(super) fn ends_of(grammars: &Grammars, source: &Source, text: &str) -> Resul
         if constraint.is_complete() || !is_allowed(&mut constraint, 257, TokenId::from(byte))? {
             return Ok(false);
         }
-        constraint.commit(TokenId::from(byte)).expect("allowed");
+        constraint.commit(TokenId::from(byte)).map_err(|error| GrammarError::Invalid(error.to_string()))?;
     }
     Ok(constraint.is_complete() || is_allowed(&mut constraint, 257, END)?)
 }

@@ -4,13 +4,6 @@ use super::*;
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// What the model is told of functions does not fit the small context of the other tests.
-fn roomy() -> AppState {
-    let state = AppState::new(options());
-    make_ready(&state, engine(EngineOptions { n_ctx: 4096, ..SIZES }, None));
-    state
-}
-
 fn tools() -> Value {
     let color = json!({
         "type": "object", "properties": { "color": { "enum": ["red", "green"] } }, "required": ["color"],
