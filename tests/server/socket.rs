@@ -218,7 +218,7 @@ fn shutting_down_ends_replies_that_take_too_long() {
     for (path, body, begun, error) in [
         ("/v1/completions", text, "\"text\":\"a\"", "data: {\"error\":{"),
         ("/v1/responses", responses, "\"delta\":\"a\"", "data: {\"response\":{"),
-        ("/v1/messages", messages, "\"text\":\"a\"", "data: {\"error\":{"),
+        ("/v1/messages", messages, "\"text\":\"a\"", "data: {\"type\":\"error\","),
         ("/api/generate", raw, "\"response\":\"a\"", "{\"error\":\""),
     ] {
         let (open, gate) = async_channel::unbounded();
