@@ -3,7 +3,7 @@
 
 use gemma2::kernels::Kernels;
 use gemma2::model::{Cache, Chunk, KvCache, LanguageModel, Model};
-use gemma2::ops::Compute;
+use gemma2::ops::{Compute, KvType};
 use gemma2::weights::{Files, Source};
 
 use crate::util::demo_model;
@@ -11,8 +11,12 @@ use crate::util::demo_model;
 const N_CTX: usize = 160;
 
 fn model(kernels: &'static Kernels, n_threads: usize) -> Model {
+    model_with_cache(kernels, n_threads, [KvType::default(); 2])
+}
+
+fn model_with_cache(kernels: &'static Kernels, n_threads: usize, kv_types: [KvType; 2]) -> Model {
     let source = Source::open(Files::from_path(&demo_model()).expect("files")).expect("a model");
-    let compute = Compute::cpu(kernels, n_threads).expect("threads");
+    let compute = Compute::cpu(kernels, n_threads).expect("threads").with_kv_types(kv_types);
     Model::new(source.config().clone(), source.tensors().expect("tensors"), compute, N_CTX).expect("a model")
 }
 
@@ -114,5 +118,34 @@ fn decoding_beside_seven_others_gives_the_same_logits_as_alone() {
     }
     for i in 0..8 {
         assert!(alone[i] == together[i], "sequence {i}");
+    }
+}
+
+#[test]
+fn every_type_of_cache_has_the_same_bits_in_any_chunks_and_stays_near_the_exact_one() {
+    use KvType::{BF16, F16, F32, Q8_0};
+    let tokens = prompt(7, 120);
+    let read = |kv_types, len: usize| -> Vec<f32> {
+        let model = model_with_cache(Kernels::get(), 2, kv_types);
+        let bits = read(&model, &mut model.new_cache(N_CTX), &tokens, || len);
+        bits.into_iter().map(f32::from_bits).collect()
+    };
+    let exact = read([F32; 2], usize::MAX);
+    let spread = (exact.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / exact.len() as f64).sqrt();
+    for (kv_types, tolerance) in [
+        ([F32; 2], 0.0),
+        ([F16; 2], 0.005),
+        ([BF16; 2], 0.04),
+        ([Q8_0; 2], 0.04),
+        ([Q8_0, F16], 0.04),
+        ([F16, BF16], 0.04),
+    ] {
+        let whole = read(kv_types, usize::MAX);
+        assert!(whole == read(kv_types, 1), "{kv_types:?}: token by token");
+        assert!(whole == read(kv_types, 13), "{kv_types:?}: in chunks");
+        let squares = whole.iter().zip(&exact).map(|(a, b)| f64::from(a - b).powi(2));
+        let off = (squares.sum::<f64>() / exact.len() as f64).sqrt() / spread;
+        assert!(off <= tolerance, "{kv_types:?} is off by {off}");
+        assert!(off > 0.0 || kv_types == [F32; 2], "{kv_types:?} is not used");
     }
 }

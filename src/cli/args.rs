@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use super::help;
+use crate::ops::KvType;
 
 /// A command line.
 #[derive(Clone, Debug, Default, Parser)]
@@ -63,6 +64,12 @@ pub struct RunArgs {
     /// never another reply; 0 turns it off [default: 15]
     #[arg(long, value_name = "N", help_heading = "Context and speed")]
     pub lookup: Option<usize>,
+    /// (-ctk) How keys are kept: f32, f16, bf16 or q8_0 [default: f16]
+    #[arg(long, value_name = "TYPE", help_heading = "Context and speed", value_parser = parse_kv_type)]
+    pub cache_type_k: Option<KvType>,
+    /// (-ctv) How values are kept: f32, f16, bf16 or q8_0 [default: f16]
+    #[arg(long, value_name = "TYPE", help_heading = "Context and speed", value_parser = parse_kv_type)]
+    pub cache_type_v: Option<KvType>,
     /// Replies to raw prompts end with the context; otherwise the oldest tokens make room
     #[arg(long, help_heading = "Context and speed")]
     pub no_context_shift: bool,
@@ -404,6 +411,12 @@ pub struct BenchArgs {
     /// The instruction set to use [default: the widest there is]
     #[arg(long, value_name = "NAME")]
     pub isa: Option<String>,
+    /// (-ctk) How keys are kept: f32, f16, bf16 or q8_0 [default: f16]
+    #[arg(long, value_name = "TYPE", value_parser = parse_kv_type)]
+    pub cache_type_k: Option<KvType>,
+    /// (-ctv) How values are kept: f32, f16, bf16 or q8_0 [default: f16]
+    #[arg(long, value_name = "TYPE", value_parser = parse_kv_type)]
+    pub cache_type_v: Option<KvType>,
 }
 
 /// How `bench` prints.
@@ -438,6 +451,12 @@ pub struct PerplexityArgs {
     /// The instruction set to use [default: the widest there is]
     #[arg(long, value_name = "NAME")]
     pub isa: Option<String>,
+    /// (-ctk) How keys are kept: f32, f16, bf16 or q8_0 [default: f16]
+    #[arg(long, value_name = "TYPE", value_parser = parse_kv_type)]
+    pub cache_type_k: Option<KvType>,
+    /// (-ctv) How values are kept: f32, f16, bf16 or q8_0 [default: f16]
+    #[arg(long, value_name = "TYPE", value_parser = parse_kv_type)]
+    pub cache_type_v: Option<KvType>,
 }
 
 /// `quantize`.
@@ -509,6 +528,8 @@ impl RunArgs {
             ubatch_size: self.ubatch_size.or(defaults.ubatch_size),
             parallel: self.parallel.or(defaults.parallel),
             lookup: self.lookup.or(defaults.lookup),
+            cache_type_k: self.cache_type_k.or(defaults.cache_type_k),
+            cache_type_v: self.cache_type_v.or(defaults.cache_type_v),
             no_context_shift: self.no_context_shift || defaults.no_context_shift,
             n_gpu_layers: self.n_gpu_layers.or(defaults.n_gpu_layers),
             gpu: self.gpu.or(defaults.gpu),
@@ -573,6 +594,8 @@ impl RunArgs {
 
 /// llamafile's flags of one dash and several letters, and their names here.
 const LONG_NAMES: &[(&str, &str)] = &[
+    ("-ctk", "--cache-type-k"),
+    ("-ctv", "--cache-type-v"),
     ("-ngl", "--n-gpu-layers"),
     ("-np", "--parallel"),
     ("-ub", "--ubatch-size"),
@@ -581,7 +604,7 @@ const LONG_NAMES: &[(&str, &str)] = &[
 ];
 
 /// Flags of llamafile that this version does not have; read as clap does, some would turn into others (`-tb` is `-t b`).
-pub const ABSENT: &[&str] = &["-tb", "-ctk", "-ctv", "-fa"];
+pub const ABSENT: &[&str] = &["-tb", "-fa"];
 
 /// Replaces flags of several letters, but not in the place of a value: `-p -np` is a prompt.
 fn long_names(words: &[OsString], command: &clap::Command) -> Vec<OsString> {
@@ -626,6 +649,13 @@ fn flags_with_value(command: &clap::Command) -> Vec<String> {
         }
     }
     flags
+}
+
+fn parse_kv_type(text: &str) -> Result<KvType, String> {
+    KvType::parse(text).ok_or_else(|| {
+        let names: Vec<&str> = KvType::ALL.iter().map(|one| one.name()).collect();
+        format!("`{text}` is not one of {}", names.join(", "))
+    })
 }
 
 fn parse_positive(text: &str) -> Result<usize, String> {

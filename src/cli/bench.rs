@@ -34,8 +34,14 @@ pub fn bench(args: &BenchArgs, terminal: &Terminal) -> Result<(), CliError> {
     let mut model = None;
     let threads = if args.threads.is_empty() { vec![None] } else { args.threads.iter().copied().map(Some).collect() };
     for n_threads in threads {
-        let run_args =
-            RunArgs { threads: n_threads, isa: args.isa.clone(), lookup: Some(args.lookup), ..RunArgs::default() };
+        let run_args = RunArgs {
+            threads: n_threads,
+            isa: args.isa.clone(),
+            lookup: Some(args.lookup),
+            cache_type_k: args.cache_type_k,
+            cache_type_v: args.cache_type_v,
+            ..RunArgs::default()
+        };
         let settings = Settings::resolve(run_args, RunArgs::default())?;
         // Each sequence has a context of this size, but takes memory only as it fills.
         let n_ctx = args.n_prompt.max(args.n_gen).saturating_add(8);

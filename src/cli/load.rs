@@ -98,6 +98,7 @@ impl Opened {
     pub fn model(&self, compute: &ComputeSettings) -> Result<Model, CliError> {
         let tensors = self.source.tensors()?;
         let on_cpu = Compute::cpu(compute.kernels, compute.n_threads).map_err(crate::model::ModelError::from)?;
+        let on_cpu = on_cpu.with_kv_types(compute.kv_types);
         Ok(Model::new(self.source.config().clone(), tensors, on_cpu, compute.n_ubatch)?)
     }
 
@@ -172,11 +173,13 @@ fn tokenizer(source: &Source) -> Result<Tokenizer, CliError> {
     Ok(tokenizer)
 }
 
-/// Bytes of one slot's keys and values: halves, for every position that a layer keeps.
-pub fn kv_cache_bytes(config: &Config, n_ctx: usize, n_ubatch: usize) -> u64 {
-    let local = n_ctx.min(config.sliding_window.saturating_add(n_ubatch));
+/// Bytes of one slot's keys and values, for every position that a layer keeps.
+pub fn kv_cache_bytes(config: &Config, n_ctx: usize, compute: &ComputeSettings) -> u64 {
+    let local = n_ctx.min(config.sliding_window.saturating_add(compute.n_ubatch));
     let positions: u64 = config.local_layers.iter().map(|&is_local| if is_local { local } else { n_ctx } as u64).sum();
-    positions.saturating_mul(2 * 2 * (config.n_kv_heads * config.head_dim) as u64)
+    // A type that cannot hold such heads is refused later.
+    let row_bytes = compute.kv_types.map(|one| one.row_bytes(config.head_dim).unwrap_or_default());
+    positions.saturating_mul((config.n_kv_heads * (row_bytes[0] + row_bytes[1])) as u64)
 }
 
 /// Slots that fit, at most as many as asked for.
@@ -189,7 +192,7 @@ fn fit_memory(
 ) -> Result<usize, CliError> {
     let weights = if compute.no_mmap { weight_bytes } else { 0 };
     let slots_at = |n_ctx: usize| {
-        let slot = kv_cache_bytes(config, n_ctx, compute.n_ubatch).max(1);
+        let slot = kv_cache_bytes(config, n_ctx, compute).max(1);
         usize::try_from(available.saturating_sub(weights) / slot).unwrap_or(usize::MAX)
     };
     let needed_slots = if compute.is_parallel_given { compute.n_parallel } else { 1 };
@@ -197,7 +200,7 @@ fn fit_memory(
     if fit >= needed_slots {
         return Ok(fit);
     }
-    let slots = kv_cache_bytes(config, n_ctx, compute.n_ubatch).saturating_mul(needed_slots as u64);
+    let slots = kv_cache_bytes(config, n_ctx, compute).saturating_mul(needed_slots as u64);
     // The largest power of two that fits is easy to type and to remember.
     let smaller = (6..20).map(|log2| 1usize << log2).rev().find(|&n| n < n_ctx && slots_at(n) >= needed_slots);
     Err(CliError::Memory {
@@ -218,6 +221,7 @@ fn fit_memory(
 mod tests {
     use super::*;
     use crate::cli::args::RunArgs;
+    use crate::ops::KvType;
 
     /// Gemma 2 2B's numbers.
     fn config() -> Config {
@@ -246,9 +250,12 @@ mod tests {
 
     #[test]
     fn a_slot_needs_what_its_layers_keep() {
+        let usual = compute(RunArgs::default());
         // 26 layers, 2 of keys and values, 2 bytes, 4 heads of 256.
-        assert_eq!(kv_cache_bytes(&config(), 512, 512), 26 * 512 * 4096);
-        assert_eq!(kv_cache_bytes(&config(), 8192, 512), 13 * (8192 + 4608) * 4096);
+        assert_eq!(kv_cache_bytes(&config(), 512, &usual), 26 * 512 * 4096);
+        assert_eq!(kv_cache_bytes(&config(), 8192, &usual), 13 * (8192 + 4608) * 4096);
+        let small = compute(RunArgs { cache_type_k: Some(KvType::Q8_0), ..RunArgs::default() });
+        assert_eq!(kv_cache_bytes(&config(), 512, &small), 26 * 512 * 4 * (272 + 512));
     }
 
     #[test]

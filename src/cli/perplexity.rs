@@ -22,7 +22,13 @@ const MAX_STEP: usize = 128;
 /// A text shorter than a chunk, a model that cannot be opened.
 pub fn run_perplexity(args: &PerplexityArgs, terminal: &Terminal) -> Result<(), CliError> {
     let text = read_text(&args.file)?;
-    let run_args = RunArgs { threads: args.threads, isa: args.isa.clone(), ..RunArgs::default() };
+    let run_args = RunArgs {
+        threads: args.threads,
+        isa: args.isa.clone(),
+        cache_type_k: args.cache_type_k,
+        cache_type_v: args.cache_type_v,
+        ..RunArgs::default()
+    };
     let compute = Settings::resolve(run_args, RunArgs::default())?.compute;
     let opened = open_model(args.model.as_deref(), args.ctx_size.unwrap_or(DEFAULT_N_CTX), terminal)?;
     let n_ctx = opened.n_ctx;

@@ -9,6 +9,7 @@ use super::prompt::{PromptSource, read_text};
 use crate::engine::{Limit, Overflow, Sampling};
 use crate::grammar::Source;
 use crate::kernels::{Isa, Kernels};
+use crate::ops::KvType;
 
 /// Tokens of context where `-c` is not given.
 pub const DEFAULT_N_CTX: usize = 512;
@@ -57,6 +58,8 @@ pub struct ComputeSettings {
     pub n_ubatch: usize,
     /// Slots.
     pub n_parallel: usize,
+    /// How caches keep keys, and values.
+    pub kv_types: [KvType; 2],
     /// Most tokens guessed ahead.
     pub n_lookup: usize,
     /// The number of slots was asked for.
@@ -294,6 +297,7 @@ fn compute(args: &RunArgs, warnings: &mut Vec<String>) -> Result<ComputeSettings
         n_threads: positive("-t", args.threads, physical_cores())?,
         n_ubatch: positive("-ub", args.ubatch_size, DEFAULT_N_UBATCH)?.min(n_batch),
         n_parallel: positive("-np", args.parallel, default_slots)?,
+        kv_types: [args.cache_type_k, args.cache_type_v].map(Option::unwrap_or_default),
         n_lookup: args.lookup.unwrap_or(DEFAULT_N_LOOKUP),
         is_parallel_given: args.parallel.is_some(),
         no_mmap: args.no_mmap,

@@ -143,7 +143,7 @@ fn info(args: &InfoArgs, terminal: &Terminal) -> Result<(), CliError> {
     let settings = Settings::resolve(RunArgs::default(), RunArgs::default())?;
     let (source, compute) = (&opened.source, &settings.compute);
     let config = source.config();
-    let kv_bytes = kv_cache_bytes(config, opened.n_ctx, compute.n_ubatch);
+    let kv_bytes = kv_cache_bytes(config, opened.n_ctx, compute);
     let global = config.local_layers.iter().filter(|is_local| !**is_local).count();
     let out = format!(
         "name          {name}\n\

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use half::f16;
+
 use super::attention::{AttentionState, KEY_BLOCK, Span};
 use super::elementwise::{exp, soft_capped};
 use super::scalar::{self, SUMS};
@@ -17,14 +19,39 @@ const KEYS: usize = 4;
 /// Vectors of 16 values that are accumulated side by side.
 const VALUES: usize = 2;
 
-pub(super) struct Attend<'a> {
+/// What keys and values are made of.
+pub(super) trait Element: Copy + Into<f32> {
+    /// `LANES` of them, widened.
+    ///
+    /// # Safety
+    /// There are so many behind the pointer, which needs no alignment.
+    unsafe fn load<S: Simd>(s: S, from: *const Self) -> S::F;
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, from: *const f16) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { s.load_f16(from) }
+    }
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, from: *const f32) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { s.load_f(from) }
+    }
+}
+
+pub(super) struct Attend<'a, E> {
     pub state: &'a mut AttentionState,
     pub which: Range<usize>,
     pub queries: &'a [f32],
-    pub span: &'a Span<'a>,
+    pub span: &'a Span<'a, E>,
 }
 
-impl Kernel for Attend<'_> {
+impl<E: Element> Kernel for Attend<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -48,13 +75,13 @@ impl Kernel for Attend<'_> {
     }
 }
 
-impl Attend<'_> {
+impl<E: Element> Attend<'_, E> {
     /// Queries from `h` on, `N` at a time, with one block of keys; returns the first that is left.
     #[inline(always)]
     fn blocks<S: Simd, const N: usize>(&mut self, s: S, mut h: usize, keys: Range<usize>) -> usize {
         while h + N <= self.which.end {
             let keys = keys.clone();
-            s.vectorize(Block::<N> { state: self.state, queries: self.queries, span: self.span, keys, h });
+            s.vectorize(Block::<E, N> { state: self.state, queries: self.queries, span: self.span, keys, h });
             h += N;
         }
         h
@@ -62,15 +89,15 @@ impl Attend<'_> {
 }
 
 /// Queries `h..h + N` and one block of keys.
-struct Block<'a, const N: usize> {
+struct Block<'a, E, const N: usize> {
     state: &'a mut AttentionState,
     queries: &'a [f32],
-    span: &'a Span<'a>,
+    span: &'a Span<'a, E>,
     keys: Range<usize>,
     h: usize,
 }
 
-impl<const N: usize> Kernel for Block<'_, N> {
+impl<E: Element, const N: usize> Kernel for Block<'_, E, N> {
     type Output = ();
 
     #[inline(always)]
@@ -88,10 +115,10 @@ impl<const N: usize> Kernel for Block<'_, N> {
             // The last ones may be computed twice: they are the same.
             let first = if n >= KEYS { i.min(n - KEYS) } else { i };
             if n >= KEYS {
-                dots::<S, N, KEYS>(s, queries, &keys[first * d..], d, first, &mut scores);
+                dots::<S, E, N, KEYS>(s, queries, &keys[first * d..], d, first, &mut scores);
                 i = first + KEYS;
             } else {
-                dots::<S, N, 1>(s, queries, &keys[first * d..], d, first, &mut scores);
+                dots::<S, E, N, 1>(s, queries, &keys[first * d..], d, first, &mut scores);
                 i = first + 1;
             }
         }
@@ -131,11 +158,11 @@ impl<const N: usize> Kernel for Block<'_, N> {
         let acc = &mut self.state.acc[self.h * d..][..N * d];
         let mut from = 0;
         while from + VALUES * SUMS <= d {
-            accumulate::<S, N, VALUES>(s, acc, values, &scores, weights, d, from);
+            accumulate::<S, E, N, VALUES>(s, acc, values, &scores, weights, d, from);
             from += VALUES * SUMS;
         }
         while from < d {
-            accumulate::<S, N, 1>(s, acc, values, &scores, weights, d, from);
+            accumulate::<S, E, N, 1>(s, acc, values, &scores, weights, d, from);
             from += SUMS;
         }
     }
@@ -143,10 +170,10 @@ impl<const N: usize> Kernel for Block<'_, N> {
 
 /// The dot products of `N` queries with `K` keys, to `scores[query][first..first + K]`.
 #[inline(always)]
-fn dots<S: Simd, const N: usize, const K: usize>(
+fn dots<S: Simd, E: Element, const N: usize, const K: usize>(
     s: S,
     queries: &[f32],
-    keys: &[half::f16],
+    keys: &[E],
     d: usize,
     first: usize,
     scores: &mut [[f32; KEY_BLOCK]; N],
@@ -163,7 +190,7 @@ fn dots<S: Simd, const N: usize, const K: usize>(
             }
             for k in 0..K {
                 // SAFETY: within the keys, as asserted.
-                let key = unsafe { s.load_f16(keys.as_ptr().add(k * d + at)) };
+                let key = unsafe { E::load(s, keys.as_ptr().add(k * d + at)) };
                 for q in 0..N {
                     sums[q][k][v] = s.fma(x[q], key, sums[q][k][v]);
                 }
@@ -195,10 +222,10 @@ fn finish_scores<S: Simd>(s: S, scores: &mut [f32], n: usize, scale: f32, softca
 
 /// `acc[q][from..from + V * 16] += scores[q][i] * values[i]` for all keys, where query q has weights.
 #[inline(always)]
-fn accumulate<S: Simd, const N: usize, const V: usize>(
+fn accumulate<S: Simd, E: Element, const N: usize, const V: usize>(
     s: S,
     acc: &mut [f32],
-    values: &[half::f16],
+    values: &[E],
     scores: &[[f32; KEY_BLOCK]; N],
     weights: [bool; N],
     d: usize,
@@ -216,7 +243,7 @@ fn accumulate<S: Simd, const N: usize, const V: usize>(
     for (i, values) in values.chunks_exact(d).enumerate().take(KEY_BLOCK) {
         for x in 0..V * S::VECTORS {
             // SAFETY: within the chunk, as asserted.
-            let value = unsafe { s.load_f16(values.as_ptr().add(from + x * S::LANES)) };
+            let value = unsafe { E::load(s, values.as_ptr().add(from + x * S::LANES)) };
             for q in 0..N {
                 let sum = &mut sums[q][x / S::VECTORS][x % S::VECTORS];
                 *sum = s.fma(s.splat(scores[q][i]), value, *sum);

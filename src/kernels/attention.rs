@@ -60,11 +60,11 @@ impl AttentionState {
 
 /// Consecutive keys and values of one KV head, and how scores are made.
 #[derive(Clone, Copy, Debug)]
-pub struct Span<'a> {
+pub struct Span<'a, E = f16> {
+    /// `[n_keys, head_dim]`, f16 or f32
+    pub keys: &'a [E],
     /// `[n_keys, head_dim]`
-    pub keys: &'a [f16],
-    /// `[n_keys, head_dim]`
-    pub values: &'a [f16],
+    pub values: &'a [E],
     /// The absolute position of the first key. A range of positions that is handed over in several spans is cut at
     /// multiples of [`KEY_BLOCK`] only.
     pub first_position: usize,
@@ -74,7 +74,7 @@ pub struct Span<'a> {
     pub softcap: Option<f32>,
 }
 
-impl Span<'_> {
+impl<E> Span<'_, E> {
     /// The end of the block that begins with key `start` of the span.
     pub(super) fn block_end(&self, start: usize, n_keys: usize) -> usize {
         let position = self.first_position + start;

@@ -115,6 +115,7 @@ struct Table {
     scale: unsafe fn(&mut [f32], f32),
     f32_to_f16: unsafe fn(&[f32], &mut [f16]),
     attend: unsafe fn(&mut AttentionState, Range<usize>, &[f32], &Span<'_>),
+    attend_f32: unsafe fn(&mut AttentionState, Range<usize>, &[f32], &Span<'_, f32>),
     attend_finish: unsafe fn(&AttentionState, &mut [f32]),
 }
 
@@ -330,15 +331,21 @@ impl Kernels {
     /// # Panics
     /// If a length does not fit.
     pub fn attend(&self, state: &mut AttentionState, which: Range<usize>, queries: &[f32], span: &Span<'_>) {
-        assert_eq!(queries.len(), state.acc.len(), "the state is for other queries");
-        assert!(which.start <= which.end && which.end <= state.n_queries(), "there are no such queries");
-        assert_eq!(span.keys.len(), span.values.len(), "keys and values differ");
-        if which.is_empty() {
-            return;
+        if check_attend(state, &which, queries, span) {
+            // SAFETY: `Kernels::new` has seen the instructions, lengths were checked above.
+            unsafe { (self.table.attend)(state, which, queries, span) }
         }
-        assert!(span.keys.len().is_multiple_of(state.head_dim), "keys are not rows of {}", state.head_dim);
-        // SAFETY: `Kernels::new` has seen the instructions, lengths were checked above.
-        unsafe { (self.table.attend)(state, which, queries, span) }
+    }
+
+    /// The same with keys and values in F32.
+    ///
+    /// # Panics
+    /// If a length does not fit.
+    pub fn attend_f32(&self, state: &mut AttentionState, which: Range<usize>, queries: &[f32], span: &Span<'_, f32>) {
+        if check_attend(state, &which, queries, span) {
+            // SAFETY: `Kernels::new` has seen the instructions, lengths were checked above.
+            unsafe { (self.table.attend_f32)(state, which, queries, span) }
+        }
     }
 
     /// Writes the queries' results, `[state.n_queries(), head_dim]`. Without any key before, NaN.
@@ -364,6 +371,18 @@ impl Kernels {
         }
         best.0
     }
+}
+
+/// Panics where a length does not fit; false where there is nothing to do.
+fn check_attend<E>(state: &AttentionState, which: &Range<usize>, queries: &[f32], span: &Span<'_, E>) -> bool {
+    assert_eq!(queries.len(), state.acc.len(), "the state is for other queries");
+    assert!(which.start <= which.end && which.end <= state.n_queries(), "there are no such queries");
+    assert_eq!(span.keys.len(), span.values.len(), "keys and values differ");
+    if which.is_empty() {
+        return false;
+    }
+    assert!(span.keys.len().is_multiple_of(state.head_dim), "keys are not rows of {}", state.head_dim);
+    true
 }
 
 /// Decodes a row exactly as ggml does, bit for bit.

@@ -28,6 +28,7 @@ pub(super) static TABLE: Table = Table {
     scale,
     f32_to_f16,
     attend,
+    attend_f32: attend,
     attend_finish,
 };
 
@@ -427,13 +428,18 @@ pub(super) fn f32_to_f16(x: &[f32], out: &mut [f16]) {
 /// Online softmax over one span of keys and values, block by block of at most 32 absolute positions. For each query
 ///
 /// ```text
-/// s[i] = cap(dot(q, k[i]) * scale)                 for the block's keys; the dot as in dot_f32, decoded from f16
+/// s[i] = cap(dot(q, k[i]) * scale)                 for the block's keys; the dot as in dot_f32, widened
 /// m'   = max(m, max s),  c = exp(m - m')
 /// p[i] = exp(s[i] - m'), 0 beyond the block's end
 /// l    = fma(l, c, fold over 16 of p[i] + p[i + 16])
 /// acc  = acc * c, then acc = fma(p[i], v[i], acc) for ascending i
 /// ```
-pub(super) fn attend(state: &mut AttentionState, which: Range<usize>, queries: &[f32], span: &Span<'_>) {
+pub(super) fn attend<E: Copy + Into<f32>>(
+    state: &mut AttentionState,
+    which: Range<usize>,
+    queries: &[f32],
+    span: &Span<'_, E>,
+) {
     let d = state.head_dim;
     let n_keys = span.keys.len() / d;
     let mut decoded = vec![0.0; d];
@@ -444,7 +450,7 @@ pub(super) fn attend(state: &mut AttentionState, which: Range<usize>, queries: &
             let query = &queries[h * d..][..d];
             let mut scores = [f32::NEG_INFINITY; KEY_BLOCK];
             for (score, i) in scores.iter_mut().zip(start..end) {
-                decode_f16(&span.keys[i * d..][..d], &mut decoded);
+                widen(&span.keys[i * d..][..d], &mut decoded);
                 *score = dot_f32(query, &decoded) * span.scale;
                 if let Some(cap) = span.softcap {
                     *score = soft_capped(*score, cap);
@@ -456,7 +462,7 @@ pub(super) fn attend(state: &mut AttentionState, which: Range<usize>, queries: &
             let acc = &mut state.acc[h * d..][..d];
             acc.iter_mut().for_each(|acc| *acc *= correction);
             for (p, i) in scores.iter().zip(start..end) {
-                decode_f16(&span.values[i * d..][..d], &mut decoded);
+                widen(&span.values[i * d..][..d], &mut decoded);
                 for (acc, v) in acc.iter_mut().zip(&decoded) {
                     *acc = p.mul_add(*v, *acc);
                 }
@@ -477,8 +483,8 @@ pub(super) fn attend_finish(state: &AttentionState, out: &mut [f32]) {
     }
 }
 
-fn decode_f16(x: &[f16], out: &mut [f32]) {
-    out.iter_mut().zip(x).for_each(|(out, x)| *out = x.to_f32());
+fn widen<E: Copy + Into<f32>>(x: &[E], out: &mut [f32]) {
+    out.iter_mut().zip(x).for_each(|(out, x)| *out = (*x).into());
 }
 
 // ---- functions of one number ----

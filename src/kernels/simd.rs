@@ -244,6 +244,11 @@ macro_rules! table {
                     // SAFETY: as above.
                     unsafe { $token }.vectorize(kernel)
                 },
+                attend_f32: |state, which, queries, span| {
+                    let kernel = attend::Attend { state, which, queries, span };
+                    // SAFETY: as above.
+                    unsafe { $token }.vectorize(kernel)
+                },
                 attend_finish: super::scalar::attend_finish,
             }
         };

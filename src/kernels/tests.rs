@@ -480,6 +480,15 @@ fn attention_has_the_same_bits_however_queries_and_keys_come() {
             for (query, expected) in queries.chunks_exact(d).zip(expected.chunks_exact(d)) {
                 assert_same(&run(kernels, query, &[]), expected, &what);
             }
+            let widen = |x: &[f16]| -> Vec<f32> { x.iter().map(|x| x.to_f32()).collect() };
+            let (keys, values) = (widen(&keys), widen(&values));
+            let mut state = AttentionState::new();
+            state.reset(n_queries, d);
+            let span = Span { keys: &keys, values: &values, first_position, scale: 0.1, softcap };
+            kernels.attend_f32(&mut state, 0..n_queries, &queries, &span);
+            let mut out = vec![0.0; queries.len()];
+            kernels.attend_finish(&state, &mut out);
+            assert_same(&out, &expected, &format!("{what} in F32"));
         }
     }
 }

@@ -14,6 +14,10 @@ const N_BYTES: usize = 64;
 pub(super) fn fingerprint(model: &Model) -> [u8; 32] {
     let mut hash = Sha256::new();
     add_config(&mut hash, &model.config);
+    // A cache of another type cannot be read either.
+    for kv_type in model.compute.kv_types() {
+        hash.update(kv_type.name());
+    }
     add_matrix(&mut hash, &model.embedding);
     for layer in &model.layers {
         let Layer { pre_attn_norm, wqkv, wo, post_attn_norm, pre_ffn_norm, w_gate_up, w_down, post_ffn_norm } = layer;

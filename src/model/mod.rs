@@ -149,6 +149,14 @@ impl Model {
             })
         };
         let layers = layers.into_iter().map(layer).collect::<Result<Vec<Layer>, ModelError>>()?;
+        let unfit = compute.kv_types().into_iter().find(|one| one.row_bytes(config.head_dim).is_none());
+        if let Some(kv_type) = unfit {
+            return Err(ModelError::Invalid(format!(
+                "a cache of type {} does not hold heads of {} values",
+                kv_type.name(),
+                config.head_dim
+            )));
+        }
         if layers.len() != config.n_layers || config.local_layers.len() != config.n_layers {
             return Err(ModelError::Invalid(format!(
                 "{} layers where the configuration says {}",

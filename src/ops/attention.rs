@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Mutex;
 
+use super::kv_rows::KvRows;
 use super::layer_cache::{HeadCache, LayerCache, ring_ranges};
 use super::{Compute, Cpu, candle_softcap, f32_values, rows_and_width};
 use crate::kernels::{AttentionState, KEY_BLOCK, Span, TileMut, split_columns};
@@ -191,9 +192,9 @@ impl CpuAttention<'_, '_> {
                 let (cos, sin) = self.rope.row(row);
                 rotated.copy_from_slice(key);
                 self.cpu.kernels.rope(&mut rotated, cos, sin);
-                let (key_slot, value_slot) = cache.slot(pos + i, *capacity, head_dim);
-                self.cpu.kernels.f32_to_f16(&rotated, key_slot);
-                self.cpu.kernels.f32_to_f16(value, value_slot);
+                let slot = cache.slot(pos + i, *capacity, head_dim);
+                cache.keys.store(slot, &rotated, self.cpu.kernels);
+                cache.values.store(slot, value, self.cpu.kernels);
             }
         });
         Ok(())
@@ -248,13 +249,29 @@ impl CpuAttention<'_, '_> {
         tile: &QueryTile<'_>,
     ) {
         let AttentionShape { head_dim, scale, softcap, .. } = *self.shape;
+        let softcap = Some(softcap);
         let mut first_position = positions.start;
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
         for range in ring_ranges(positions, tile.capacity) {
-            let n_keys = range.len();
-            let (keys, values) = tile.cache.rows(range, head_dim);
-            let span = Span { keys, values, first_position, scale, softcap: Some(softcap) };
-            self.cpu.kernels.attend(state, which.clone(), queries, &span);
-            first_position += n_keys;
+            if let (KvRows::F16(keys), KvRows::F16(values)) = (&tile.cache.keys, &tile.cache.values) {
+                let range_values = range.start * head_dim..range.end * head_dim;
+                let (keys, values) = (&keys[range_values.clone()], &values[range_values]);
+                let span = Span { keys, values, first_position, scale, softcap };
+                self.cpu.kernels.attend(state, which.clone(), queries, &span);
+                first_position += range.len();
+                continue;
+            }
+            // Other types are decoded a block at a time, once for all queries of the tile.
+            let mut start = range.start;
+            while start < range.end {
+                let end = range.end.min(start + KEY_BLOCK - first_position % KEY_BLOCK);
+                tile.cache.keys.decode(start..end, head_dim, &mut keys);
+                tile.cache.values.decode(start..end, head_dim, &mut values);
+                let span = Span { keys: &keys, values: &values, first_position, scale, softcap };
+                self.cpu.kernels.attend_f32(state, which.clone(), queries, &span);
+                first_position += end - start;
+                start = end;
+            }
         }
     }
 }

@@ -4,14 +4,14 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 
 use candle_core::Tensor;
-use half::f16;
 
-use super::Compute;
+use super::kv_rows::{KvRows, KvType};
+use super::{Compute, Cpu};
 use crate::kernels::KEY_BLOCK;
 
 /// Keys (after rotation) and values of one layer for one sequence.
 pub enum LayerCache {
-    /// For our kernels: F16, each head by itself, in a ring of `capacity` slots.
+    /// For our kernels: each head by itself, in a ring of `capacity` slots.
     Cpu {
         /// One for each KV head.
         heads: Vec<HeadCache>,
@@ -23,10 +23,9 @@ pub enum LayerCache {
 }
 
 /// `[slots, head_dim]` keys and values, grown in steps of [`GROWTH`] slots.
-#[derive(Default)]
 pub struct HeadCache {
-    keys: Vec<f16>,
-    values: Vec<f16>,
+    pub(super) keys: KvRows,
+    pub(super) values: KvRows,
 }
 
 /// Slots by which a cache grows.
@@ -36,8 +35,8 @@ impl LayerCache {
     /// An empty cache for at least `n_slots` positions.
     pub fn new(compute: &Compute, n_kv_heads: usize, n_slots: usize) -> LayerCache {
         match compute {
-            Compute::Cpu(_) => LayerCache::Cpu {
-                heads: (0..n_kv_heads).map(|_| HeadCache::default()).collect(),
+            Compute::Cpu(Cpu { kv_types: [key_type, value_type], .. }) => LayerCache::Cpu {
+                heads: (0..n_kv_heads).map(|_| HeadCache::new(*key_type, *value_type)).collect(),
                 capacity: n_slots.next_multiple_of(KEY_BLOCK),
             },
             Compute::Candle(_) => LayerCache::Candle(None),
@@ -55,9 +54,7 @@ impl LayerCache {
     /// Bytes held now.
     pub fn bytes(&self) -> usize {
         match self {
-            LayerCache::Cpu { heads, .. } => {
-                heads.iter().map(|h| (h.keys.capacity() + h.values.capacity()) * size_of::<f16>()).sum()
-            }
+            LayerCache::Cpu { heads, .. } => heads.iter().map(|head| head.keys.bytes() + head.values.bytes()).sum(),
             LayerCache::Candle(None) => 0,
             LayerCache::Candle(Some((k, v))) => (k.elem_count() + v.elem_count()) * size_of::<f32>(),
         }
@@ -73,16 +70,18 @@ impl LayerCache {
         };
         for (head, other) in heads.iter_mut().zip(others) {
             for pos in positions.clone() {
-                let at = pos % other_capacity * head_dim;
-                let (key, value) = head.slot(pos, *capacity, head_dim);
-                key.copy_from_slice(&other.keys[at..at + head_dim]);
-                value.copy_from_slice(&other.values[at..at + head_dim]);
+                let (slot, from) = (head.slot(pos, *capacity, head_dim), pos % other_capacity);
+                let is_copied = head.keys.copy_row(slot, &other.keys, from, head_dim)
+                    && head.values.copy_row(slot, &other.values, from, head_dim);
+                if !is_copied {
+                    return false;
+                }
             }
         }
         true
     }
 
-    /// Writes the rows of these positions: of each head all keys, then all values, F16, little-endian.
+    /// Writes the rows of these positions: of each head all keys, then all values, each in its type, little-endian.
     ///
     /// # Errors
     /// The writer's; `Unsupported` for candle's kind.
@@ -90,13 +89,9 @@ impl LayerCache {
         let LayerCache::Cpu { heads, capacity } = self else {
             return Err(io::ErrorKind::Unsupported.into());
         };
-        let mut bytes = Vec::new();
         for rows in heads.iter().flat_map(|head| [&head.keys, &head.values]) {
             for range in ring_ranges(positions.clone(), *capacity) {
-                bytes.clear();
-                let values = &rows[range.start * head_dim..range.end * head_dim];
-                bytes.extend(values.iter().flat_map(|value| value.to_bits().to_le_bytes()));
-                out.write_all(&bytes)?;
+                rows.write(range, head_dim, out)?;
             }
         }
         Ok(())
@@ -110,19 +105,12 @@ impl LayerCache {
         let LayerCache::Cpu { heads, capacity } = self else {
             return Err(io::ErrorKind::Unsupported.into());
         };
-        let mut bytes = vec![0; head_dim * size_of::<f16>()];
         for head in heads {
             for of_keys in [true, false] {
                 for pos in positions.clone() {
-                    input.read_exact(&mut bytes)?;
-                    let (keys, values) = head.slot(pos, *capacity, head_dim);
-                    let row = if of_keys { keys } else { values };
-                    for (value, bytes) in row.iter_mut().zip(bytes.as_chunks().0) {
-                        *value = f16::from_le_bytes(*bytes);
-                        if !value.is_finite() {
-                            return Err(io::Error::new(io::ErrorKind::InvalidData, "a value is no number"));
-                        }
-                    }
+                    let slot = head.slot(pos, *capacity, head_dim);
+                    let rows = if of_keys { &mut head.keys } else { &mut head.values };
+                    rows.read_row(slot, head_dim, input)?;
                 }
             }
         }
@@ -131,25 +119,19 @@ impl LayerCache {
 }
 
 impl HeadCache {
-    /// Makes room for position `pos`, then gives the slot's key and value.
-    pub(super) fn slot(&mut self, pos: usize, capacity: usize, head_dim: usize) -> (&mut [f16], &mut [f16]) {
-        let slot = pos % capacity;
-        if (slot + 1) * head_dim > self.keys.len() {
-            let slots = (slot + 1).next_multiple_of(GROWTH).min(capacity);
-            let len = slots * head_dim;
-            for buffer in [&mut self.keys, &mut self.values] {
-                buffer.reserve_exact(len - buffer.len());
-                buffer.resize(len, f16::ZERO);
-            }
-        }
-        let range = slot * head_dim..(slot + 1) * head_dim;
-        (&mut self.keys[range.clone()], &mut self.values[range])
+    fn new(key_type: KvType, value_type: KvType) -> HeadCache {
+        HeadCache { keys: KvRows::new(key_type), values: KvRows::new(value_type) }
     }
 
-    /// Keys and values of these slots.
-    pub(super) fn rows(&self, slots: Range<usize>, head_dim: usize) -> (&[f16], &[f16]) {
-        let range = slots.start * head_dim..slots.end * head_dim;
-        (&self.keys[range.clone()], &self.values[range])
+    /// The slot of position `pos`, for which there is room now.
+    pub(super) fn slot(&mut self, pos: usize, capacity: usize, head_dim: usize) -> usize {
+        let slot = pos % capacity;
+        if slot >= self.keys.slots(head_dim) {
+            let slots = (slot + 1).next_multiple_of(GROWTH).min(capacity);
+            self.keys.grow(slots, head_dim);
+            self.values.grow(slots, head_dim);
+        }
+        slot
     }
 }
 

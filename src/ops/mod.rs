@@ -6,12 +6,14 @@
 
 mod attention;
 mod embedding;
+mod kv_rows;
 mod layer_cache;
 mod linear;
 mod rows;
 
 pub use attention::{AttentionShape, Rope, SequenceSpan, attention};
 pub use embedding::embed;
+pub use kv_rows::KvType;
 pub use layer_cache::LayerCache;
 pub use linear::{Linear, Weight};
 pub use rows::{geglu, rms_norm, softcap};
@@ -34,6 +36,8 @@ pub struct Cpu {
     pub kernels: &'static Kernels,
     /// Its threads; a forward pass runs inside `pool.install`.
     pub pool: rayon::ThreadPool,
+    /// How caches keep keys, and values.
+    pub kv_types: [KvType; 2],
 }
 
 impl Compute {
@@ -47,7 +51,23 @@ impl Compute {
             .thread_name(|i| format!("compute-{i}"))
             .build()
             .map_err(candle_core::Error::wrap)?;
-        Ok(Compute::Cpu(Cpu { kernels, pool }))
+        Ok(Compute::Cpu(Cpu { kernels, pool, kv_types: [KvType::default(); 2] }))
+    }
+
+    /// The same with caches that keep keys and values in these types; candle's keep F32.
+    pub fn with_kv_types(mut self, kv_types: [KvType; 2]) -> Compute {
+        if let Compute::Cpu(cpu) = &mut self {
+            cpu.kv_types = kv_types;
+        }
+        self
+    }
+
+    /// How caches keep keys, and values.
+    pub fn kv_types(&self) -> [KvType; 2] {
+        match self {
+            Compute::Cpu(cpu) => cpu.kv_types,
+            Compute::Candle(_) => [KvType::F32; 2],
+        }
     }
 
     /// The device that tensors live on.
