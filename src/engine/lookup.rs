@@ -13,6 +13,9 @@ use crate::tokenizer::TokenId;
 /// Tokens that must have occurred before. Fewer match by chance, more miss the beginning of a repetition.
 const N_GRAM: usize = 3;
 
+/// Tokens of the first draft: a step of four costs little more than one of a single token.
+const FIRST_DRAFT: usize = 3;
+
 /// Steps without a draft after the first one of which nothing was right; doubled each time, up to [`MOST_PAUSE`].
 const FIRST_PAUSE: u32 = 2;
 const MOST_PAUSE: u32 = 32;
@@ -38,7 +41,7 @@ impl Lookup {
     pub(super) fn new(most: usize) -> Lookup {
         Lookup {
             most,
-            n_draft: most.div_ceil(2),
+            n_draft: FIRST_DRAFT.min(most),
             followers: HashMap::new(),
             n_read: 0,
             pause: 0,
@@ -103,11 +106,11 @@ mod tests {
         let mut lookup = Lookup::new(8);
         let text = [1, 2, 3, 4, 5, 6, 9, 1, 2, 3];
         assert!(lookup.draft(&text[..9], 8).is_empty(), "these three are new");
-        assert_eq!(lookup.draft(&text, 8), [4, 5, 6, 9]);
+        assert_eq!(lookup.draft(&text, 8), [4, 5, 6]);
         assert_eq!(lookup.draft(&text, 2), [4, 5]);
         assert!(lookup.draft(&text, 0).is_empty());
         let longer = [&text[..], &[7, 1, 2, 3]].concat();
-        assert_eq!(lookup.draft(&longer, 8), [7, 1, 2, 3], "the latest occurrence");
+        assert_eq!(lookup.draft(&longer, 8), [7, 1, 2], "the latest occurrence");
         lookup.forget();
         assert!(lookup.draft(&[1, 2, 3], 8).is_empty());
         assert!(lookup.draft(&[], 8).is_empty());
@@ -115,17 +118,24 @@ mod tests {
 
     #[test]
     fn a_repetition_goes_on_beyond_the_end() {
-        assert_eq!(Lookup::new(8).draft(&[5, 5, 5, 5], 8), [5; 4]);
-        assert_eq!(Lookup::new(16).draft(&[9, 1, 2, 3, 4, 1, 2, 3], 8), [4, 1, 2, 3, 4, 1, 2, 3]);
+        let draft = |tokens: &[TokenId]| {
+            let mut lookup = Lookup::new(8);
+            lookup.learn(4, 4);
+            lookup.draft(tokens, 8)
+        };
+        assert_eq!(draft(&[5, 5, 5, 5]), [5; 8]);
+        assert_eq!(draft(&[9, 1, 2, 3, 4, 1, 2, 3]), [4, 1, 2, 3, 4, 1, 2, 3]);
     }
 
     #[test]
     fn drafts_grow_while_they_come_true_and_pause_while_they_do_not() {
         let text: Vec<TokenId> = (0..40).chain(0..3).collect();
         let mut lookup = Lookup::new(16);
-        assert_eq!(lookup.draft(&text, 99).len(), 8);
-        lookup.learn(8, 8);
-        assert_eq!(lookup.draft(&text, 99).len(), 16);
+        for (n, n_next) in [(3, 6), (6, 12), (12, 16)] {
+            assert_eq!(lookup.draft(&text, 99).len(), n);
+            lookup.learn(n, n);
+            assert_eq!(lookup.draft(&text, 99).len(), n_next);
+        }
         lookup.learn(16, 3);
         assert_eq!(lookup.draft(&text, 99).len(), 4);
         for pause in [2, 4, 8] {

@@ -61,6 +61,11 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
     }
+    #[inline(always)]
+    fn prefetch_far(self, line: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
+    }
 
     memory_instructions! {
         fn load_i(self, from: *const i32) -> __m256i { _mm256_loadu_si256(from.cast()) }

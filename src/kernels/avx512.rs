@@ -67,6 +67,11 @@ impl Simd for Avx512 {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
     }
+    #[inline(always)]
+    fn prefetch_far(self, line: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
+    }
 
     memory_instructions! {
         fn load_i(self, from: *const i32) -> __m512i { _mm512_loadu_si512(from.cast()) }

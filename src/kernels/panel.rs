@@ -145,6 +145,14 @@ impl<U: Unpack> Kernel for PackPanel<'_, U> {
                 for l in 0..S::LANES {
                     pointers[l] = rows[l].as_ptr();
                 }
+                // The rows of the next panel follow those of this one. They come while this one is computed with, which
+                // the processor's own prefetching, at home in a few long streams, does not bring about.
+                let ahead = PAIRS * VECTORS * S::LANES * self.weights.row_bytes;
+                for row in &pointers[..S::LANES] {
+                    for line in (0..bytes).step_by(64) {
+                        s.prefetch_far(row.wrapping_add(ahead + line));
+                    }
+                }
                 U::unpack(&mut ColumnStream { s, rows: &pointers, len: bytes, to, j_stride: self.n * record });
                 // SAFETY: as above, after the bytes.
                 let to = unsafe { to.add(8 * VECTORS * S::LANES) };

@@ -70,6 +70,9 @@ pub(super) trait Simd: Copy {
     /// Asks for a cache line, by an address that need not exist. Does nothing where that is left to the processor.
     #[inline(always)]
     fn prefetch(self, _line: *const u8) {}
+    /// The same into the second-level cache.
+    #[inline(always)]
+    fn prefetch_far(self, _line: *const u8) {}
 
     // ---- scales of quantized rows ----
 
