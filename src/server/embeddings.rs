@@ -1,4 +1,4 @@
-//! Texts to vectors: OpenAI's `POST /v1/embeddings` and llama.cpp's `POST /embedding`.
+//! Texts to vectors: OpenAI's `POST /v1/embeddings` and llama.cpp's `POST /embedding`; Ollama's are in `ollama`.
 //!
 //! A vector is the mean of the final hidden states of a text's tokens (`<bos>` included), scaled to length 1. The texts of
 //! one call run side by side in the engine's slots, beside whatever else runs there.
@@ -40,15 +40,11 @@ async fn openai(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Body>, Api
             return Err(ApiError::invalid(Some("encoding_format".to_owned()), message));
         }
     };
-    let d_model = i64::try_from(ready.engine.d_model()).unwrap_or(i64::MAX);
-    let dimensions = fields.integer("dimensions", 1..=d_model)?.and_then(|n| usize::try_from(n).ok());
-    let vectors = embed(&ready, &fields, &["input"]).await?;
+    let dimensions = dimensions(&fields, &ready)?;
+    let vectors = embed(&ready, &fields, &["input"], false).await?;
     let n_tokens = vectors.iter().map(|one| one.n_tokens).sum();
     let data = vectors.into_iter().enumerate().map(|(index, one)| {
-        let values = match dimensions {
-            Some(n) => shortened(one.values, n),
-            None => one.values,
-        };
+        let values = one.shortened(dimensions);
         let embedding = match as_base64 {
             true => {
                 let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -101,26 +97,54 @@ struct LlamaItem {
 
 /// `POST /embedding`: a list, and in it the vector as the only one of its text.
 async fn llama_cpp(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Vec<LlamaItem>>, ApiError> {
-    let vectors = embed(&ready, &fields, &["content", "input"]).await?;
+    let vectors = embed(&ready, &fields, &["content", "input"], false).await?;
     let item =
         |(index, Embedded { values, n_tokens })| LlamaItem { index, embedding: [values], tokens_evaluated: n_tokens };
     Ok(Json(vectors.into_iter().enumerate().map(item).collect()))
 }
 
 /// The vector of one text.
-struct Embedded {
+pub struct Embedded {
     values: Vec<f32>,
-    n_tokens: usize,
+    /// Tokens of the text.
+    pub n_tokens: usize,
 }
 
-/// Embeds the texts under the first of `names`.
+impl Embedded {
+    /// The vector, or its first `dimensions` values made as long again.
+    pub fn shortened(self, dimensions: Option<usize>) -> Vec<f32> {
+        match dimensions {
+            Some(n) => shortened(self.values, n),
+            None => self.values,
+        }
+    }
+}
+
+/// How many values of each vector are asked for.
+///
+/// # Errors
+/// 400 where there are not that many.
+pub fn dimensions(fields: &Fields, ready: &Ready) -> Result<Option<usize>, ApiError> {
+    let d_model = i64::try_from(ready.engine.d_model()).unwrap_or(i64::MAX);
+    Ok(fields.integer("dimensions", 1..=d_model)?.and_then(|n| usize::try_from(n).ok()))
+}
+
+/// Embeds the texts under the first of `names`. With `cuts` a text that is too long loses its end.
 ///
 /// # Errors
 /// 400 for a text that is empty or too long, before any of them is computed; whatever the engine says.
-async fn embed(ready: &Arc<Ready>, fields: &Fields, names: &[&'static str]) -> Result<Vec<Embedded>, ApiError> {
+pub async fn embed(
+    ready: &Arc<Ready>,
+    fields: &Fields,
+    names: &[&'static str],
+    cuts: bool,
+) -> Result<Vec<Embedded>, ApiError> {
     let (name, value) = fields.get_any(names).ok_or_else(|| missing(names[0]))?;
-    let texts = read_prompts(name, value.clone(), MAX_INPUTS, ready).await?;
+    let mut texts = read_prompts(name, value.clone(), MAX_INPUTS, ready).await?;
     let n_ctx = ready.engine.options().n_ctx;
+    if cuts {
+        texts.iter_mut().for_each(|tokens| tokens.truncate(n_ctx));
+    }
     for tokens in &texts {
         let refused = match tokens.len() {
             0 => EngineError::EmptyPrompt,

@@ -14,7 +14,7 @@
 //! | `POST /completion`, `/tokenize`, `/detokenize`, `/apply-template` | llama.cpp ([`llama_cpp`]) | key, model |
 //! | `GET /props`, `/slots`, `/metrics` | llama.cpp | key, model |
 //! | `POST /slots/{id}` | llama.cpp: save, restore, erase (`slots.rs`) | key, model |
-//! | `POST /api/chat`, `/api/generate`, `/api/show`, `GET /api/tags`, `/api/ps`, `/api/version` | Ollama ([`ollama`]) | key, model |
+//! | `POST /api/chat`, `/api/generate`, `/api/embed`, `/api/embeddings`, `/api/show`, `GET /api/tags`, `/api/ps`, `/api/version` | Ollama ([`ollama`]) | key, model |
 //! | `GET /replies/{id}`, `POST /replies/{id}/stop` | replies that outlive their connection (`replies.rs`) | key |
 //! | `POST /quit` | ends the program, for the page (`quit.rs`) | key, token, loopback |
 //! | `GET /health` | llama.cpp: 503 with progress while loading | |
@@ -31,8 +31,6 @@
 //!   Ollama's `{"error": "…"}`, under `/v1/messages` Anthropic's `{"type": "error", "error": {"type", "message"}}`.
 //! - Streams are server-sent events with a comment in each second of silence; Ollama's are lines of JSON. Closing the
 //!   connection cancels, unless the request carries `x-reply-id`: see `replies.rs`.
-//! - Streams are server-sent events with a comment in each second of silence; Ollama's are lines of JSON. Closing the connection cancels, unless the
-//!   request carries `x-reply-id`: see `replies.rs`.
 //! - What does not fit the context is the request's choice: `overflow` and `n_keep`, see `overflow.rs`.
 //! - Extensions, for the page and whoever likes them: `templates` (in), `stop_reason`, `stopping_word` and `seed` beside
 //!   `finish_reason`, llama.cpp's `timings`, `timings_per_token` and `return_progress` on every API.

@@ -92,6 +92,8 @@ const OPERATIONS: &[Operation] = &[
     // Ollama
     post("/api/chat", "OllamaChatRequest", "The next message of a conversation").answers("OllamaReply").streams(LINES),
     post("/api/generate", "OllamaGenerateRequest", "An answer to a text").answers("OllamaReply").streams(LINES),
+    post("/api/embed", "OllamaEmbedRequest", "Texts as vectors").answers("OllamaEmbeddings"),
+    post("/api/embeddings", "OllamaEmbeddingRequest", "A text as a vector").answers("OllamaEmbedding"),
     get("/api/tags", "The one model").answers("OllamaModels"),
     post("/api/show", "OllamaShowRequest", "All about the model").answers("OllamaModelInfo"),
     get("/api/ps", "The one model, which is loaded").answers("OllamaModels"),

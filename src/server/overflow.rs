@@ -46,9 +46,14 @@ pub fn of_chat(fields: &Fields) -> Result<(Overflow, bool), ApiError> {
     }
 }
 
+/// Tokens that a conversation's prompt may have before turns are left out.
+pub fn room(may_drop: bool, limit: Limit, n_ctx: usize) -> usize {
+    if may_drop { n_ctx - reserve(limit, n_ctx) } else { usize::MAX }
+}
+
 /// Tokens that a conversation must leave free for the reply before none of its turns is left out: what was asked for, up
 /// to half of the context, or an eighth.
-pub fn reserve(limit: Limit, n_ctx: usize) -> usize {
+fn reserve(limit: Limit, n_ctx: usize) -> usize {
     match limit {
         Limit::Tokens(n) => n.min(n_ctx / 2),
         Limit::EndOfTurn => n_ctx / 8,

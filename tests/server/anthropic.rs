@@ -46,6 +46,7 @@ async fn a_message_has_anthropic_s_fields() {
             "input_tokens": n_prompt, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0,
             "output_tokens": n_reply,
         },
+        "truncated": false,
     });
     assert_eq!(body, expected);
 

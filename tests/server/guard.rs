@@ -102,6 +102,8 @@ async fn a_key_guards_all_but_health_and_the_page() {
         ("POST", "/v1/messages/count_tokens"),
         ("POST", "/api/chat"),
         ("POST", "/api/generate"),
+        ("POST", "/api/embed"),
+        ("POST", "/api/embeddings"),
         ("POST", "/api/show"),
         ("GET", "/api/tags"),
         ("GET", "/api/ps"),

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const PATHS: [&str; 12] = [
+const PATHS: [&str; 14] = [
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/responses",
@@ -15,6 +15,8 @@ const PATHS: [&str; 12] = [
     "/api/chat",
     "/api/generate",
     "/api/show",
+    "/api/embed",
+    "/api/embeddings",
 ];
 
 #[tokio::test]
@@ -117,6 +119,9 @@ async fn every_field_with_every_type_is_answered() {
         "store",
         "text",
         "truncation",
+        "truncate",
+        "shift",
+        "dimensions",
         "include",
         "stop_sequences",
         "thinking",

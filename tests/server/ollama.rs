@@ -237,13 +237,55 @@ async fn the_models_are_the_one_that_is_loaded() {
     assert_eq!(get(&state, "/api/ps").await.ok()["models"][0]["context_length"], N_CTX);
     for name in ["alphabet-Q6_K", "gemma2", "gemma2:2b", "alphabet-Q6_K:latest"] {
         let body = post(&state, "/api/show", &json!({"model": name})).await.ok();
-        assert_eq!(body["capabilities"], json!(["completion"]));
+        assert_eq!(body["capabilities"], json!(["completion", "embedding"]));
         assert_eq!(body["model_info"]["gemma2.context_length"], 8192);
         assert!(body["template"].as_str().expect("a text").contains("start_of_turn"));
         assert!(body["parameters"].as_str().expect("a text").contains("top_p                          0.9"), "{body}");
     }
     let version = get(&state, "/api/version").await.ok();
     assert!(version["version"].as_str().expect("a text").split('.').all(|part| part.parse::<u32>().is_ok()));
+}
+
+#[tokio::test]
+async fn the_oldest_turns_are_left_out_where_a_conversation_does_not_fit() {
+    let turn = |role: &str, text: &str| json!({"role": role, "content": text.repeat(12)});
+    let long = json!([turn("user", "word "), turn("assistant", "word "), turn("user", "word "), turn("assistant", "word "),
+        {"role": "user", "content": "Hi"}]);
+    let body = chat(json!({"messages": long, "stream": false})).await.ok();
+    assert_eq!((&body["message"]["content"], &body["truncated"]), (&json!(ALPHABET), &json!(true)));
+    chat(json!({"messages": long, "truncate": false})).await.said(400);
+    let ask = json!({"prompt": "word ".repeat(33), "stream": false});
+    assert_eq!(generate(ask.clone()).await.ok()["done_reason"], "length", "the context is full");
+    let mut shifts = ask;
+    shifts["shift"] = json!(true);
+    let body = generate(shifts).await.ok();
+    assert_eq!(
+        (&body["response"], &body["done_reason"], &body["truncated"]),
+        (&json!(ALPHABET), &json!("stop"), &json!(true))
+    );
+}
+
+#[tokio::test]
+async fn texts_become_vectors() {
+    let state = ready(options());
+    let openai = post(&state, "/v1/embeddings", &json!({"input": ["ab", "c"]})).await.ok();
+    let body = post(&state, "/api/embed", &json!({"model": "x", "input": ["ab", "c"]})).await.ok();
+    assert_eq!(body["embeddings"], json!([openai["data"][0]["embedding"], openai["data"][1]["embedding"]]));
+    assert_eq!(body["prompt_eval_count"], openai["usage"]["prompt_tokens"]);
+    assert!(body["total_duration"].as_u64().is_some_and(|time| time > 0));
+    let one = post(&state, "/api/embed", &json!({"input": "ab", "dimensions": 1})).await.ok();
+    assert_eq!(one["embeddings"][0].as_array().map(Vec::len), Some(1));
+    let older = post(&state, "/api/embeddings", &json!({"prompt": "c"})).await.ok();
+    assert_eq!(older["embedding"], body["embeddings"][1]);
+    for nothing in [json!({}), json!({"input": []})] {
+        assert_eq!(post(&state, "/api/embed", &nothing).await.ok()["embeddings"], json!([]));
+    }
+    let long = "a ".repeat(200);
+    let cut = post(&state, "/api/embed", &json!({"input": long})).await.ok();
+    assert_eq!(cut["prompt_eval_count"], N_CTX);
+    let said = post(&state, "/api/embed", &json!({"input": long, "truncate": false})).await.said(400);
+    assert!(said.contains("input"), "{said}");
+    post(&state, "/api/embeddings", &json!({})).await.said(400);
 }
 
 #[tokio::test]

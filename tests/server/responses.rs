@@ -125,6 +125,20 @@ async fn progress_and_timings_are_told_where_they_are_asked_for() {
 }
 
 #[tokio::test]
+async fn the_oldest_turns_are_left_out_where_the_input_does_not_fit() {
+    let turn = |role: &str, text: &str| json!({"role": role, "content": text.repeat(12)});
+    let long = json!([turn("user", "word "), turn("assistant", "word "), turn("user", "word "), turn("assistant", "word "),
+        {"role": "user", "content": "Hi"}]);
+    for truncation in [json!("auto"), json!(null)] {
+        let body = respond(json!({"input": long, "truncation": truncation, "max_output_tokens": 30})).await.ok();
+        assert_eq!((output(&body), &body["truncated"]), (&json!(ALPHABET), &json!(true)));
+        assert!(body["dropped_messages"].as_u64().is_some_and(|n| n >= 2), "{body}");
+    }
+    let error = respond(json!({"input": long, "truncation": "disabled"})).await.error(400);
+    assert_eq!(error["code"], "context_length_exceeded");
+}
+
+#[tokio::test]
 async fn what_needs_a_store_and_what_is_not_there_is_refused() {
     let state = ready(options());
     for (field, value) in [
@@ -138,7 +152,7 @@ async fn what_needs_a_store_and_what_is_not_there_is_refused() {
         ("text", json!({"format": {"type": "json_object"}})),
         ("top_logprobs", json!(2)),
         ("include", json!(["message.output_text.logprobs"])),
-        ("truncation", json!("auto")),
+        ("truncation", json!("sometimes")),
         ("max_output_tokens", json!(0)),
         ("input", json!(5)),
         ("input", json!([])),

@@ -5,6 +5,7 @@
 //! - `usage` counts the tokens of the prompt that were computed as `input_tokens` and those that the cache had as
 //!   `cache_read_input_tokens`; prompts are cached without being asked to, so `cache_control` has nothing to decide.
 //! - A `thinking` budget is a limit, and this model stays below any: it does not think.
+//! - A conversation that does not fit loses its oldest turns, unless `overflow` says otherwise; answers say `truncated`.
 //! - Not there: `tools`, pictures and documents, `output_format`. They are refused.
 
 mod reply;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::fields::Fields;
+use super::overflow;
 use super::{AppState, Loaded};
 
 /// The routes.
@@ -26,9 +28,12 @@ pub fn routes() -> Router<AppState> {
 
 /// `POST /v1/messages`: the next message of a conversation.
 async fn messages(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
-    let request = request::request(&fields, &ready)?;
+    let mut request = request::request(&fields, &ready)?;
+    let (overflow, may_drop) = overflow::of_chat(&fields)?;
+    request.overflow = overflow;
     let stream = fields.bool("stream", false)?;
-    let prompt = request::conversation(&fields)?.prompt(&ready).await?.tokens;
+    let room = overflow::room(may_drop, request.limit, ready.engine.options().n_ctx);
+    let prompt = request::conversation(&fields)?.fitting_prompt(&ready, room).await?;
     let answer = reply::answer(&ready, prompt, &request, stream).await;
     answer.map_err(|error| error.about("messages"))
 }

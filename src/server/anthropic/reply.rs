@@ -7,23 +7,19 @@ use serde_json::{Value, json};
 
 use crate::engine::{Done, EngineError, Event, Request, StopReason};
 use crate::server::Ready;
+use crate::server::conversation::Prompt;
 use crate::server::error::{ApiError, Dialect};
 use crate::server::generation::{Replies, draw_id};
+use crate::server::overflow::LeftOut;
 use crate::server::sse::{self, Narrator, named};
-use crate::tokenizer::TokenId;
 
 /// Submits a prompt and answers with what comes of it.
 ///
 /// # Errors
 /// What the engine refuses at once; without a stream also what fails later.
-pub async fn answer(
-    ready: &Ready,
-    prompt: Vec<TokenId>,
-    request: &Request,
-    stream: bool,
-) -> Result<Response, ApiError> {
-    let n_prompt = prompt.len();
-    let replies = Replies::submit(ready, &[prompt], 1, request)?;
+pub async fn answer(ready: &Ready, prompt: Prompt, request: &Request, stream: bool) -> Result<Response, ApiError> {
+    let (n_prompt, n_dropped) = (prompt.tokens.len(), prompt.n_dropped);
+    let replies = Replies::submit(ready, &[prompt.tokens], 1, request)?;
     let message = Message {
         id: format!("msg_{}", draw_id()),
         r#type: "message",
@@ -33,12 +29,13 @@ pub async fn answer(
         stop_reason: None,
         stop_sequence: None,
         usage: Usage::new(n_prompt, 0, 0),
+        left_out: LeftOut::default(),
     };
     if stream {
-        return Ok(sse::respond(replies, Events { message, is_begun: false }));
+        return Ok(sse::respond(replies, Events { message, n_dropped, is_begun: false }));
     }
     let reply = replies.collect().await?.pop().ok_or(EngineError::Stopped)?;
-    let mut message = message.ended(&reply.done);
+    let mut message = message.ended(&reply.done, n_dropped);
     message.content = vec![Block { r#type: "text", text: reply.text }];
     Ok(Json(message).into_response())
 }
@@ -53,6 +50,8 @@ struct Message {
     stop_reason: Option<&'static str>,
     stop_sequence: Option<String>,
     usage: Usage,
+    #[serde(flatten)]
+    left_out: LeftOut,
 }
 
 #[derive(Clone, Serialize)]
@@ -82,7 +81,8 @@ impl Usage {
 }
 
 impl Message {
-    fn ended(mut self, done: &Done) -> Message {
+    fn ended(mut self, done: &Done, n_dropped: usize) -> Message {
+        self.left_out = LeftOut::of(done, n_dropped);
         let timings = &done.timings;
         self.usage = Usage::new(timings.prompt_tokens, timings.cached_tokens, timings.decoded_tokens);
         (self.stop_reason, self.stop_sequence) = match &done.reason {
@@ -98,6 +98,7 @@ impl Message {
 /// A stream of events. It begins when it is known how much of the prompt was cached.
 struct Events {
     message: Message,
+    n_dropped: usize,
     is_begun: bool,
 }
 
@@ -139,10 +140,13 @@ impl Narrator for Events {
             Event::Done(mut done) => {
                 let mut events = self.begin();
                 events.extend(delta(std::mem::take(&mut done.text)));
-                let message = self.message.clone().ended(&done);
+                let message = self.message.clone().ended(&done, self.n_dropped);
                 let stop = json!({ "stop_reason": message.stop_reason, "stop_sequence": message.stop_sequence });
+                let mut end = json!(message.left_out);
+                end["delta"] = stop;
+                end["usage"] = json!(message.usage);
                 events.push(self::event("content_block_stop", json!({ "index": 0 })));
-                events.push(self::event("message_delta", json!({ "delta": stop, "usage": message.usage })));
+                events.push(self::event("message_delta", end));
                 events
             }
             Event::Failed(_) => Vec::new(),

@@ -19,11 +19,12 @@ pub async fn chat(Loaded(ready): Loaded, fields: Fields) -> Result<Response, Api
         Some(other) => return Err(wrong("messages", "a list", other)),
     };
     if list.is_empty() {
-        return Ok(reply::loaded(&ready, Form::Chat));
+        return Ok(reply::loaded(&ready, Form::Chat { n_dropped: 0 }));
     }
     for message in list {
         refuse_images(message.get("images"))?;
     }
-    let prompt = Conversation::of(messages(&fields)?).prompt(&ready).await?.tokens;
-    reply::answer(ready, &asked, prompt, Form::Chat).await
+    let room = asked.room(&ready);
+    let prompt = Conversation::of(messages(&fields)?).fitting_prompt(&ready, room).await?;
+    reply::answer(ready, &asked, prompt.tokens, Form::Chat { n_dropped: prompt.n_dropped }).await
 }

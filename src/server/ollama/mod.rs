@@ -8,11 +8,13 @@
 //! - `options` are those of the other APIs under Ollama's names; what it leaves out is the server's default. A `num_ctx`
 //!   below the server's context holds for the request; above it, the server's context holds (`-c`). What decides how a
 //!   model is loaded elsewhere (`num_gpu`, `num_thread`, `use_mmap` …) is decided when the program starts.
-//! - A conversation that does not fit is refused: there is no shift for which `num_keep` would say what stays.
+//! - A conversation that does not fit loses its oldest turns, unless `truncate` is `false`. A reply ends with the context,
+//!   unless `shift` is `true`; then `num_keep` says how much of the prompt stays. Answers say `truncated`.
 //! - `context` of `/api/generate` are the tokens of the conversation so far, with the end of the model's turn.
 //! - Not there: `images`, `suffix`, `tools`, `think`, `format`, and a `template` in Go's language. They are refused.
 
 mod chat;
+mod embed;
 mod generate;
 mod models;
 mod reply;
@@ -28,6 +30,8 @@ pub fn routes() -> Router<AppState> {
     Router::new()
         .route("/api/chat", post(chat::chat))
         .route("/api/generate", post(generate::generate))
+        .route("/api/embed", post(embed::embed))
+        .route("/api/embeddings", post(embed::embeddings))
         .route("/api/tags", get(models::tags))
         .route("/api/show", post(models::show))
         .route("/api/ps", get(models::ps))

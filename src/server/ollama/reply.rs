@@ -12,6 +12,7 @@ use crate::engine::{Done, EngineError, Event, StopReason, Timings, Token};
 use crate::server::Ready;
 use crate::server::error::{ApiError, Dialect};
 use crate::server::generation::Replies;
+use crate::server::overflow::LeftOut;
 use crate::server::sse::{self, Framing, Narrator, line};
 use crate::server::wire::{WireProbability, rfc3339, since_1970};
 use crate::tokenizer::TokenId;
@@ -19,7 +20,10 @@ use crate::tokenizer::TokenId;
 /// How a reply is told.
 pub enum Form {
     /// As a `message`.
-    Chat,
+    Chat {
+        /// Messages that were left out.
+        n_dropped: usize,
+    },
     /// As a `response` to a turn, with the `context` for the next one, in which the model's turn ends so.
     Turn {
         /// Written after the reply.
@@ -92,12 +96,14 @@ struct End {
     prompt_eval_duration: u128,
     eval_count: usize,
     eval_duration: u128,
+    #[serde(flatten)]
+    left_out: LeftOut,
 }
 
 impl Body {
     fn new(ready: &Ready, form: &Form, text: String) -> Body {
         let text = match form {
-            Form::Chat => Text::Message { role: "assistant", content: text },
+            Form::Chat { .. } => Text::Message { role: "assistant", content: text },
             Form::Turn { .. } | Form::Raw => Text::Response(text),
         };
         Body {
@@ -113,7 +119,7 @@ impl Body {
 }
 
 impl End {
-    fn new(context: Option<Vec<TokenId>>, timings: &Timings) -> End {
+    fn new(context: Option<Vec<TokenId>>, left_out: LeftOut, timings: &Timings) -> End {
         End {
             context,
             total_duration: (timings.queued + timings.prefill + timings.decode).as_nanos(),
@@ -122,6 +128,7 @@ impl End {
             prompt_eval_duration: timings.prefill.as_nanos(),
             eval_count: timings.decoded_tokens,
             eval_duration: timings.decode.as_nanos(),
+            left_out,
         }
     }
 }
@@ -141,9 +148,10 @@ impl Teller {
 
     /// The last object, with the `ids` of all of the reply.
     fn end(&self, text: String, ids: Vec<TokenId>, done: &Done) -> Body {
-        let context = match &self.form {
-            Form::Turn { turn_end } => Some([&self.prompt[..], &ids, turn_end].concat()),
-            Form::Chat | Form::Raw => None,
+        let (context, n_dropped) = match &self.form {
+            Form::Turn { turn_end } => (Some([&self.prompt[..], &ids, turn_end].concat()), 0),
+            Form::Chat { n_dropped } => (None, *n_dropped),
+            Form::Raw => (None, 0),
         };
         let mut body = self.part(text);
         body.done = true;
@@ -151,7 +159,7 @@ impl Teller {
             StopReason::EndOfTurn | StopReason::StopString(_) | StopReason::Shutdown => "stop",
             StopReason::TokenLimit | StopReason::ContextFull => "length",
         });
-        body.end = Some(End::new(context, &done.timings));
+        body.end = Some(End::new(context, LeftOut::of(done, n_dropped), &done.timings));
         body
     }
 

@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 
-use crate::engine::{Limit, Request};
+use crate::engine::{Limit, Overflow, Request};
 use crate::server::Ready;
 use crate::server::error::ApiError;
 use crate::server::fields::{Fields, not_supported, wrong};
 use crate::server::generation::{self, refuse_given, refuse_what_is_not_implemented};
+use crate::server::overflow;
 
 /// A request before its prompt.
 pub struct Asked {
@@ -17,6 +18,8 @@ pub struct Asked {
     request: Request,
     /// Tokens of prompt and reply together.
     n_ctx: usize,
+    /// The oldest turns of a conversation that is too long may be left out.
+    may_drop: bool,
 }
 
 impl Asked {
@@ -29,11 +32,7 @@ impl Asked {
         refuse_given(fields, &["tools"])?;
         refuse_thinking(fields)?;
         constraint(fields)?;
-        fields.string("model")?;
-        match fields.get("keep_alive") {
-            None | Some(Value::String(_) | Value::Number(_)) => {}
-            Some(other) => return Err(wrong("keep_alive", "a duration", other)),
-        }
+        check_model(fields)?;
         let n_top = generation::n_top(fields)?;
         let options = fields.object("options")?.unwrap_or_default();
         refuse_what_is_not_implemented(&options)?;
@@ -45,10 +44,22 @@ impl Asked {
             limit => limit,
         };
         request.stop = generation::stop_strings(&options, "stop")?;
+        let n_keep = options.integer("num_keep", -1..=i64::from(u32::MAX))?.unwrap_or(0);
+        request.overflow = match fields.bool("shift", false)? {
+            true => Overflow::Shift { n_keep: usize::try_from(n_keep).ok(), cut_prompt: false },
+            false => Overflow::Stop,
+        };
         request.n_probs = n_top.map_or(0, |n_top| n_top.max(1));
         let asked_n_ctx = options.integer("num_ctx", 1..=i64::from(u32::MAX))?;
         let n_ctx = asked_n_ctx.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
-        Ok(Asked { stream: fields.bool("stream", true)?, n_top, request, n_ctx })
+        let (stream, may_drop) = (fields.bool("stream", true)?, fields.bool("truncate", true)?);
+        Ok(Asked { stream, n_top, request, n_ctx, may_drop })
+    }
+
+    /// Tokens that the prompt of a conversation may have before turns are left out.
+    pub fn room(&self, ready: &Ready) -> usize {
+        let n_ctx = self.n_ctx.min(ready.engine.options().n_ctx);
+        overflow::room(self.may_drop, self.request.limit, n_ctx)
     }
 
     /// The request for a prompt of `n_prompt` tokens.
@@ -69,6 +80,18 @@ impl Asked {
             Limit::Tokens(n) => Limit::Tokens(n.min(room)),
         };
         Ok(request)
+    }
+}
+
+/// Reads which model is meant and how long it should stay, which decide nothing here.
+///
+/// # Errors
+/// 400 that names the field.
+pub fn check_model(fields: &Fields) -> Result<(), ApiError> {
+    fields.string("model")?;
+    match fields.get("keep_alive") {
+        None | Some(Value::String(_) | Value::Number(_)) => Ok(()),
+        Some(other) => Err(wrong("keep_alive", "a duration", other)),
     }
 }
 

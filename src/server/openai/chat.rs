@@ -56,8 +56,7 @@ pub async fn completions(
         request.constraint = Some(tools.constraint(&ready).await?);
     }
 
-    let n_ctx = ready.engine.options().n_ctx;
-    let room = if may_drop { n_ctx - overflow::reserve(request.limit, n_ctx) } else { usize::MAX };
+    let room = overflow::room(may_drop, request.limit, ready.engine.options().n_ctx);
     let prompt = conversation.fitting_prompt(&ready, room).await?;
     let n_dropped = prompt.n_dropped;
     let replies = Replies::submit(&ready, &[prompt.tokens], n, &request).map_err(|error| error.about("messages"))?;

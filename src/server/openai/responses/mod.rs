@@ -3,6 +3,8 @@
 //! - Nothing is stored: `store` and `background` may be false only, and there is no `previous_response_id` and no
 //!   `conversation`; a client sends all of the `input` each time.
 //! - `reasoning` has nothing to decide: this model does not reason.
+//! - `truncation` is `auto` (the oldest turns are left out where the input does not fit) or `disabled` (then that is an
+//!   error); where it is left out, `overflow` decides as it does for chats. Answers say `truncated`.
 //! - Streams tell `timings` and `prompt_progress` as the other APIs do, where they are asked for.
 
 mod request;
@@ -16,17 +18,22 @@ use crate::engine::{Done, EngineError, Request, StopReason};
 use crate::server::error::{ApiError, tidy};
 use crate::server::fields::Fields;
 use crate::server::generation::{Replies, Telling, draw_id};
+use crate::server::overflow::{self, LeftOut};
 use crate::server::sse;
 use crate::server::wire::{WireTimings, unix_time};
 use crate::server::{Loaded, Ready};
 
 /// The handler.
 pub async fn responses(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
-    let request = request::request(&fields, &ready)?;
+    let mut request = request::request(&fields, &ready)?;
+    let (overflow, may_drop) = request::overflow(&fields)?;
+    request.overflow = overflow;
     let telling = Telling::read(&fields)?;
-    let prompt = request::conversation(&fields)?.prompt(&ready).await?.tokens;
-    let replies = Replies::submit(&ready, &[prompt], 1, &request).map_err(|error| error.about("input"))?;
-    let object = Object::new(&fields, &request, &ready);
+    let room = overflow::room(may_drop, request.limit, ready.engine.options().n_ctx);
+    let prompt = request::conversation(&fields)?.fitting_prompt(&ready, room).await?;
+    let n_dropped = prompt.n_dropped;
+    let replies = Replies::submit(&ready, &[prompt.tokens], 1, &request).map_err(|error| error.about("input"))?;
+    let object = Object::new(&fields, &request, &ready, may_drop, n_dropped);
     if telling.stream {
         return Ok(sse::respond(replies, stream::Events::new(object, telling)));
     }
@@ -42,10 +49,12 @@ struct Object {
     body: Value,
     /// The id of the one item of the output.
     item_id: String,
+    /// Items of the input that were left out.
+    n_dropped: usize,
 }
 
 impl Object {
-    fn new(fields: &Fields, request: &Request, ready: &Ready) -> Object {
+    fn new(fields: &Fields, request: &Request, ready: &Ready, may_drop: bool, n_dropped: usize) -> Object {
         let echoed = |name: &str, otherwise: Value| fields.get(name).cloned().unwrap_or(otherwise);
         let body = json!({
             "id": format!("resp_{}", draw_id()),
@@ -69,11 +78,11 @@ impl Object {
             "tool_choice": "auto",
             "tools": [],
             "top_p": tidy(request.sampling.top_p),
-            "truncation": "disabled",
+            "truncation": if may_drop { "auto" } else { "disabled" },
             "usage": null,
             "user": echoed("user", Value::Null),
         });
-        Object { body, item_id: format!("msg_{}", draw_id()) }
+        Object { body, item_id: format!("msg_{}", draw_id()), n_dropped }
     }
 
     /// The message that is the output.
@@ -84,6 +93,9 @@ impl Object {
     /// The response when its reply has ended.
     fn ended(&self, text: &str, done: &Done) -> Value {
         let mut body = self.body.clone();
+        if let (Value::Object(body), Value::Object(left_out)) = (&mut body, json!(LeftOut::of(done, self.n_dropped))) {
+            body.extend(left_out);
+        }
         let status = status(done);
         body["status"] = json!(status);
         if status == "incomplete" {

@@ -3,12 +3,13 @@
 use serde_json::Value;
 
 use crate::chat::Message;
-use crate::engine::Request;
+use crate::engine::{Overflow, Request};
 use crate::server::Ready;
 use crate::server::conversation::{self, Conversation};
 use crate::server::error::ApiError;
 use crate::server::fields::{Fields, missing, not_supported, wrong};
 use crate::server::generation::{self, refuse_given, refuse_what_is_not_implemented};
+use crate::server::overflow;
 
 /// All but the prompt.
 ///
@@ -99,7 +100,7 @@ fn constraint(fields: &Fields) -> Result<(), ApiError> {
     }
 }
 
-/// Fields that ask for more than is told, or for another way to fit a long input.
+/// Fields that ask for more than is told.
 fn refuse_other_answers(fields: &Fields) -> Result<(), ApiError> {
     if fields.integer("top_logprobs", 0..=20)?.is_some_and(|n| n > 0) {
         return Err(not_supported("top_logprobs", "this route"));
@@ -111,8 +112,21 @@ fn refuse_other_answers(fields: &Fields) -> Result<(), ApiError> {
         Some(Value::Array(_)) => {}
         Some(other) => return Err(wrong("include", "a list", other)),
     }
+    Ok(())
+}
+
+/// What happens to an input that does not fit, and whether its oldest turns may be left out.
+///
+/// # Errors
+/// 400 where the fields make no sense.
+pub fn overflow(fields: &Fields) -> Result<(Overflow, bool), ApiError> {
     match fields.string("truncation")? {
-        None | Some("disabled") => Ok(()),
-        Some(_) => Err(not_supported("truncation", "this route")),
+        None => overflow::of_chat(fields),
+        Some("auto") => Ok((Overflow::Stop, true)),
+        Some("disabled") => Ok((Overflow::Stop, false)),
+        Some(other) => {
+            let message = format!("`truncation` must be `auto` or `disabled`, not `{other}`");
+            Err(ApiError::invalid(Some("truncation".to_owned()), message).coded("invalid_value"))
+        }
     }
 }

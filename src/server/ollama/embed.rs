@@ -1,0 +1,43 @@
+//! `POST /api/embed` and the older `/api/embeddings`: texts to vectors.
+
+use std::time::Instant;
+
+use axum::Json;
+use serde_json::{Value, json};
+
+use super::models;
+use super::request::check_model;
+use crate::server::Loaded;
+use crate::server::embeddings::{self, dimensions};
+use crate::server::error::ApiError;
+use crate::server::fields::Fields;
+
+/// `POST /api/embed`: any number of texts. What is too long is cut, unless `truncate` is `false`.
+pub async fn embed(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Value>, ApiError> {
+    let start = Instant::now();
+    check_model(&fields)?;
+    let cuts = fields.bool("truncate", true)?;
+    let dimensions = dimensions(&fields, &ready)?;
+    let has_none = fields.get("input").is_none_or(|input| input.as_array().is_some_and(Vec::is_empty));
+    let vectors = match has_none {
+        true => Vec::new(),
+        false => embeddings::embed(&ready, &fields, &["input"], cuts).await?,
+    };
+    let n_tokens: usize = vectors.iter().map(|one| one.n_tokens).sum();
+    let vectors: Vec<_> = vectors.into_iter().map(|one| one.shortened(dimensions)).collect();
+    Ok(Json(json!({
+        "model": models::name(&ready),
+        "embeddings": vectors,
+        "total_duration": u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX),
+        "load_duration": 0,
+        "prompt_eval_count": n_tokens,
+    })))
+}
+
+/// `POST /api/embeddings`: one text.
+pub async fn embeddings(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Value>, ApiError> {
+    check_model(&fields)?;
+    fields.required_string("prompt")?;
+    let vector = embeddings::embed(&ready, &fields, &["prompt"], true).await?.pop();
+    Ok(Json(json!({ "embedding": vector.map(|one| one.shortened(None)) })))
+}
