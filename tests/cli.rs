@@ -5,10 +5,10 @@ use std::net::TcpStream;
 
 use crate::util::{Folder, demo_model, finish, run, spawn};
 
-const GREEDY: [&str; 5] = ["-q", "--temp", "0", "-n", "8"];
+pub const GREEDY: [&str; 5] = ["-q", "--temp", "0", "-n", "8"];
 
 /// What the demo model says to a prompt, in few words.
-fn answer(folder: &Folder, args: &[&str]) -> String {
+pub fn answer(folder: &Folder, args: &[&str]) -> String {
     let run = folder.run(&[&GREEDY, args].concat()).expect(0);
     assert_eq!(run.stderr, "");
     run.stdout
@@ -240,29 +240,6 @@ fn ctrl_c_keeps_the_text_so_far() {
     stdout.read_to_string(&mut rest).expect("whole characters");
     let run = finish(child);
     assert_eq!((run.status, run.stderr.as_str()), (Some(130), ""));
-}
-
-#[test]
-fn a_piped_chat_answers_line_by_line() {
-    let folder = Folder::new();
-    let chat = |lines: &str| folder.run_with_stdin(&["-q", "--chat", "--temp", "0", "-n", "8"], lines.as_bytes());
-    let one = answer(&folder, &["-p", "Hi"]);
-    assert_eq!(chat("Hi\n").expect(0).stdout, format!("{one}\n"));
-    assert_eq!(chat("Hi\n/clear\nHi\n/exit\nnever\n").expect(0).stdout, format!("{one}\n{one}\n"));
-    let unknown = chat("/nonsense\n").expect(0);
-    assert!(unknown.stdout.is_empty() && unknown.stderr.contains("/nonsense"), "{unknown:?}");
-}
-
-#[test]
-fn a_chat_that_outgrows_the_context_says_what_it_leaves_out() {
-    let folder = Folder::new();
-    let long = "word ".repeat(60);
-    let lines = format!("{long}\n{long}\n{long}\n");
-    let run = folder.run_with_stdin(&["--chat", "-c", "128", "-n", "4"], lines.as_bytes()).expect(0);
-    assert!(run.stderr.contains("left out"), "{}", run.stderr);
-    assert_eq!(run.stdout.lines().count(), 3, "{}", run.stdout);
-    let too_long = folder.run_with_stdin(&["--chat", "-c", "64", "-n", "4"], lines.as_bytes()).expect(0);
-    assert!(too_long.stderr.contains("the context holds 64") && too_long.stdout.is_empty(), "{too_long:?}");
 }
 
 /// A server on a free port, and its URL.

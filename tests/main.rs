@@ -4,6 +4,7 @@ mod archives;
 mod batch;
 mod bench;
 mod bundle;
+mod chat;
 mod cli;
 mod embeddings;
 mod engine;
@@ -18,4 +19,6 @@ mod quantize;
 mod sandbox;
 mod saved_prompts;
 mod server;
+#[cfg(target_os = "linux")]
+mod terminal;
 mod util;

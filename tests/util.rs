@@ -48,6 +48,7 @@ impl Folder {
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.current_dir(self.directory.path()).env_remove("GEMMA2_MODEL").env("CI", "true").stdin(Stdio::null());
+        command.env("XDG_STATE_HOME", self.path("state")).env("HOME", self.directory.path());
         command
     }
 

@@ -179,6 +179,15 @@ pub struct RunArgs {
     /// No banner at the start
     #[arg(long, help_heading = "Output")]
     pub nologo: bool,
+    /// Only ASCII characters in bars and messages
+    #[arg(long, help_heading = "Output")]
+    pub ascii: bool,
+    /// In `--chat`, show Markdown as it is written, without colors
+    #[arg(long, help_heading = "Output")]
+    pub no_markdown: bool,
+    /// In `--chat`, neither read nor write the file of texts typed before
+    #[arg(long, help_heading = "Output")]
+    pub no_history: bool,
     /// Only errors on stderr
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
     pub quiet: bool,
@@ -565,6 +574,9 @@ impl RunArgs {
             no_display_prompt: self.no_display_prompt || (defaults.no_display_prompt && !self.echo),
             stats: self.stats || defaults.stats,
             nologo: self.nologo || defaults.nologo,
+            ascii: self.ascii || defaults.ascii,
+            no_markdown: self.no_markdown || defaults.no_markdown,
+            no_history: self.no_history || defaults.no_history,
             quiet: self.quiet || (defaults.quiet && !self.verbose),
             verbose: self.verbose || (defaults.verbose && !self.quiet),
             server: self.server || mode.server,

@@ -1,7 +1,7 @@
 //! What was typed, what it means, and the terminal. Only this module prints.
 //!
 //! `args.rs` is what was typed, `settings.rs` what it means, `locate.rs` where the weights are and `load.rs` how they
-//! become an engine; `one_shot.rs`, `chat.rs` and `serve.rs` are the three ways to run it, `tools.rs` the rest.
+//! become an engine; `one_shot.rs`, `chat/` and `serve.rs` are the three ways to run it, `tools.rs` the rest.
 
 mod args;
 mod bench;
@@ -15,6 +15,7 @@ mod load;
 mod locate;
 mod log;
 mod machine;
+mod nearest;
 mod one_shot;
 mod pack;
 mod perplexity;
@@ -22,6 +23,7 @@ mod progress;
 mod prompt;
 mod prompt_cache;
 mod quantize;
+mod reply;
 mod serve;
 mod settings;
 mod signals;
@@ -102,7 +104,7 @@ fn run_model(
     mut terminal: Terminal,
 ) -> Result<(), CliError> {
     let merged = typed.clone().or(defaults.clone());
-    (terminal.is_quiet, terminal.is_verbose) = (merged.quiet, merged.verbose);
+    (terminal.is_quiet, terminal.is_verbose, terminal.is_ascii) = (merged.quiet, merged.verbose, merged.ascii);
     let settings = Settings::resolve(typed, defaults)?;
     for warning in &settings.warnings {
         terminal.note(format!("warning: {warning}"));
@@ -110,7 +112,7 @@ fn run_model(
     // Before anything else is opened: a missing prompt file is the quickest mistake to correct.
     let text = match &settings.mode {
         Mode::OneShot(one_shot) => Some(one_shot.prompt.read(one_shot.is_raw)?),
-        Mode::Chat | Mode::Serve(_) => None,
+        Mode::Chat(_) | Mode::Serve(_) => None,
     };
     let (model, default_model) = (settings.model.as_deref(), settings.default_model.as_deref());
     let mut located = locate_model(model, default_model, settings.model_name.as_deref(), surroundings)?;
@@ -127,7 +129,7 @@ fn run_model(
         Mode::OneShot(one_shot) => {
             one_shot::run(&settings, one_shot, text.as_deref().unwrap_or_default(), opened, &terminal)
         }
-        Mode::Chat => chat::run(&settings, opened, &terminal),
+        Mode::Chat(options) => chat::run(&settings, *options, opened, &terminal),
         Mode::Serve(serve) => {
             let serve = serve.clone();
             serve::run(settings, serve, opened, terminal)

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::error::CliError;
-use super::one_shot::{Reply, answer};
+use super::reply::{Plain, Reply, answer};
 use super::terminal::Terminal;
 use crate::bundle::NewFile;
 use crate::engine::{Engine, Limit, Request, SlotError};
@@ -23,7 +23,7 @@ const SLOT: usize = 0;
 /// A file of another kind, which is left alone; whatever the engine says. What is wrong with a saved prompt is only said.
 pub fn read_prompt(engine: &Engine, request: &Request, file: &Path, terminal: &Terminal) -> Result<Reply, CliError> {
     restore(engine, file, terminal)?;
-    let reply = answer(engine, Request { limit: Limit::Tokens(0), ..request.clone() }, terminal)?;
+    let reply = answer(engine, Request { limit: Limit::Tokens(0), ..request.clone() }, &mut Plain, terminal)?;
     // The last token is always computed.
     let is_new = reply.timings.cached_tokens + 1 < reply.timings.prompt_tokens;
     if is_new

@@ -45,6 +45,8 @@ pub struct Settings {
     pub show_stats: bool,
     /// What is not as it was asked for, in words.
     pub warnings: Vec<String>,
+    /// All arguments together, for what may change while it runs.
+    pub args: RunArgs,
 }
 
 /// How the model computes.
@@ -106,7 +108,7 @@ pub enum Mode {
     /// Answer one prompt.
     OneShot(OneShot),
     /// Chat in the terminal.
-    Chat,
+    Chat(Chat),
     /// Answer HTTP.
     Serve(Serve),
 }
@@ -122,6 +124,15 @@ pub struct OneShot {
     pub echo: bool,
     /// Where what the model remembers of it is kept.
     pub prompt_cache: Option<PathBuf>,
+}
+
+/// A chat in the terminal.
+#[derive(Clone, Copy, Debug)]
+pub struct Chat {
+    /// Color Markdown.
+    pub markdown: bool,
+    /// Remember what was typed in a file.
+    pub history: bool,
 }
 
 /// A server.
@@ -178,6 +189,7 @@ impl Settings {
             generation,
             show_stats: args.stats,
             warnings,
+            args,
         })
     }
 }
@@ -207,6 +219,7 @@ fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
         (given.json_schema.is_some(), "-j"),
         (given.json_schema_file.is_some(), "-jf"),
     ];
+    let needs_chat = [(given.no_markdown, "--no-markdown"), (given.no_history, "--no-history")];
     let needs_server = [
         (given.parallel.is_some(), "-np"),
         (given.host.is_some(), "--host"),
@@ -239,6 +252,11 @@ fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
             "`{flag}` needs a prompt (`-p` or `-f`) or `--chat`; requests to a server bring their own"
         ));
     }
+    if !all.chat
+        && let Some(flag) = first(&needs_chat)
+    {
+        return Err(format!("`{flag}` is for `--chat`"));
+    }
     if !is_server(all)
         && let Some(flag) = first(&needs_server)
     {
@@ -249,7 +267,7 @@ fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
 
 fn mode(args: &RunArgs) -> Result<Mode, CliError> {
     if args.chat {
-        return Ok(Mode::Chat);
+        return Ok(Mode::Chat(Chat { markdown: !args.no_markdown, history: !args.no_history }));
     }
     if let Some(prompt) = PromptSource::of(args)? {
         return Ok(Mode::OneShot(OneShot {
@@ -318,7 +336,11 @@ fn kernels(name: Option<&str>) -> Result<&'static Kernels, CliError> {
     }
 }
 
-fn generation(args: &RunArgs) -> Result<Generation, CliError> {
+/// How text is made, of arguments that may be those of a chat that goes on.
+///
+/// # Errors
+/// Values out of range.
+pub fn generation(args: &RunArgs) -> Result<Generation, CliError> {
     let default = Sampling::default();
     let seed = match args.seed {
         Some(Seed::Fixed(seed)) => Some(seed),
@@ -445,7 +467,7 @@ mod tests {
 
     #[test]
     fn the_mode_follows_from_what_was_typed() {
-        assert!(matches!(resolve(&["--chat"], &["--server"]).unwrap().mode, Mode::Chat));
+        assert!(matches!(resolve(&["--chat"], &["--server"]).unwrap().mode, Mode::Chat(_)));
         assert!(matches!(resolve(&["-p", "x"], &["--chat"]).unwrap().mode, Mode::OneShot(_)));
         assert!(matches!(resolve(&["-n", "5"], &["-p", "x"]).unwrap().mode, Mode::OneShot(_)));
         assert!(matches!(resolve(&["--server"], &["-p", "x"]).unwrap().mode, Mode::Serve(_)));

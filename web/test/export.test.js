@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 
 import { parseImport, toJson, toMarkdown, toPage } from '../src/export.js';
 import { decodeText } from '../src/files.js';
 import { fold, search } from '../src/search.js';
+import { path } from '../src/tree.js';
 
 /** @type {import('../src/store.js').Conversation} */
 const conversation = { id: 'c1', title: 'Töne & <b>', created: 5, updated: 9, pinned: true, choices: { '': 'm1', m1: 'm2' }, settings: { temperature: 0.5 } };
@@ -18,6 +20,20 @@ test('an export that is imported again is the same chat', () => {
   assert.ok('chats' in result);
   assert.deepEqual(result.chats, [{ conversation, messages }]);
   assert.equal(result.skipped, 0);
+});
+
+test('a chat that was saved in the terminal is imported with all its replies', () => {
+  const file = readFileSync(new URL('../../tests/fixtures/chat/terminal.json', import.meta.url), 'utf8');
+  const result = parseImport(file, new Set());
+  assert.ok('chats' in result);
+  const [{ conversation: saved, messages: found }] = result.chats;
+  assert.equal(saved.title, 'What is 7 + 8?');
+  assert.deepEqual(saved.settings, { temperature: 0, topK: 5, system: 'Be brief.' });
+  const shown = path(new Map(found.map((message) => [message.id, message])), saved.choices);
+  assert.deepEqual(shown.map((message) => message.role), ['user', 'assistant', 'user', 'assistant']);
+  assert.equal(found.length, 5, 'the other reply is there too');
+  assert.deepEqual(shown[2].files, [{ name: 'notes.txt', text: 'one\ntwo\n' }]);
+  assert.ok(shown[1].demo && shown[1].params?.temperature === 0 && shown[1].timings?.predicted_n === shown[1].replyTokens);
 });
 
 test('chats that exist already are skipped, also twice in one file', () => {
