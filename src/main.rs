@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !error.is_quiet() {
-                cli::error_line(&gemma2::error::render(&error));
+                cli::report(&error, !words.is_empty());
             }
             ExitCode::from(error.exit_status())
         }

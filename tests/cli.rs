@@ -175,6 +175,57 @@ fn help_and_version_are_results() {
 }
 
 #[test]
+fn help_has_topics() {
+    let folder = Folder::new();
+    assert_eq!(folder.run(&["help"]).expect(0).stdout, folder.run(&["--help"]).expect(0).stdout);
+    assert!(folder.run(&["help", "sampling"]).expect(0).stdout.contains("--top-k"));
+    assert!(folder.run(&["help", "pack"]).expect(0).stdout.contains("--license"));
+    assert!(folder.run(&["help", "man"]).expect(0).stdout.starts_with(".TH GEMMA2 1"));
+    folder.run(&["help", "smapling"]).expect(2).says(&["did you mean `gemma2 help sampling`?"]);
+}
+
+#[test]
+fn the_doctor_finds_this_machine_well() {
+    let run = Folder::new().run(&["doctor", "--seconds", "0"]).expect(0);
+    assert!(run.stdout.lines().all(|line| line.starts_with("ok ") || line.starts_with("advice ")), "{}", run.stdout);
+    for check in ["known answers, scalar", "<bos>", "chat template", "soft caps", "sliding window"] {
+        assert!(run.stdout.contains(check), "{check}: {}", run.stdout);
+    }
+}
+
+#[test]
+fn info_tells_what_a_model_needs() {
+    let folder = Folder::new();
+    let info = |n_ctx: &str| folder.run(&["info", "-c", n_ctx]).expect(0).stdout;
+    let memory = |text: &str| text.lines().find(|line| line.starts_with("memory ")).map(str::to_owned);
+    let (small, whole) = (info("512"), info("0"));
+    assert!(small.contains("context       512 of 2048") && whole.contains("context       2048 of 2048"), "{small}");
+    assert_ne!(memory(&small), memory(&whole));
+    assert!(small.contains("device        CPU") && small.contains("GPU           none"), "{small}");
+}
+
+#[test]
+fn presets_and_modes_print_the_flags_they_stand_for() {
+    let folder = Folder::new();
+    let run = folder.run(&["-p", "Hi", "-n", "8", "--mode", "factual", "--preset", "memory", "-c", "256"]).expect(0);
+    assert!(run.stderr.contains("mode     factual: --temp 0\n"), "{}", run.stderr);
+    assert!(run.stderr.contains("preset   memory: --dtype bf16 -c 512 -ub 64\n"), "{}", run.stderr);
+    assert_eq!(run.stdout, answer(&folder, &["-p", "Hi"]));
+    folder.run(&["-p", "Hi", "--preset", "fast"]).expect(2).says(&["auto, exact, speed, memory"]);
+}
+
+#[test]
+fn safetensors_can_be_taken_as_another_type() {
+    let folder = Folder::new();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/golden/models/tiny-c/hf-bf16-sharded");
+    let text = |more: &[&str]| answer(&folder, &[&["-m", model, "--raw", "-p", "Hello"], more].concat());
+    // Nothing is lost from BF16 to F32, and products are made in F32 anyway.
+    assert_eq!(text(&["--dtype", "f32"]), text(&[]));
+    assert_eq!(text(&["--dtype", "bf16"]), text(&[]));
+    folder.run(&["-p", "Hi", "--dtype", "f32"]).expect(2).says(&["`--dtype` is for safetensors", "gemma2 quantize"]);
+}
+
+#[test]
 fn models_that_are_none_are_explained() {
     let folder = Folder::new();
     folder.write("gemma-2-2b-it-Q6_K.gguf", "GGUF");

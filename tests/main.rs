@@ -15,6 +15,8 @@ mod load;
 mod program;
 mod prompt_cache;
 mod quantize;
+#[cfg(unix)]
+mod recipes;
 #[cfg(target_os = "linux")]
 mod sandbox;
 mod saved_prompts;

@@ -333,3 +333,21 @@ fn the_last_message_can_be_edited() {
     chat.at_prompt(CTRL_D);
     chat.ends(0);
 }
+
+#[test]
+fn several_models_beside_the_program_are_offered() {
+    let folder = Folder::new();
+    let program = folder.install("gemma2-here");
+    for name in ["a.gguf", "b.gguf"] {
+        std::fs::copy(crate::util::demo_model(), folder.path(name)).expect("a copy");
+    }
+    let mut chat = Session::of(&folder, &program, &["--chat", "-v"], &[]);
+    chat.wait_for("b.gguf");
+    chat.wait_for("Which model, 1 to 2? ");
+    chat.keys("7\n");
+    chat.wait_for("Which model, 1 to 2? ");
+    chat.keys("2\n");
+    chat.wait_for("b.gguf`");
+    chat.at_prompt(CTRL_D);
+    chat.ends(0);
+}

@@ -14,6 +14,7 @@ use crate::ops::KvType;
     name = "gemma2",
     version,
     args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
     args_override_self = true,
     max_term_width = 100
 )]
@@ -44,6 +45,9 @@ pub struct RunArgs {
     /// Keep the weights from being swapped out
     #[arg(long, help_heading = "Model")]
     pub mlock: bool,
+    /// Take the weights of a safetensors model as this type, in memory of their own [default: as they are]
+    #[arg(long, value_name = "TYPE", help_heading = "Model")]
+    pub dtype: Option<Dtype>,
 
     /// Tokens of context; 0 is the model's maximum [default: 512]
     #[arg(short, long, value_name = "N", help_heading = "Context and speed")]
@@ -79,6 +83,9 @@ pub struct RunArgs {
     /// Which GPU to use [default: auto]
     #[arg(long, value_name = "WHICH", help_heading = "Context and speed")]
     pub gpu: Option<Gpu>,
+    /// Several flags at once; what they are is printed, and flags that are given win
+    #[arg(long, value_name = "NAME", help_heading = "Context and speed")]
+    pub preset: Option<Preset>,
     /// Instruction set of the CPU to use [default: the best it has]
     #[arg(long, value_name = "NAME", help_heading = "Context and speed")]
     pub isa: Option<String>,
@@ -114,6 +121,9 @@ pub struct RunArgs {
     /// Start of the random numbers; -1 draws one [default: -1]
     #[arg(short, long, value_name = "N", value_parser = parse_seed, allow_negative_numbers = true, help_heading = "Sampling")]
     pub seed: Option<Seed>,
+    /// Several flags of sampling at once; what they are is printed, and flags that are given win
+    #[arg(long, value_name = "NAME", help_heading = "Sampling")]
+    pub mode: Option<Mode>,
     /// Temperature; 0 always takes the likeliest token [default: 1.0]
     #[arg(long, visible_alias = "temperature", value_name = "X", help_heading = "Sampling")]
     pub temp: Option<f32>,
@@ -173,6 +183,12 @@ pub struct RunArgs {
     /// Do not print the prompt (the default)
     #[arg(long, visible_alias = "silent-prompt", help_heading = "Output")]
     pub no_display_prompt: bool,
+    /// Print the answer as one JSON object at the end, with counts and speed
+    #[arg(long, conflicts_with = "stream_json", help_heading = "Output")]
+    pub json: bool,
+    /// Print a JSON object for each token, and one without text at the end
+    #[arg(long, help_heading = "Output")]
+    pub stream_json: bool,
     /// Speed and token counts on stderr at the end
     #[arg(long, help_heading = "Output")]
     pub stats: bool,
@@ -254,6 +270,62 @@ pub enum Gpu {
     Disable,
 }
 
+/// `--dtype`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// 32 bits.
+    F32,
+    /// 16 bits, the exponent of F32.
+    Bf16,
+}
+
+/// `--preset`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Preset {
+    /// As large a context as the machine has room for
+    Auto,
+    /// The most exact arithmetic
+    Exact,
+    /// The fastest
+    Speed,
+    /// The least memory
+    Memory,
+}
+
+impl Preset {
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Preset::Auto => "auto",
+            Preset::Exact => "exact",
+            Preset::Speed => "speed",
+            Preset::Memory => "memory",
+        }
+    }
+}
+
+/// `--mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Gemma's own defaults
+    Chat,
+    /// The likeliest tokens only
+    Factual,
+    /// More surprise
+    Creative,
+}
+
+impl Mode {
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Chat => "chat",
+            Mode::Factual => "factual",
+            Mode::Creative => "creative",
+        }
+    }
+}
+
 /// What the program does besides running a model.
 #[derive(Clone, Debug, PartialEq, Subcommand)]
 pub enum Tool {
@@ -279,6 +351,31 @@ pub enum Tool {
     Quantize(QuantizeArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
+    /// Check that this program computes right on this machine, and how fast it can be
+    Doctor(DoctorArgs),
+    /// Help about a topic (prompt, sampling, chat, gpu, api, man) or a tool
+    Help(HelpArgs),
+}
+
+/// `doctor`.
+#[derive(Clone, Debug, PartialEq, clap::Args)]
+pub struct DoctorArgs {
+    /// The model whose speed is measured, as for the program itself
+    #[arg(short, long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// CPU threads [default: physical cores]
+    #[arg(short, long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// How long speed is measured; 0 leaves measurements out
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(..=600))]
+    pub seconds: u64,
+}
+
+/// `help`.
+#[derive(Clone, Debug, PartialEq, clap::Args)]
+pub struct HelpArgs {
+    /// What about
+    pub topic: Option<String>,
 }
 
 /// `pack`.
@@ -531,6 +628,7 @@ impl RunArgs {
             model: self.model.or(defaults.model),
             no_mmap: self.no_mmap || defaults.no_mmap,
             mlock: self.mlock || defaults.mlock,
+            dtype: self.dtype.or(defaults.dtype),
             ctx_size: self.ctx_size.or(defaults.ctx_size),
             threads: self.threads.or(defaults.threads),
             batch_size: self.batch_size.or(defaults.batch_size),
@@ -542,6 +640,7 @@ impl RunArgs {
             no_context_shift: self.no_context_shift || defaults.no_context_shift,
             n_gpu_layers: self.n_gpu_layers.or(defaults.n_gpu_layers),
             gpu: self.gpu.or(defaults.gpu),
+            preset: self.preset.or(defaults.preset),
             isa: self.isa.or(defaults.isa),
             prompt: self.prompt.or(mode.prompt),
             file: self.file.or(mode.file),
@@ -553,6 +652,7 @@ impl RunArgs {
             chat: self.chat || mode.chat,
             n_predict: self.n_predict.or(defaults.n_predict),
             seed: self.seed.or(defaults.seed),
+            mode: self.mode.or(defaults.mode),
             temp: self.temp.or(defaults.temp),
             top_k: self.top_k.or(defaults.top_k),
             top_p: self.top_p.or(defaults.top_p),
@@ -572,6 +672,8 @@ impl RunArgs {
             special: self.special || defaults.special,
             echo: self.echo || (defaults.echo && !self.no_display_prompt),
             no_display_prompt: self.no_display_prompt || (defaults.no_display_prompt && !self.echo),
+            json: self.json || (defaults.json && !self.stream_json),
+            stream_json: self.stream_json || (defaults.stream_json && !self.json),
             stats: self.stats || defaults.stats,
             nologo: self.nologo || defaults.nologo,
             ascii: self.ascii || defaults.ascii,

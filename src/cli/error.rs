@@ -10,7 +10,7 @@ use crate::error::Hint;
 use crate::model::ModelError;
 use crate::quantize::QuantizeError;
 use crate::tokenizer::TokenizerError;
-use crate::weights::WeightsError;
+use crate::weights::{ConvertError, WeightsError};
 
 /// Why the program ends. [`CliError::exit_status`] is the promise of the command line.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,9 @@ pub enum CliError {
     /// The model's files.
     #[error(transparent)]
     Weights(Box<WeightsError>),
+    /// `--dtype`.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
     /// A packed file.
     #[error(transparent)]
     Bundle(#[from] BundleError),
@@ -67,6 +70,9 @@ pub enum CliError {
     /// `verify` found differences; they were printed.
     #[error("`{}` is not as it was packed", .0.display())]
     Damaged(PathBuf),
+    /// `doctor` found something wrong; it was printed.
+    #[error("{0} of the checks failed")]
+    Unwell(usize),
     /// The listener.
     #[error("{what}")]
     Network {
@@ -130,13 +136,14 @@ impl CliError {
             CliError::SeveralModels(_)
             | CliError::Weights(_)
             | CliError::Bundle(_)
+            | CliError::Convert(ConvertError::NotFloat { .. })
             | CliError::Tokenizer { .. }
             | CliError::Model(_)
             | CliError::Chat(ChatError::Broken(_))
             | CliError::Unpack(UnpackError::Bundle(_))
             | CliError::Pack(PackError::Map(_) | PackError::Bundle(_) | PackError::NoWeights { .. }) => 3,
             CliError::Network { .. } => 4,
-            CliError::Memory { .. } => 5,
+            CliError::Memory { .. } | CliError::Convert(ConvertError::Memory { .. }) => 5,
             CliError::PromptTooLong { .. } | CliError::Engine(EngineError::PromptTooLong { .. }) => 6,
             CliError::Quantize(
                 QuantizeError::Weights(_) | QuantizeError::Tokenizer(_) | QuantizeError::Value { .. },
@@ -178,6 +185,7 @@ impl Hint for CliError {
                 Some(format!("say which: `gemma2 -m {}`", names.first().map_or("FILE", |name| name)))
             }
             CliError::Weights(error) => error.hint(),
+            CliError::Convert(error) => error.hint(),
             CliError::Bundle(error) => error.hint(),
             CliError::Tokenizer { source, .. } => source.hint(),
             CliError::Chat(error) => error.hint(),
@@ -187,6 +195,9 @@ impl Hint for CliError {
             CliError::Unpack(error) => error.hint(),
             CliError::Quantize(error) => error.hint(),
             CliError::Damaged(_) => Some("download or copy the file again".into()),
+            CliError::Unwell(_) => Some(
+                "take a fresh copy of the program; if that fails too, this CPU or its memory computes wrong".into(),
+            ),
             CliError::PromptTooLong { n_ctx, n_ctx_train, .. } if n_ctx < n_ctx_train => {
                 Some(format!("`-c 0` uses the model's whole context of {n_ctx_train} tokens"))
             }

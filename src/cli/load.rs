@@ -11,6 +11,7 @@ use crate::bundle::Bytes;
 use crate::chat::ChatTemplate;
 use crate::engine::{Engine, EngineOptions};
 use crate::error::bytes_for_people;
+use crate::kernels::Format;
 use crate::model::{Config, Model};
 use crate::ops::Compute;
 use crate::tokenizer::Tokenizer;
@@ -84,19 +85,52 @@ impl Opened {
         let Some(available) = available_memory() else {
             return Ok(compute.n_parallel);
         };
-        let fit = fit_memory(self.source.config(), self.source.weight_bytes(), self.n_ctx, compute, available)?;
+        let copied = match (compute.dtype.filter(|_| self.is_convertible()), compute.no_mmap) {
+            (Some(Format::F32), _) => self.source.n_params().saturating_mul(4),
+            (Some(_), _) => self.source.n_params().saturating_mul(2),
+            (None, true) => self.source.weight_bytes(),
+            (None, false) => 0,
+        };
+        let fit = fit_memory(self.source.config(), copied, self.n_ctx, compute, available)?;
         if fit < compute.n_parallel {
             terminal.note(format!("memory is enough for {fit} of {} slots (`-np`)", compute.n_parallel));
         }
         Ok(fit)
     }
 
+    /// Whether `--dtype` can apply: the weights are those of a safetensors model.
+    fn is_convertible(&self) -> bool {
+        self.source.gguf().is_none()
+    }
+
+    /// Refuses `--dtype` for a GGUF file, and says where a preset's does not apply.
+    ///
+    /// # Errors
+    /// It was asked for.
+    pub fn check_dtype(&self, compute: &ComputeSettings, terminal: &Terminal) -> Result<(), CliError> {
+        match compute.dtype {
+            Some(_) if self.is_convertible() => Ok(()),
+            Some(_) if compute.is_dtype_given => Err(CliError::Usage {
+                what: "`--dtype` is for safetensors models, and this is a GGUF file".into(),
+                hint: "leave it out, or make another file with `gemma2 quantize IN OUT BF16`".into(),
+            }),
+            Some(_) => {
+                terminal.detail("`--dtype` of the preset does not apply: a GGUF file is used as it is");
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Takes the weights.
     ///
     /// # Errors
-    /// Weights that do not make a Gemma 2.
+    /// Weights that do not make a Gemma 2; not enough memory for `--dtype`.
     pub fn model(&self, compute: &ComputeSettings) -> Result<Model, CliError> {
-        let tensors = self.source.tensors()?;
+        let mut tensors = self.source.tensors()?;
+        if let Some(dtype) = compute.dtype.filter(|_| self.is_convertible()) {
+            tensors = tensors.converted(dtype)?;
+        }
         let on_cpu = Compute::cpu(compute.kernels, compute.n_threads).map_err(crate::model::ModelError::from)?;
         let on_cpu = on_cpu.with_kv_types(compute.kv_types);
         Ok(Model::new(self.source.config().clone(), tensors, on_cpu, compute.n_ubatch)?)
@@ -182,15 +216,14 @@ pub fn kv_cache_bytes(config: &Config, n_ctx: usize, compute: &ComputeSettings) 
     positions.saturating_mul((config.n_kv_heads * (row_bytes[0] + row_bytes[1])) as u64)
 }
 
-/// Slots that fit, at most as many as asked for.
+/// Slots that fit beside the copied `weights`, at most as many as asked for.
 fn fit_memory(
     config: &Config,
-    weight_bytes: u64,
+    weights: u64,
     n_ctx: usize,
     compute: &ComputeSettings,
     available: u64,
 ) -> Result<usize, CliError> {
-    let weights = if compute.no_mmap { weight_bytes } else { 0 };
     let slots_at = |n_ctx: usize| {
         let slot = kv_cache_bytes(config, n_ctx, compute).max(1);
         usize::try_from(available.saturating_sub(weights) / slot).unwrap_or(usize::MAX)

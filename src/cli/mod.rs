@@ -9,8 +9,11 @@ mod bind;
 mod browser;
 mod chat;
 mod demo;
+mod desktop;
+mod doctor;
 mod error;
 mod help;
+mod json;
 mod load;
 mod locate;
 mod log;
@@ -19,6 +22,7 @@ mod nearest;
 mod one_shot;
 mod pack;
 mod perplexity;
+mod presets;
 mod progress;
 mod prompt;
 mod prompt_cache;
@@ -31,12 +35,13 @@ mod terminal;
 mod tools;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+pub use desktop::report;
 pub use error::CliError;
-pub use terminal::error_line;
 
 use crate::bundle::{ArgsFile, Bundle};
 use crate::kernels::Kernels;
@@ -109,15 +114,25 @@ fn run_model(
     for warning in &settings.warnings {
         terminal.note(format!("warning: {warning}"));
     }
+    for line in &settings.presets {
+        terminal.note(line);
+    }
     // Before anything else is opened: a missing prompt file is the quickest mistake to correct.
     let text = match &settings.mode {
         Mode::OneShot(one_shot) => Some(one_shot.prompt.read(one_shot.is_raw)?),
         Mode::Chat(_) | Mode::Serve(_) => None,
     };
     let (model, default_model) = (settings.model.as_deref(), settings.default_model.as_deref());
-    let mut located = locate_model(model, default_model, settings.model_name.as_deref(), surroundings)?;
+    let model_name = settings.model_name.as_deref();
+    let mut located = match locate_model(model, default_model, model_name, surroundings) {
+        Err(CliError::SeveralModels(names)) if terminal.stdin_is_terminal && terminal.stderr_is_terminal => {
+            locate_model(Some(&ask_which(names)?), None, model_name, surroundings)?
+        }
+        located => located?,
+    };
     load::place_in_memory(&mut located.files, &settings, &terminal)?;
     let opened = Opened::new(located, settings.n_ctx, &terminal)?;
+    opened.check_dtype(&settings.compute, &terminal)?;
     serve::demo_notice(&opened, &terminal);
     terminal.detail(format!("model    {} in `{}`", serve::describe(&opened.source), opened.source.file()));
     terminal.detail(format!(
@@ -137,11 +152,34 @@ fn run_model(
     }
 }
 
-/// `0.1.0` and what the program can use on this machine.
+/// Lets a person choose one of several models.
+fn ask_which(names: Vec<String>) -> Result<PathBuf, CliError> {
+    for (index, name) in names.iter().enumerate() {
+        terminal::error_line(&format!("{:3}  {name}", index + 1));
+    }
+    loop {
+        terminal::prompt(&format!("Which model, 1 to {}? ", names.len()));
+        let mut line = String::new();
+        let read = std::io::stdin().read_line(&mut line);
+        match read.map(|_| line.trim().parse::<usize>()) {
+            Ok(Ok(number)) if (1..=names.len()).contains(&number) => return Ok(PathBuf::from(&names[number - 1])),
+            // Ctrl-D, or no answer at all.
+            _ if line.trim().is_empty() => return Err(CliError::SeveralModels(names)),
+            _ => {}
+        }
+    }
+}
+
+/// `0.1.0`, the commit where the build was told one, and what the program can use on this machine.
 fn version() -> &'static str {
     static VERSION: OnceLock<String> = OnceLock::new();
     VERSION.get_or_init(|| {
-        format!("{}\nCPU: {}\nGPU: none in this build", env!("CARGO_PKG_VERSION"), Kernels::get().isa())
+        let number = env!("CARGO_PKG_VERSION");
+        // Set by whoever builds a release; a build script that asked git would fail without one.
+        let commit = option_env!("GEMMA2_COMMIT").map(|commit| format!(" ({commit})")).unwrap_or_default();
+        let usable: Vec<String> = Kernels::available().map(|kernels| kernels.isa().to_string()).collect();
+        let best = Kernels::get().isa();
+        format!("{number}{commit}\nCPU: {best} (can run {})\nGPU: none in this build", usable.join(", "))
     })
 }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::error::CliError;
+use super::json::{JsonLines, print_end};
 use super::load::Opened;
 use super::prompt;
 use super::prompt_cache;
-use super::reply::{Plain, answer, stats};
-use super::settings::{Generation, OneShot, Settings, Shape};
+use super::reply::{Plain, Sink, answer, stats};
+use super::settings::{Generation, OneShot, Output, Settings, Shape};
 use super::terminal::{Terminal, print};
 use crate::engine::Request;
 use crate::error::Hint;
@@ -38,22 +39,31 @@ pub fn run(
     }
     let constraint = constraint(generation, &tokenizer)?;
     let n_parallel = opened.check_memory(&settings.compute, terminal)?;
+    let model = opened.id();
     let engine = opened.start(tokenizer, n_parallel, &settings.compute, terminal)?;
-    if one_shot.echo {
-        print(&prompt.echo)?;
+    let echo = one_shot.echo.then_some(prompt.echo.as_str());
+    let (mut plain, mut json) = (Plain, JsonLines { is_streaming: one_shot.output == Output::StreamJson });
+    let is_json = one_shot.output != Output::Text;
+    let sink: &mut dyn Sink = if is_json { &mut json } else { &mut plain };
+    if let Some(echo) = echo.filter(|_| !is_json) {
+        print(echo)?;
     }
     let mut request = request(prompt.tokens, generation);
     request.constraint = constraint;
     let reply = match &one_shot.prompt_cache {
         Some(file) => match prompt_cache::read_prompt(&engine, &request, file, terminal) {
             Ok(read) if !read.is_interrupted => {
-                answer(&engine, request, &mut Plain, terminal).map(|reply| reply.after(&read))
+                answer(&engine, request, sink, terminal).map(|reply| reply.after(&read))
             }
             other => other,
         },
-        None => answer(&engine, request, &mut Plain, terminal),
+        None => answer(&engine, request, sink, terminal),
     };
-    if terminal.stdout_is_terminal {
+    if is_json {
+        if let Ok(reply) = &reply {
+            print_end(reply, &model, echo, json.is_streaming)?;
+        }
+    } else if terminal.stdout_is_terminal {
         print("\n")?;
     }
     let reply = reply?;

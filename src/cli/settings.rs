@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use super::args::{Gpu, RunArgs, Seed};
+use super::args::{Dtype, Gpu, RunArgs, Seed};
 use super::error::CliError;
-use super::machine::physical_cores;
+use super::machine::{available_memory, physical_cores};
+use super::presets;
 use super::prompt::{PromptSource, read_text};
 use crate::engine::{Limit, Overflow, Sampling};
 use crate::grammar::Source;
-use crate::kernels::{Isa, Kernels};
+use crate::kernels::{Format, Isa, Kernels};
 use crate::ops::KvType;
 
 /// Tokens of context where `-c` is not given.
@@ -45,6 +46,8 @@ pub struct Settings {
     pub show_stats: bool,
     /// What is not as it was asked for, in words.
     pub warnings: Vec<String>,
+    /// What presets stand for, a line each.
+    pub presets: Vec<String>,
     /// All arguments together, for what may change while it runs.
     pub args: RunArgs,
 }
@@ -70,6 +73,10 @@ pub struct ComputeSettings {
     pub no_mmap: bool,
     /// Lock the weights in memory.
     pub mlock: bool,
+    /// Take the weights in this format.
+    pub dtype: Option<Format>,
+    /// It was asked for, and not only by a preset.
+    pub is_dtype_given: bool,
 }
 
 /// How text is made.
@@ -124,6 +131,19 @@ pub struct OneShot {
     pub echo: bool,
     /// Where what the model remembers of it is kept.
     pub prompt_cache: Option<PathBuf>,
+    /// How the answer is printed.
+    pub output: Output,
+}
+
+/// What stdout gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// The text as it is made.
+    Text,
+    /// One JSON object at the end.
+    Json,
+    /// A JSON object for each token, and one at the end.
+    StreamJson,
 }
 
 /// A chat in the terminal.
@@ -176,8 +196,11 @@ impl Settings {
         if let Err(what) = check_use(&defaults, &args) {
             warnings.push(format!("in this file's `.args`, {what}"));
         }
+        let is_dtype_given = args.dtype.is_some();
+        let is_server = is_server(&args);
+        let (args, presets) = presets::expand(args, is_server, available_memory())?;
         let generation = generation(&args)?;
-        let compute = compute(&args, &mut warnings)?;
+        let compute = ComputeSettings { is_dtype_given, ..compute(&args, &mut warnings)? };
         let mode = mode(&args)?;
         Ok(Settings {
             mode,
@@ -189,6 +212,7 @@ impl Settings {
             generation,
             show_stats: args.stats,
             warnings,
+            presets,
             args,
         })
     }
@@ -204,7 +228,13 @@ fn is_server(args: &RunArgs) -> bool {
 
 /// A flag that is accepted does something: here are those that cannot, in the mode that `all` arguments select.
 fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
-    let needs_prompt = [(given.raw, "--raw"), (given.echo, "--echo"), (given.prompt_cache.is_some(), "--prompt-cache")];
+    let needs_prompt = [
+        (given.raw, "--raw"),
+        (given.echo, "--echo"),
+        (given.json, "--json"),
+        (given.stream_json, "--stream-json"),
+        (given.prompt_cache.is_some(), "--prompt-cache"),
+    ];
     let needs_raw =
         [(given.keep.is_some(), "--keep"), (given.no_context_shift && !is_server(all), "--no-context-shift")];
     let needs_text = [
@@ -270,10 +300,16 @@ fn mode(args: &RunArgs) -> Result<Mode, CliError> {
         return Ok(Mode::Chat(Chat { markdown: !args.no_markdown, history: !args.no_history }));
     }
     if let Some(prompt) = PromptSource::of(args)? {
+        let output = match (args.json, args.stream_json) {
+            (_, true) => Output::StreamJson,
+            (true, false) => Output::Json,
+            (false, false) => Output::Text,
+        };
         return Ok(Mode::OneShot(OneShot {
             prompt,
             is_raw: args.raw,
             echo: args.echo,
+            output,
             prompt_cache: args.prompt_cache.clone(),
         }));
     }
@@ -320,6 +356,11 @@ fn compute(args: &RunArgs, warnings: &mut Vec<String>) -> Result<ComputeSettings
         is_parallel_given: args.parallel.is_some(),
         no_mmap: args.no_mmap,
         mlock: args.mlock,
+        dtype: args.dtype.map(|dtype| match dtype {
+            Dtype::F32 => Format::F32,
+            Dtype::Bf16 => Format::BF16,
+        }),
+        is_dtype_given: false,
     })
 }
 

@@ -5,9 +5,12 @@ use std::path::Path;
 
 use super::args::{self, InfoArgs, RunArgs, TokenizeArgs, Tool, UnpackArgs};
 use super::bench::bench;
+use super::doctor::doctor;
 use super::error::CliError;
+use super::help;
 use super::load::{Opened, kv_cache_bytes};
 use super::locate::{Surroundings, locate_model};
+use super::machine::available_memory;
 use super::pack::{run_pack, run_upgrade};
 use super::perplexity::run_perplexity;
 use super::progress::progress;
@@ -17,6 +20,7 @@ use super::settings::{DEFAULT_N_CTX, Settings};
 use super::terminal::{Terminal, error_line, print};
 use crate::bundle::{Bundle, BundleError, running_executable, unpack, verify};
 use crate::error::{bytes_for_people, name_for_people};
+use crate::kernels::Kernels;
 use crate::tokenizer::Special;
 
 /// Runs a tool.
@@ -44,6 +48,8 @@ pub fn run(tool: Tool, version: &'static str, mut terminal: Terminal) -> Result<
             terminal.is_quiet = args.quiet;
             run_quantize(args, &terminal)
         }
+        Tool::Doctor(args) => doctor(&args, &terminal),
+        Tool::Help(args) => print(&help::topic(args.topic.as_deref(), version)?),
         Tool::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut args::command(version), "gemma2", &mut script);
@@ -144,6 +150,13 @@ fn info(args: &InfoArgs, terminal: &Terminal) -> Result<(), CliError> {
     let (source, compute) = (&opened.source, &settings.compute);
     let config = source.config();
     let kv_bytes = kv_cache_bytes(config, opened.n_ctx, compute);
+    let all = source.weight_bytes().saturating_add(kv_bytes);
+    let free = match available_memory() {
+        Some(free) if free < all => format!("{} are free: too little, it would read from disk", bytes_for_people(free)),
+        Some(free) => format!("{} are free", bytes_for_people(free)),
+        None => "this system does not say what is free".into(),
+    };
+    let usable: Vec<String> = Kernels::available().map(|kernels| kernels.isa().to_string()).collect();
     let global = config.local_layers.iter().filter(|is_local| !**is_local).count();
     let out = format!(
         "name          {name}\n\
@@ -156,9 +169,10 @@ fn info(args: &InfoArgs, terminal: &Terminal) -> Result<(), CliError> {
          heads         {n_heads} of {head_dim}, {n_kv_heads} for keys and values\n\
          vocabulary    {n_vocab}\n\
          context       {n_ctx} of {n_ctx_train} tokens\n\
-         memory        {kv} for the context (each slot of a server)\n\
+         memory        {all}: the weights, and {kv} for the context (each slot of a server); {free}\n\
          chat template {template}\n\
-         device        CPU, {n_threads} threads, {isa}\n",
+         device        CPU, {n_threads} threads, {isa} (this CPU can run {usable})\n\
+         GPU           none: this build has no code for one\n",
         name = name_for_people(source.name().as_bytes()),
         file = name_for_people(source.file().as_bytes()),
         format = source.format_name(),
@@ -176,10 +190,12 @@ fn info(args: &InfoArgs, terminal: &Terminal) -> Result<(), CliError> {
         n_vocab = config.n_vocab,
         n_ctx = opened.n_ctx,
         n_ctx_train = config.n_ctx_train,
+        all = bytes_for_people(all),
         kv = bytes_for_people(kv_bytes),
         template = if source.chat_template().is_some() { "yes" } else { "no" },
         n_threads = compute.n_threads,
         isa = compute.kernels.isa(),
+        usable = usable.join(", "),
     );
     print(&out)
 }

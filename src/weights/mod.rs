@@ -6,6 +6,7 @@
 //! sizes: each number of [`Config`] is bounded, and each tensor has the shape that follows from it.
 
 mod config;
+mod convert;
 mod error;
 mod files;
 mod json;
@@ -19,6 +20,7 @@ mod tests;
 mod vocabulary;
 
 pub use config::{Config, GgufNumber};
+pub use convert::ConvertError;
 pub use error::WeightsError;
 pub use files::{Files, HuggingFaceFiles, NamedBytes};
 pub use source::Source;
