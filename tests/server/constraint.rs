@@ -57,6 +57,37 @@ async fn a_reply_under_a_schema_is_json_of_that_schema_on_every_api() {
 }
 
 #[tokio::test]
+async fn the_other_dialects_have_their_own_words_for_a_schema() {
+    let state = roomy();
+    let format = json!({ "format": { "type": "json_schema", "name": "person", "schema": person() } });
+    for (path, name, value, content) in [
+        ("/api/chat", "format", person(), "/message/content"),
+        ("/api/generate", "format", person(), "/response"),
+        ("/v1/responses", "text", format, "/output/0/content/0/text"),
+    ] {
+        let body = json!({ "messages": hi(), "prompt": "Hi", "input": "Hi", "stream": false, "temperature": 0,
+            "options": { "temperature": 0 }, name: value });
+        let body: Value = match path {
+            "/v1/responses" => without(body, &["messages", "prompt", "options"]),
+            _ => body,
+        };
+        let body = post(&state, path, &body).await.ok();
+        check_person(body.pointer(content).and_then(Value::as_str).unwrap_or_else(|| panic!("{path}: {body}")));
+    }
+    let any =
+        json!({ "messages": hi(), "format": "json", "stream": false, "options": { "num_predict": 40, "seed": 3 } });
+    let body = post(&state, "/api/chat", &any).await.ok();
+    assert!(body["message"]["content"].as_str().is_some_and(|text| text.trim_start().starts_with('{')), "{body}");
+}
+
+fn without(mut body: Value, names: &[&str]) -> Value {
+    for name in names {
+        body.as_object_mut().expect("an object").remove(*name);
+    }
+    body
+}
+
+#[tokio::test]
 async fn a_grammar_decides_what_the_model_may_say() {
     let state = ready(options());
     let text = async |path: &str, grammar: &str| {

@@ -149,7 +149,7 @@ async fn what_needs_a_store_and_what_is_not_there_is_refused() {
         ("prompt", json!({"id": "pmpt_1"})),
         ("tools", json!([{"type": "web_search"}])),
         ("tool_choice", json!("required")),
-        ("text", json!({"format": {"type": "json_object"}})),
+        ("text", json!({"format": {"type": "yaml"}})),
         ("top_logprobs", json!(2)),
         ("include", json!(["message.output_text.logprobs"])),
         ("truncation", json!("sometimes")),

@@ -12,7 +12,7 @@ use crate::server::fields::{Fields, wrong};
 
 /// The handler.
 pub async fn chat(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
-    let asked = Asked::read(&fields, &ready)?;
+    let asked = Asked::read(&fields, &ready).await?;
     let list = match fields.get("messages") {
         None => &[],
         Some(Value::Array(list)) => list.as_slice(),

@@ -1,9 +1,13 @@
 //! What both generating routes read from a request.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::engine::{Limit, Overflow, Request};
+use crate::grammar::{Constraint, Source};
 use crate::server::Ready;
+use crate::server::constraint::{Wanted, compile};
 use crate::server::error::ApiError;
 use crate::server::fields::{Fields, not_supported, wrong};
 use crate::server::generation::{self, refuse_given, refuse_what_is_not_implemented};
@@ -27,16 +31,16 @@ impl Asked {
     ///
     /// # Errors
     /// 400 that names the field.
-    pub fn read(fields: &Fields, ready: &Ready) -> Result<Asked, ApiError> {
+    pub async fn read(fields: &Fields, ready: &Arc<Ready>) -> Result<Asked, ApiError> {
         refuse_what_is_not_implemented(fields)?;
         refuse_given(fields, &["tools"])?;
         refuse_thinking(fields)?;
-        constraint(fields)?;
         check_model(fields)?;
         let n_top = generation::n_top(fields)?;
         let options = fields.object("options")?.unwrap_or_default();
         refuse_what_is_not_implemented(&options)?;
         let mut request = Request::new(Vec::new());
+        request.constraint = constraint(fields, ready).await?;
         request.sampling = generation::sampling(&options, &ready.facts.sampling, 100.0, ready.engine.tokenizer())?;
         request.limit = match generation::limit(&options, &["num_predict"], 0)? {
             // Ollama's zero is no limit either.
@@ -96,13 +100,15 @@ pub fn check_model(fields: &Fields) -> Result<(), ApiError> {
 }
 
 /// The form that the reply must have.
-fn constraint(fields: &Fields) -> Result<(), ApiError> {
-    match fields.get("format") {
-        None => Ok(()),
-        Some(Value::String(name)) if name.is_empty() => Ok(()),
-        Some(Value::String(_) | Value::Object(_)) => Err(not_supported("format", "this server")),
-        Some(other) => Err(wrong("format", "`json` or a JSON schema", other)),
-    }
+async fn constraint(fields: &Fields, ready: &Arc<Ready>) -> Result<Option<Constraint>, ApiError> {
+    let source = match fields.get("format") {
+        None => return Ok(None),
+        Some(Value::String(name)) if name.is_empty() => return Ok(None),
+        Some(Value::String(name)) if name == "json" => Source::json_object(),
+        Some(schema @ Value::Object(_)) => Source::JsonSchema(schema.clone()),
+        Some(other) => return Err(wrong("format", "`json` or a JSON schema", other)),
+    };
+    compile(Wanted { source, param: "format".into() }, ready).await.map(Some)
 }
 
 fn refuse_thinking(fields: &Fields) -> Result<(), ApiError> {

@@ -25,7 +25,7 @@ use crate::server::{Loaded, Ready};
 
 /// The handler.
 pub async fn responses(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
-    let mut request = request::request(&fields, &ready)?;
+    let mut request = request::request(&fields, &ready).await?;
     let (overflow, may_drop) = request::overflow(&fields)?;
     request.overflow = overflow;
     let telling = Telling::read(&fields)?;

@@ -1,10 +1,14 @@
 //! What a request says, in the words of the other APIs.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::chat::Message;
 use crate::engine::{Overflow, Request};
+use crate::grammar::{Constraint, Source};
 use crate::server::Ready;
+use crate::server::constraint::{Wanted, compile};
 use crate::server::conversation::{self, Conversation};
 use crate::server::error::ApiError;
 use crate::server::fields::{Fields, missing, not_supported, wrong};
@@ -15,7 +19,7 @@ use crate::server::overflow;
 ///
 /// # Errors
 /// 400 that names the field.
-pub fn request(fields: &Fields, ready: &Ready) -> Result<Request, ApiError> {
+pub async fn request(fields: &Fields, ready: &Arc<Ready>) -> Result<Request, ApiError> {
     refuse_what_is_not_implemented(fields)?;
     refuse_given(fields, &["tools"])?;
     let is_forced = fields.get("tool_choice").is_some_and(|choice| !matches!(choice.as_str(), Some("auto" | "none")));
@@ -23,10 +27,10 @@ pub fn request(fields: &Fields, ready: &Ready) -> Result<Request, ApiError> {
         return Err(not_supported("tool_choice", "this route"));
     }
     refuse_what_needs_a_store(fields)?;
-    constraint(fields)?;
     refuse_other_answers(fields)?;
     fields.string("model")?;
     let mut request = Request::new(Vec::new());
+    request.constraint = constraint(fields, ready).await?;
     request.sampling = generation::sampling(fields, &ready.facts.sampling, 2.0, ready.engine.tokenizer())?;
     request.limit = generation::limit(fields, &["max_output_tokens"], 1)?;
     request.stop = generation::stop_strings(fields, "stop")?;
@@ -89,15 +93,29 @@ fn refuse_what_needs_a_store(fields: &Fields) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The form that the reply must have.
-fn constraint(fields: &Fields) -> Result<(), ApiError> {
+/// The form that the reply must have: `text.format`, whose schema stands beside its type.
+async fn constraint(fields: &Fields, ready: &Arc<Ready>) -> Result<Option<Constraint>, ApiError> {
     let Some(text) = fields.object("text")? else {
-        return Ok(());
+        return Ok(None);
     };
-    match text.get("format").map(|format| format["type"].as_str()) {
-        None | Some(Some("text")) => Ok(()),
-        Some(_) => Err(not_supported("text.format", "this server")),
-    }
+    let Some(format) = text.object("format").map_err(|error| error.about("text.format"))? else {
+        return Ok(None);
+    };
+    let kind = format.required_string("type").map_err(|error| error.about("text.format.type"))?;
+    let (source, param) = match kind {
+        "text" => return Ok(None),
+        "json_object" => (Source::json_object(), "text.format"),
+        "json_schema" => match format.get("schema") {
+            Some(schema @ Value::Object(_)) => (Source::JsonSchema(schema.clone()), "text.format.schema"),
+            Some(other) => return Err(wrong("text.format.schema", "an object", other)),
+            None => return Err(missing("text.format.schema")),
+        },
+        other => {
+            let message = format!("`{other}` is no type of a format: use text, json_object or json_schema");
+            return Err(ApiError::invalid(Some("text.format.type".to_owned()), message).coded("invalid_value"));
+        }
+    };
+    compile(Wanted { source, param: param.into() }, ready).await.map(Some)
 }
 
 /// Fields that ask for more than is told.
