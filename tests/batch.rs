@@ -134,11 +134,11 @@ fn every_type_of_cache_has_the_same_bits_in_any_chunks_and_stays_near_the_exact_
     let spread = (exact.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / exact.len() as f64).sqrt();
     for (kv_types, tolerance) in [
         ([F32; 2], 0.0),
-        ([F16; 2], 0.005),
-        ([BF16; 2], 0.04),
-        ([Q8_0; 2], 0.04),
-        ([Q8_0, F16], 0.04),
-        ([F16, BF16], 0.04),
+        ([F16; 2], 0.03),
+        ([BF16; 2], 0.12),
+        ([Q8_0; 2], 0.12),
+        ([Q8_0, F16], 0.12),
+        ([F16, BF16], 0.12),
     ] {
         let whole = read(kv_types, usize::MAX);
         assert!(whole == read(kv_types, 1), "{kv_types:?}: token by token");

@@ -59,7 +59,7 @@ fn a_grammar_makes_answers_that_a_script_can_use() {
     let names: Vec<String> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     assert!(names.iter().any(|name| name.len() == 8 && name.ends_with(".txt")), "{names:?}");
     let schema = r#"{"type": "object", "properties": {"name": {"enum": ["Anna", "Bob"]}}, "required": ["name"]}"#;
-    let json = shell(&folder, &format!("gemma2 -n 40 -p 'My name is Anna. What is my name?' -j '{schema}'")).stdout;
+    let json = shell(&folder, &format!("gemma2 -n 200 -p 'My name is Anna. What is my name?' -j '{schema}'")).stdout;
     let object: Value = serde_json::from_str(&json).expect("JSON");
     assert!(object["name"] == "Anna" || object["name"] == "Bob", "{json}");
 }

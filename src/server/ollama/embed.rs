@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use axum::Json;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::models;
 use super::request::check_model;
@@ -12,8 +12,25 @@ use crate::server::embeddings::{self, dimensions};
 use crate::server::error::ApiError;
 use crate::server::fields::Fields;
 
+/// The answer of `/api/embed`. Typed, since JSON of an F32 made by way of an F64 has twice the digits.
+#[derive(Serialize)]
+pub struct Vectors {
+    model: String,
+    embeddings: Vec<Vec<f32>>,
+    /// Nanoseconds.
+    total_duration: u64,
+    load_duration: u64,
+    prompt_eval_count: usize,
+}
+
+/// The answer of `/api/embeddings`.
+#[derive(Serialize)]
+pub struct Vector {
+    embedding: Option<Vec<f32>>,
+}
+
 /// `POST /api/embed`: any number of texts. What is too long is cut, unless `truncate` is `false`.
-pub async fn embed(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Value>, ApiError> {
+pub async fn embed(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Vectors>, ApiError> {
     let start = Instant::now();
     check_model(&fields)?;
     let cuts = fields.bool("truncate", true)?;
@@ -23,21 +40,19 @@ pub async fn embed(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Value>,
         true => Vec::new(),
         false => embeddings::embed(&ready, &fields, &["input"], cuts).await?,
     };
-    let n_tokens: usize = vectors.iter().map(|one| one.n_tokens).sum();
-    let vectors: Vec<_> = vectors.into_iter().map(|one| one.shortened(dimensions)).collect();
-    Ok(Json(json!({
-        "model": models::name(&ready),
-        "embeddings": vectors,
-        "total_duration": u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX),
-        "load_duration": 0,
-        "prompt_eval_count": n_tokens,
-    })))
+    Ok(Json(Vectors {
+        model: models::name(&ready),
+        prompt_eval_count: vectors.iter().map(|one| one.n_tokens).sum(),
+        embeddings: vectors.into_iter().map(|one| one.shortened(dimensions)).collect(),
+        total_duration: u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX),
+        load_duration: 0,
+    }))
 }
 
 /// `POST /api/embeddings`: one text.
-pub async fn embeddings(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Value>, ApiError> {
+pub async fn embeddings(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Vector>, ApiError> {
     check_model(&fields)?;
     fields.required_string("prompt")?;
     let vector = embeddings::embed(&ready, &fields, &["prompt"], true).await?.pop();
-    Ok(Json(json!({ "embedding": vector.map(|one| one.shortened(None)) })))
+    Ok(Json(Vector { embedding: vector.map(|one| one.shortened(None)) }))
 }
