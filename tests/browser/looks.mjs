@@ -100,7 +100,8 @@ export const looks = {
     await page.keyboard.press('Control+a');
     await page.keyboard.type('say edited');
     await page.keyboard.press('Control+Enter');
-    await page.waitForSelector('article.user .text:has-text("say edited")');
+    // Between the question and its reply the page is idle for a moment.
+    await page.waitForSelector('article.assistant .text:has-text("edited")');
     await finished(page);
     equal((await texts(page))[1], 'edited', 'the edited message is answered');
     await page.keyboard.press('Control+Shift+Enter');
