@@ -174,14 +174,21 @@ HTTP
   gemma2 --api-key KEY            clients must send it as `Authorization: Bearer`
 
 OpenAI's API; any client works with base URL http://127.0.0.1:8080/v1:
-  POST /v1/chat/completions, /v1/completions, /v1/embeddings; GET /v1/models
+  POST /v1/chat/completions (also tools), /v1/responses, /v1/completions,
+  /v1/embeddings; GET /v1/models
 
   curl http://127.0.0.1:8080/v1/chat/completions -H 'content-type: application/json' \\
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'
 
 llama.cpp's:
-  POST /completion, /tokenize, /detokenize, /apply-template
+  POST /completion, /embedding, /tokenize, /detokenize, /apply-template
   GET /health, /props, /slots, /metrics
+
+Ollama's, for its clients (OLLAMA_HOST=http://127.0.0.1:8080):
+  POST /api/chat, /api/generate, /api/embed, /api/show; GET /api/tags, /api/ps
+
+Anthropic's, with base URL http://127.0.0.1:8080:
+  POST /v1/messages, /v1/messages/count_tokens
 
 `\"stream\": true` sends tokens as they are made. /openapi.json describes it all.
 Only this computer can connect unless --host says otherwise. -np N requests are
