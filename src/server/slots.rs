@@ -9,6 +9,7 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path as UrlPath, Query, State};
+use axum::http::{HeaderMap, HeaderValue, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -32,6 +33,7 @@ pub async fn act(
     Loaded(ready): Loaded,
     UrlPath(id): UrlPath<String>,
     query: Result<Query<ActionQuery>, QueryRejection>,
+    headers: HeaderMap,
     body: Result<Fields, ApiError>,
 ) -> Result<Json<Value>, ApiError> {
     let Query(ActionQuery { action }) =
@@ -41,6 +43,11 @@ pub async fn act(
     let id = id.ok_or_else(|| ApiError::invalid(None, format!("the slots are numbered from 0 to {}", n_slots - 1)))?;
     let start = Instant::now();
     if action == "erase" {
+        // It needs no body, but what is there has to be one.
+        let length = headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes);
+        if length.is_some_and(|length| length != b"0") {
+            body?;
+        }
         let change = wait(ready.engine.erase_slot(id)?).await?;
         return Ok(Json(json!({ "id_slot": id, "n_erased": change.n_tokens })));
     }

@@ -29,6 +29,7 @@ pub async fn request(fields: &Fields, ready: &Arc<Ready>) -> Result<Request, Api
     refuse_what_needs_a_store(fields)?;
     refuse_other_answers(fields)?;
     fields.string("model")?;
+    fields.object("metadata")?;
     let mut request = Request::new(Vec::new());
     request.constraint = constraint(fields, ready).await?;
     request.sampling = generation::sampling(fields, &ready.facts.sampling, 2.0, ready.engine.tokenizer())?;
