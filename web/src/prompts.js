@@ -30,7 +30,7 @@ export class Prompts {
   }
 
   /**
-   * What `/apply-template` needs to show or count a prompt.
+   * The prompt's part of a request: what is sent is what is shown and counted. A reply without text is no turn.
    * @param {Message[]} path
    * @param {boolean} [withDraft] with what is in the composer as the next message
    */

@@ -265,7 +265,7 @@ export class Replies {
     app.messages.add(reply);
     void app.store.saveOwn(WRITING, { conversation: reply.conversation, id: reply.id });
     const history = app.prompts.sent(trees.ancestry(app.state.tree, message.content === '' ? reply.parent : reply.id));
-    const body = { messages: settings.messages(chosen, history), templates: settings.templates(chosen), ...params };
+    const body = { ...app.prompts.request(history), ...params };
     const job = this.#messageJob(reply, place);
     await this.#run(job, (signal) => {
       if (problem) throw new ApiError(problem);

@@ -258,6 +258,24 @@ test('regenerating and editing add alternatives, and each remembers its branch',
   assert.deepEqual(texts(again), texts(app));
 });
 
+test('a reply that was stopped before its first word is no turn: what is sent is what the exact prompt shows', async () => {
+  fake.script.prefillMs = 2000;
+  const app = await started();
+  await ready(app);
+  app.drafts.set('say one');
+  const sent = app.replies.send();
+  await until(app, (state) => state.machine.prefill !== null);
+  app.replies.stop();
+  await sent;
+  assert.deepEqual(texts(app), ['user: say one', 'assistant: ']);
+  fake.script.prefillMs = 0;
+  app.drafts.set('say two');
+  const shown = app.prompts.request(app.prompts.sent(app.messages.path), true);
+  await app.replies.send();
+  assert.deepEqual(fake.requests[1].messages, [{ role: 'user', content: 'say one' }, { role: 'user', content: 'say two' }]);
+  assert.deepEqual({ messages: fake.requests[1].messages, templates: fake.requests[1].templates }, shown);
+});
+
 test('editing in place keeps what is below', async () => {
   const app = await started();
   await say(app, 'say one');
