@@ -236,6 +236,11 @@ export const replies = {
     equal(await page.locator('article').count(), 6, 'everything is still shown');
     check((await page.locator('.left-out').count()) >= 2, 'old turns are marked');
     check(place.fake.requests.at(-1).messages.length < 5, 'and not sent');
+    await page.click('#settings');
+    await page.fill('#setting-system', 'Be brief.');
+    await page.keyboard.press('Escape');
+    await page.waitForFunction(() => !document.querySelector('article')?.matches('.left-out'));
+    equal(await page.locator('article').first().locator('.tag').count(), 0, 'the turn that carries the system text is sent');
     clean(/status of 400/);
     await close();
   },

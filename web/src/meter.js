@@ -64,21 +64,18 @@ export function debounced(count, delay) {
 
 /**
  * Which messages to leave out so that the rest fits: whole turns from the oldest on, never the last message.
- * @template {{ id: string, role: string }} M
- * @param {M[]} path
- * @param {(at: number) => Promise<number>} count tokens of a prompt whose oldest turns before `path[at]` are left out
+ * @param {number[]} starts where turns begin, ascending
+ * @param {(at: number) => Promise<number>} count tokens of a prompt without what is before `at`
  * @param {number} room tokens the prompt may have
- * @returns {Promise<string | null>} id of the first message that is still sent; null when not even the last turn fits
+ * @returns {Promise<number | null>} the first of `starts` from which everything fits; null when not even the last turn does
  */
-export async function firstThatFits(path, count, room) {
-  // A prompt must start with a message of the person.
-  const starts = path.map((message, at) => ({ message, at })).filter(({ message }) => message.role === 'user');
+export async function firstThatFits(starts, count, room) {
   let low = 0;
   let high = starts.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if ((await count(starts[middle].at)) <= room) high = middle;
+    if ((await count(starts[middle])) <= room) high = middle;
     else low = middle + 1;
   }
-  return starts[low]?.message.id ?? null;
+  return starts[low] ?? null;
 }

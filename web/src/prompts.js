@@ -10,6 +10,9 @@ const COUNT_MS = 300;
 /** What stays free for the reply when old turns are left out. */
 const FREE_SHARE = 0.25;
 
+/** As `sendFrom`: only what is written next is sent. */
+export const NEXT = '';
+
 export class Prompts {
   /** @param {import('./app.js').App} app */
   constructor(app) {
@@ -22,10 +25,13 @@ export class Prompts {
    * The messages of a branch that are sent: all of it, or what a person chose to keep. The first turn stays where it
    * carries the system text.
    * @param {Message[]} path
+   * @param {boolean} [withDraft] what is sent with the next message; otherwise for a reply to the last one
    * @returns {Message[]}
    */
-  sent(path) {
-    const from = path.findIndex((message) => message.id === this.app.state.conversation.sendFrom);
+  sent(path, withDraft = false) {
+    const { sendFrom } = this.app.state.conversation;
+    if (sendFrom === NEXT) return withDraft ? this.#from(path, path.length) : path;
+    const from = path.findIndex((message) => message.id === sendFrom);
     return from < 0 ? path : this.#from(path, from);
   }
 
@@ -43,21 +49,30 @@ export class Prompts {
     return { messages: settings.messages(chosen, list), templates: settings.templates(chosen) };
   }
 
-  /** Leaves out as many of the oldest turns as needed, then answers what waits for an answer. */
-  async leaveOutOldest() {
+  /**
+   * Leaves out as many of the oldest turns as needed, then answers what waits for an answer.
+   * @param {boolean} [forDraft] so that the draft can be sent; nothing is answered
+   */
+  async leaveOutOldest(forDraft = false) {
     const { app } = this;
     const { path } = app.messages;
     const last = path.at(-1);
     const asked = last?.role === 'assistant' && last.content === '' ? path.slice(0, -1) : path;
-    const room = Math.floor(app.state.meter.total * (1 - FREE_SHARE));
-    const count = (/** @type {number} */ at) => this.#tokens(this.#from(asked, at), undefined, true);
-    const from = await firstThatFits(asked, count, room);
+    // A prompt begins with a message of the person; the draft is one, too.
+    const starts = asked.flatMap((message, at) => (message.role === 'user' ? [at] : []));
+    if (forDraft) starts.push(asked.length);
+    const count = (/** @type {number} */ at) => this.#tokens(this.#from(asked, at), undefined, forDraft);
+    const { total } = app.state.meter;
+    // With room for a long reply where that is possible, else for any.
+    const roomy = await firstThatFits(starts, count, Math.floor(total * (1 - FREE_SHARE)));
+    const from = roomy ?? (await firstThatFits(starts, count, total - 1));
     if (from === null) {
       app.notify('full.lastTooLong');
       return;
     }
-    app.chats.change({ sendFrom: from });
+    app.chats.change({ sendFrom: asked[from]?.id ?? NEXT });
     void this.counter.now();
+    if (forDraft) return;
     if (last?.status === 'error') await app.replies.retry(last.id);
     else if (last?.role === 'assistant' && last.status === 'cut') await app.replies.goOn(last.id);
   }
@@ -86,7 +101,7 @@ export class Prompts {
     const { text, literal } = app.state.conversation;
     const used =
       text === undefined
-        ? await this.#tokens(this.sent(app.messages.path), signal, true)
+        ? await this.#tokens(this.sent(app.messages.path, true), signal, true)
         : (await app.api.tokenIds({ content: text, parse_special: !literal, add_special: true }, signal)).length;
     if (!signal.aborted) app.set({ meter: { ...app.state.meter, used } });
   }

@@ -6,6 +6,7 @@
 import { ApiError, isAbort } from './api.js';
 import * as formats from './format.js';
 import { newReplyId, newSeed } from './ids.js';
+import { NEXT } from './prompts.js';
 import * as settings from './settings.js';
 import * as machine from './state.js';
 import { Speed } from './stream.js';
@@ -57,6 +58,7 @@ export class Replies {
     const message = app.messages.make('user', content, last?.id ?? null);
     if (files.length > 0) message.files = files.map(({ name, text }) => ({ name, text }));
     app.messages.add(message);
+    if (app.state.conversation.sendFrom === NEXT) app.chats.change({ sendFrom: message.id });
     app.drafts.sent(message.conversation, last === undefined);
     await this.#answer(message.id);
   }

@@ -21,7 +21,8 @@
  * @property {string} [text] makes it a raw text: no messages, the model simply goes on
  * @property {boolean} [literal] in a raw text, markers such as `<start_of_turn>` are ordinary characters
  * @property {import('./api.js').Place} [reply] while a raw text is being written: where the server keeps it
- * @property {string} [sendFrom] id of the first message that is sent; older ones of the branch are left out
+ * @property {string} [sendFrom] id of the first message that is sent; older ones of the branch are left out. '': all
+ *   are, and it becomes the next message
  *
  * @typedef {'conversations' | 'messages' | 'settings' | 'drafts'} StoreName
  * @typedef {{ store: StoreName, put?: any, remove?: string }} Write

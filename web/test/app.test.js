@@ -477,6 +477,51 @@ test('a full context is reported, and leaving out old turns makes room', async (
   assert.equal(app.messages.path.at(-1)?.status, 'complete');
 });
 
+test('the first turn, which carries the system text, is sent when others are left out', async () => {
+  const app = await started();
+  await say(app, 'say one');
+  await say(app, 'say two');
+  await say(app, 'say three');
+  const { path } = app.messages;
+  app.chats.change({ sendFrom: path[4].id });
+  assert.deepEqual(app.prompts.sent(path, true), path.slice(4));
+  app.changeSetting('system', 'Be brief.');
+  assert.deepEqual(app.prompts.sent(path, true), [...path.slice(0, 2), ...path.slice(4)]);
+});
+
+test('a message that needs nearly all of the context is sent without room for a long reply', async () => {
+  fake.script.nCtx = 100;
+  const app = await started();
+  await say(app, 'say one two three four five six seven eight nine ten');
+  await say(app, `read ${'word '.repeat(80)}`);
+  assert.equal(app.messages.path.at(-1)?.failure?.kind, 'context');
+  await app.prompts.leaveOutOldest();
+  assert.equal(app.state.toast, null, 'nobody says that it does not fit');
+  assert.equal(app.state.conversation.sendFrom, app.messages.path[2].id);
+  assert.equal(app.messages.path.at(-1)?.cutBy, 'context_full');
+});
+
+test('all of a chat is left out for a draft that fits only alone', async () => {
+  fake.script.nCtx = 100;
+  const factory = new IDBFactory();
+  const app = await started(factory);
+  await say(app, 'say one two three four five six seven eight nine ten');
+  app.drafts.set(`read ${'word '.repeat(80)}`);
+  await until(app, (state) => Number(state.meter.used) >= 100);
+  await app.prompts.leaveOutOldest(true);
+  assert.deepEqual([app.state.toast, fake.requests.length], [null, 1]);
+  assert.deepEqual(app.prompts.sent(app.messages.path, true), [], 'nothing goes with the next message');
+  assert.equal(app.prompts.sent(app.messages.path).length, 2, 'a reply that is there can still be made again');
+  await until(app, (state) => Number(state.meter.used) < 100);
+  await app.replies.send();
+  assert.equal(fake.requests[1].messages.length, 1);
+  const again = await started(factory, app.state.conversation.id);
+  assert.deepEqual(again.prompts.sent(again.messages.path).map(({ role }) => role), ['user', 'assistant']);
+  app.drafts.set(`read ${'word '.repeat(200)}`);
+  await app.prompts.leaveOutOldest(true);
+  assert.equal(app.state.toast?.key, 'full.lastTooLong');
+});
+
 test('settings of a chat can become the defaults, and be reset', async () => {
   const factory = new IDBFactory();
   const app = await started(factory);

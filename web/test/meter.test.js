@@ -47,11 +47,12 @@ test('a count that fails disturbs nobody', async () => {
 });
 
 test('as few of the oldest turns are left out as needed, and a turn is never torn apart', async () => {
-  const path = Array.from({ length: 10 }, (_, at) => ({ id: `m${at}`, role: at % 2 === 0 ? 'user' : 'assistant' }));
-  const count = async (/** @type {number} */ at) => (path.length - at) * 10;
-  assert.equal(await firstThatFits(path, count, 100), 'm0');
-  assert.equal(await firstThatFits(path, count, 99), 'm2');
-  assert.equal(await firstThatFits(path, count, 45), 'm6');
-  assert.equal(await firstThatFits(path, count, 20), 'm8');
-  assert.equal(await firstThatFits(path, count, 19), null);
+  const starts = [0, 2, 4, 6, 8];
+  const count = async (/** @type {number} */ at) => (10 - at) * 10;
+  assert.equal(await firstThatFits(starts, count, 100), 0);
+  assert.equal(await firstThatFits(starts, count, 99), 2);
+  assert.equal(await firstThatFits(starts, count, 45), 6);
+  assert.equal(await firstThatFits(starts, count, 20), 8);
+  assert.equal(await firstThatFits(starts, count, 19), null);
+  assert.equal(await firstThatFits([], count, 19), null);
 });

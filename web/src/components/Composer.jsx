@@ -176,7 +176,7 @@ function Notice() {
         {t('composer.tooLong', { used: meter.used ?? 0, total: meter.total })}
         {turns && (
           <>
-            <button type="button" class="small" onClick={() => void app.prompts.leaveOutOldest()}>
+            <button type="button" class="small" onClick={() => void app.prompts.leaveOutOldest(true)}>
               {t('full.leaveOut')}
             </button>
             <button type="button" class="small" onClick={() => app.prompts.newChatWithLastAnswer()}>

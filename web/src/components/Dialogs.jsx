@@ -84,7 +84,7 @@ function ExactPrompt({ id }) {
   const reply = id === undefined ? undefined : app.state.tree.get(id);
   const request = reply
     ? app.prompts.request(app.prompts.sent(ancestry(app.state.tree, reply.parent)))
-    : app.prompts.request(app.prompts.sent(app.messages.path), true);
+    : app.prompts.request(app.prompts.sent(app.messages.path, true), true);
   const { text, literal } = app.state.conversation;
   const empty = text === undefined ? request.messages.length === 0 : text === '';
   useEffect(() => {

@@ -12,9 +12,11 @@ const EAGER = 6;
 
 /** The visible branch of the open chat. */
 export function Thread() {
+  const app = useApp();
   const tree = useAppState((state) => state.tree);
   const choices = useAppState((state) => state.conversation.choices);
   const sendFrom = useAppState((state) => state.conversation.sendFrom);
+  const system = useAppState(() => app.settings.system.trim() !== '');
   const conversation = useAppState((state) => state.conversation.id);
   const language = useLanguage();
   const scroller = useRef(/** @type {HTMLElement | null} */ (null));
@@ -24,7 +26,7 @@ export function Thread() {
 
   const messages = useMemo(() => path(tree, choices), [tree, choices]);
   const siblings = useMemo(() => index(tree), [tree]);
-  const firstSent = Math.max(0, messages.findIndex((message) => message.id === sendFrom));
+  const sent = useMemo(() => new Set(app.prompts.sent(messages, true)), [messages, sendFrom, system]);
 
   // A new message, or scrolling to and from the end, must not render thousands of others again.
   const shown = useRef({ language, articles: new Map() });
@@ -37,7 +39,7 @@ export function Thread() {
         number: at + 1,
         last: at === messages.length - 1,
         eager: at >= messages.length - EAGER,
-        sent: at >= firstSent,
+        sent: sent.has(message),
         siblings: siblings.get(message.parent ?? ROOT) ?? [],
       };
       const known = before.get(message.id);
@@ -45,7 +47,7 @@ export function Thread() {
     });
     shown.current = { language, articles: new Map(messages.map((message, at) => [message.id, list[at]])) };
     return list;
-  }, [messages, siblings, firstSent, language]);
+  }, [messages, siblings, sent, language]);
 
   useEffect(() => {
     if (!scroller.current || !content.current) return undefined;
