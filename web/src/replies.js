@@ -80,14 +80,14 @@ export class Replies {
   }
 
   /**
-   * Another reply beside this one.
+   * Another reply beside this one, with a seed that none of them has.
    * @param {string} id
    * @param {Variation} [variation]
    */
   async regenerate(id, variation = {}) {
     const message = this.app.state.tree.get(id);
     if (message?.role !== 'assistant' || message.parent === null || !machine.canSend(this.app.state.machine)) return;
-    await this.#answer(message.parent, variation);
+    await this.#answer(message.parent, { seed: this.#freshSeed(message.parent), ...variation });
   }
 
   /** Goes on with a reply, in the same turn. @param {string} id */
@@ -235,6 +235,15 @@ export class Replies {
       await this.#write(message, variation);
     };
     app.event({ type: 'queue' });
+  }
+
+  /** A fixed seed would give the same reply again: the next one counts. @param {string} parent */
+  #freshSeed(parent) {
+    const used = new Set(trees.children(this.app.state.tree, parent).map(({ params }) => params?.seed));
+    let { seed } = this.app.settings;
+    if (seed < 0) return undefined;
+    while (used.has(seed)) seed = (seed + 1) % 2 ** 32;
+    return seed;
   }
 
   /**

@@ -258,6 +258,21 @@ test('regenerating and editing add alternatives, and each remembers its branch',
   assert.deepEqual(texts(again), texts(app));
 });
 
+test('with a fixed seed each alternative has the next one', async () => {
+  const app = await started();
+  await ready(app);
+  app.changeSetting('seed', 2 ** 32 - 2);
+  await say(app, 'say one');
+  const [mine, first] = app.messages.path;
+  await app.replies.regenerate(first.id);
+  await app.replies.regenerate(first.id, { temperature: 0.5 });
+  await app.replies.regenerate(first.id, { seed: Number(first.params?.seed) });
+  const seeds = fake.requests.map(({ seed }) => seed);
+  assert.deepEqual(seeds, [2 ** 32 - 2, 2 ** 32 - 1, 0, 2 ** 32 - 2]);
+  await app.replies.retry(mine.id);
+  assert.equal(fake.requests.at(-1).seed, 2 ** 32 - 2, 'a first reply has the seed that was asked for');
+});
+
 test('a reply that was stopped before its first word is no turn: what is sent is what the exact prompt shows', async () => {
   fake.script.prefillMs = 2000;
   const app = await started();
