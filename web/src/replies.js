@@ -18,12 +18,19 @@ import * as trees from './tree.js';
  *
  * @typedef {{ seed?: number, temperature?: number }} Variation other settings for one reply
  *
- * @typedef {{ stopped: true } | { failure: machine.Failure } | { end: import('./api.js').End, firstMs: number | undefined }} Outcome
+ * @typedef {{ stopped: true } | { failure: machine.Failure } | { end: import('./api.js').End }} Outcome
+ *
+ * @typedef {object} Seen what the page itself sees of a reply, for one that ends without the server's own numbers
+ * @property {number} [promptTokens]
+ * @property {number} [replyTokens]
+ * @property {number} [first_ms] milliseconds from sending to the first token
+ * @property {number} [predicted_per_second]
  *
  * @typedef {object} Job a reply on its way: a message's or a raw text's
  * @property {import('./api.js').Place} place
  * @property {boolean} raw
  * @property {Live} live
+ * @property {Seen} seen
  * @property {(token: trees.Token) => void} keep records what is known of a token
  * @property {() => void} save stores what has arrived
  * @property {(outcome: Outcome) => void} end stores how it ended
@@ -271,6 +278,9 @@ export class Replies {
       model: app.state.props?.name,
       demo: app.state.props?.demo || undefined,
       params,
+      timings: undefined,
+      promptTokens: undefined,
+      replyTokens: undefined,
       probs: chosen.probabilities > 0 ? goingOn(message) : undefined,
     };
     app.messages.add(reply);
@@ -290,11 +300,18 @@ export class Replies {
     /** @type {Live} */
     const live = { id: reply.id, conversation: reply.conversation, text: reply.content, speed: null };
     const probs = reply.probs && { from: reply.probs.from, list: [...reply.probs.list] };
-    const soFar = () => ({ ...reply, content: live.text, reply: { ...place }, probs: probs && { ...probs } });
+    // A reply that is come back to goes on counting.
+    /** @type {Seen} */
+    const seen = { promptTokens: reply.promptTokens, replyTokens: reply.replyTokens, ...reply.timings };
+    const soFar = () => {
+      const { promptTokens, replyTokens, ...timings } = seen;
+      return { ...reply, content: live.text, reply: { ...place }, probs: probs && { ...probs }, promptTokens, replyTokens, timings: { ...timings } };
+    };
     return {
       place,
       raw: false,
       live,
+      seen,
       keep: (token) => probs?.list.push(token),
       save: () => void app.store.save({ messages: [soFar()] }),
       end: (outcome) => app.messages.update(ended({ ...soFar(), reply: undefined }, outcome)),
@@ -317,7 +334,7 @@ export class Replies {
       if (outcome.end.reason === 'context_full') app.notify('raw.full');
       else if (outcome.end.truncated) app.notify('raw.truncated');
     };
-    return { place, raw: true, live, keep: () => {}, save: () => change({ ...place }), end };
+    return { place, raw: true, live, seen: {}, keep: () => {}, save: () => change({ ...place }), end };
   }
 
   /**
@@ -327,7 +344,7 @@ export class Replies {
    */
   async #run(job, start) {
     const { app } = this;
-    const { live } = job;
+    const { live, seen } = job;
     const running = new AbortController();
     const isFirst = job.place.offset === 0;
     this.running = running;
@@ -337,8 +354,6 @@ export class Replies {
     const speed = new Speed();
     const started = app.now();
     let saved = started;
-    /** @type {number | undefined} */
-    let firstMs;
     /** @type {Outcome | null} */
     let outcome = null;
     try {
@@ -346,12 +361,15 @@ export class Replies {
         if (this.running !== running) return;
         if (event.type === 'prefill') {
           app.event(event);
+          seen.promptTokens = event.total;
         } else if (event.type === 'end') {
-          outcome = { end: event, firstMs };
+          outcome = { end: event };
         } else {
           const now = app.now();
-          if (isFirst) firstMs ??= now - started;
+          if (isFirst) seen.first_ms ??= Math.round(now - started);
           speed.add(now);
+          seen.replyTokens = (seen.replyTokens ?? 0) + 1;
+          seen.predicted_per_second = speed.mean ?? seen.predicted_per_second;
           live.text += event.text;
           live.speed = speed.perSecond;
           if (event.token) job.keep(event.token);
@@ -426,14 +444,15 @@ function ended(reply, outcome) {
     const status = outcome.failure.kind === 'network' && reply.content !== '' ? 'stopped' : 'error';
     return { ...reply, status, failure: outcome.failure };
   }
-  const { end, firstMs } = outcome;
+  const { end } = outcome;
+  const first = reply.timings?.first_ms;
   const cutBy = end.reason === 'token_limit' || end.reason === 'context_full' ? end.reason : undefined;
   return {
     ...reply,
     status: cutBy ? 'cut' : 'complete',
     cutBy,
     params: end.seed === null ? reply.params : { ...reply.params, seed: end.seed },
-    timings: { ...end.timings, ...(firstMs === undefined ? {} : { first_ms: Math.round(firstMs) }) },
+    timings: { ...end.timings, ...(first === undefined ? {} : { first_ms: first }) },
     promptTokens: end.promptTokens ?? undefined,
     replyTokens: end.replyTokens ?? undefined,
     truncated: end.truncated || undefined,

@@ -113,6 +113,8 @@ export class Speed {
     /** @type {{ at: number, count: number }[]} */
     this.seen = [];
     this.total = 0;
+    /** @type {{ at: number, count: number } | null} */
+    this.first = null;
   }
 
   /**
@@ -121,15 +123,25 @@ export class Speed {
    */
   add(at, count = 1) {
     this.total += count;
-    this.seen.push({ at, count: this.total });
+    const now = { at, count: this.total };
+    this.first ??= now;
+    this.seen.push(now);
     while (this.seen.length > 2 && this.seen[1].at < at - this.windowMs) this.seen.shift();
   }
 
   /** @returns {number | null} null until two tokens were seen at different times */
   get perSecond() {
-    const first = this.seen[0];
-    const last = this.seen[this.seen.length - 1];
-    if (!first || last.at <= first.at) return null;
-    return ((last.count - first.count) * 1000) / (last.at - first.at);
+    return between(this.seen[0], this.seen.at(-1));
   }
+
+  /** @returns {number | null} the same from the first token on */
+  get mean() {
+    return between(this.first, this.seen.at(-1));
+  }
+}
+
+/** @param {{ at: number, count: number } | null | undefined} first @param {{ at: number, count: number } | undefined} last */
+function between(first, last) {
+  if (!first || !last || last.at <= first.at) return null;
+  return ((last.count - first.count) * 1000) / (last.at - first.at);
 }

@@ -226,10 +226,13 @@ test('stopping keeps the text so far, and continuing goes on in the same turn', 
   assert.equal(app.state.machine.phase, 'stopped');
   assert.equal(stopped.status, 'stopped');
   assert.ok(stopped.content.length > 10 && whole.startsWith(stopped.content));
+  assert.equal(stopped.replyTokens, stopped.content.split(' ').length, 'its details are known');
+  assert.ok(Number(stopped.timings?.predicted_per_second) > 0 && Number(stopped.timings?.first_ms) >= 0);
   await app.replies.goOn(stopped.id);
   assert.deepEqual(fake.requests[1].messages.at(-1), { role: 'assistant', content: stopped.content });
   assert.equal(app.messages.path[1].content, whole);
   assert.equal(app.messages.path[1].status, 'complete');
+  assert.equal(app.messages.path[1].replyTokens, 60 - Number(stopped.replyTokens), 'the server’s own numbers again');
   assert.equal(app.messages.path.length, 2, 'no new turn');
 });
 
@@ -283,6 +286,7 @@ test('a reply that was stopped before its first word is no turn: what is sent is
   app.replies.stop();
   await sent;
   assert.deepEqual(texts(app), ['user: say one', 'assistant: ']);
+  assert.ok(Number(app.messages.path[1].promptTokens) > 0 && app.messages.path[1].replyTokens === undefined);
   fake.script.prefillMs = 0;
   app.drafts.set('say two');
   const shown = app.prompts.request(app.prompts.sent(app.messages.path), true);
@@ -386,6 +390,8 @@ test('an error keeps the text of both sides and can be retried', async () => {
   await app.replies.editAndSend(app.messages.path[0].id, 'fail in the middle');
   assert.equal(app.messages.path[1].status, 'error');
   assert.ok(app.messages.path[1].content.startsWith('You said'));
+  assert.equal(app.messages.path[1].replyTokens, 4);
+  assert.ok(Number(app.messages.path[1].timings?.first_ms) >= 0);
 });
 
 /** The numbers 1 to `n`. @param {number} n */

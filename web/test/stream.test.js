@@ -62,4 +62,5 @@ test('speed is that of the last second, and unknown before the second token', ()
   assert.equal(speed.perSecond, 10);
   for (let at = 1020; at <= 3000; at += 20) speed.add(at);
   assert.ok(Math.abs((speed.perSecond ?? 0) - 50) < 2);
+  assert.ok(Math.abs((speed.mean ?? 0) - 110 / 3) < 0.01);
 });
