@@ -79,6 +79,23 @@ export const looks = {
     await page.click('dialog .toast button:has-text("Undo")');
     await page.keyboard.press('Escape');
     await page.waitForSelector('.entry');
+    await page.click('.entry-open');
+    await page.waitForSelector('article.user');
+    await page.locator('.entry .menu > .icon-button').click();
+    await page.click('.menu-items button:has-text("Duplicate")');
+    await page.waitForFunction(() => document.querySelectorAll('.entry').length === 2);
+    await page.locator('.entry .menu > .icon-button').last().click();
+    await page.click('.menu-items button:has-text("Delete")');
+    await page.waitForSelector('.toast button:has-text("Undo")');
+    await page.locator('article.user').hover();
+    await page.locator('article.user [aria-label="Copy"]').click();
+    await page.waitForSelector('.toast:has-text("Copied.")');
+    equal(await page.textContent('.visually-hidden[role=status]'), 'Copied.', 'what a screen reader hears');
+    await settled(page);
+    const boxes = await Promise.all((await page.locator('.toast').all()).map((/** @type {any} */ note) => note.boundingBox()));
+    check(boxes.length === 2 && boxes[0].y + boxes[0].height < boxes[1].y, 'two notes, one above the other');
+    await page.click('.toast button:has-text("Undo")');
+    await page.waitForFunction(() => document.querySelectorAll('.entry').length === 2);
     clean();
     await close();
   },

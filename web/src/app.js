@@ -56,7 +56,7 @@ import { Store } from './store.js';
  * @property {import('./meter.js').Meter} meter
  * @property {string | null} rawBefore the open raw text as it was before the last generation
  * @property {import('./format.js').Problem | null} formatProblem why the form of replies that is asked for cannot be used
- * @property {Toast | null} toast
+ * @property {Toast[]} toasts oldest first: what can be undone, and at most one that only says something
  * @property {boolean} unsaved something could not be stored
  * @property {number | null} movedHidden the usual port of which a person has read that its chats are not here
  * @property {boolean} started the stored chats have been read
@@ -97,7 +97,7 @@ export class App {
       meter: { used: null, total: 0, max: 0 },
       rawBefore: null,
       formatProblem: null,
-      toast: null,
+      toasts: [],
       unsaved: false,
       movedHidden: null,
       started: false,
@@ -114,9 +114,9 @@ export class App {
     this.raw = new RawTexts(this);
     this.prompts = new Prompts(this);
     this.format = new FormatCheck(this);
-    this.toasts = 0;
-    /** @type {ReturnType<typeof setTimeout> | undefined} */
-    this.toastTimer = undefined;
+    this.toastCount = 0;
+    /** @type {Map<number, ReturnType<typeof setTimeout>>} by the note that ends with it */
+    this.toastTimers = new Map();
   }
 
   /** @param {() => void} listener @returns {() => void} stops listening */
@@ -158,7 +158,7 @@ export class App {
 
   /** Ends timers and the running reply. */
   close() {
-    clearTimeout(this.toastTimer);
+    for (const timer of this.toastTimers.values()) clearTimeout(timer);
     this.connection.close();
     this.drafts.close();
     this.raw.close();
@@ -289,26 +289,30 @@ export class App {
   // Notes at the bottom
 
   /**
+   * Says something for a while. It replaces what was only said before; what can still be undone stays.
    * @param {string} key
    * @param {Record<string, string | number>} [values]
    * @param {Toast['action']} [action]
    */
   notify(key, values = {}, action = null) {
-    this.toasts += 1;
-    this.set({ toast: { id: this.toasts, key, values, action } });
-    clearTimeout(this.toastTimer);
-    this.toastTimer = setTimeout(() => this.dismissToast(), action ? UNDO_MS : NOTE_MS);
+    this.toastCount += 1;
+    const id = this.toastCount;
+    for (const toast of this.state.toasts) if (!toast.action) this.dismissToast(toast.id);
+    this.set({ toasts: [...this.state.toasts, { id, key, values, action }] });
+    this.toastTimers.set(id, setTimeout(() => this.dismissToast(id), action ? UNDO_MS : NOTE_MS));
   }
 
-  dismissToast() {
-    clearTimeout(this.toastTimer);
-    this.set({ toast: null });
+  /** @param {number} id */
+  dismissToast(id) {
+    clearTimeout(this.toastTimers.get(id));
+    this.toastTimers.delete(id);
+    this.set({ toasts: this.state.toasts.filter((toast) => toast.id !== id) });
   }
 
-  /** What the note offers. */
-  actOnToast() {
-    const action = this.state.toast?.action;
-    this.dismissToast();
-    action?.act();
+  /** What the note offers. @param {number} id */
+  actOnToast(id) {
+    const toast = this.state.toasts.find((candidate) => candidate.id === id);
+    this.dismissToast(id);
+    toast?.action?.act();
   }
 }

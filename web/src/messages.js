@@ -80,9 +80,9 @@ export class Messages {
     await app.store.save({ removeMessages: removed.map((message) => message.id), conversations });
     const act = () => {
       void app.store.save({ messages: removed });
+      app.chats.changeListed(conversation.id, { choices: conversation.choices });
       if (app.state.conversation.id !== conversation.id) return;
       app.set({ tree: trees.put(app.state.tree, ...removed) });
-      app.chats.change({ choices: conversation.choices });
       app.prompts.counter.soon();
     };
     app.notify('toast.messagesDeleted', { count: removed.length }, { key: 'toast.undo', act });

@@ -195,10 +195,10 @@ test('a raw text of which the model no longer read all says so', async () => {
   app.chats.createRaw();
   app.raw.setText('Once');
   await app.raw.generate();
-  assert.equal(app.toasts, 0);
+  assert.deepEqual(app.state.toasts, []);
   fake.script.dropped = 1;
   await app.raw.generate();
-  assert.equal(app.state.toast?.key, 'raw.truncated');
+  assert.equal(app.state.toasts.at(-1)?.key, 'raw.truncated');
 });
 
 test('the meter is the server’s count, with what is typed', async () => {
@@ -319,11 +319,33 @@ test('a deletion takes what was announced, and undo brings back every byte', asy
   await app.messages.remove(target);
   assert.deepEqual(texts(app), ['user: say one']);
   assert.equal(JSON.parse(await stored()).length, 1);
-  app.actOnToast();
+  app.actOnToast(app.toastCount);
   await until(app, (state) => state.tree.size === 4);
   await app.store.conversations();
   assert.equal(await stored(), before);
   assert.deepEqual(texts(app).length, 4);
+});
+
+test('what can be undone stays when something else is said, and undo works from another chat', async () => {
+  const factory = new IDBFactory();
+  const app = await started(factory);
+  await say(app, 'say one');
+  const [mine, first] = app.messages.path;
+  await app.replies.regenerate(first.id);
+  app.messages.show(first.id);
+  const { id } = app.state.conversation;
+  await app.messages.remove(first.id);
+  app.messages.show(app.messages.path[1].id);
+  app.notify('toast.copied');
+  app.notify('toast.copied');
+  assert.deepEqual(app.state.toasts.map(({ key }) => key), ['toast.messagesDeleted', 'toast.copied']);
+  app.chats.create();
+  app.actOnToast(app.state.toasts[0].id);
+  assert.deepEqual(app.state.toasts.map(({ key }) => key), ['toast.copied']);
+  await app.chats.open(id);
+  assert.deepEqual(app.messages.path.map((message) => message.id), [mine.id, first.id], 'the alternative that was shown');
+  const again = await started(factory, id);
+  assert.deepEqual(texts(again), texts(app));
 });
 
 test('a chat can be renamed, pinned, duplicated, branched, deleted and brought back', async () => {
@@ -347,7 +369,7 @@ test('a chat can be renamed, pinned, duplicated, branched, deleted and brought b
   await app.chats.remove(first);
   assert.equal(app.state.conversations.some(({ id }) => id === first), false);
   assert.deepEqual(await app.store.messages(first), []);
-  app.actOnToast();
+  app.actOnToast(app.toastCount);
   await until(app, (state) => state.conversations.some(({ id }) => id === first));
   await app.chats.open(first);
   assert.deepEqual(texts(app), ['user: say one', 'assistant: one']);
@@ -517,7 +539,7 @@ test('a message that needs nearly all of the context is sent without room for a 
   await say(app, `read ${'word '.repeat(80)}`);
   assert.equal(app.messages.path.at(-1)?.failure?.kind, 'context');
   await app.prompts.leaveOutOldest();
-  assert.equal(app.state.toast, null, 'nobody says that it does not fit');
+  assert.deepEqual(app.state.toasts, [], 'nobody says that it does not fit');
   assert.equal(app.state.conversation.sendFrom, app.messages.path[2].id);
   assert.equal(app.messages.path.at(-1)?.cutBy, 'context_full');
 });
@@ -530,7 +552,7 @@ test('all of a chat is left out for a draft that fits only alone', async () => {
   app.drafts.set(`read ${'word '.repeat(80)}`);
   await until(app, (state) => Number(state.meter.used) >= 100);
   await app.prompts.leaveOutOldest(true);
-  assert.deepEqual([app.state.toast, fake.requests.length], [null, 1]);
+  assert.deepEqual([app.state.toasts, fake.requests.length], [[], 1]);
   assert.deepEqual(app.prompts.sent(app.messages.path, true), [], 'nothing goes with the next message');
   assert.equal(app.prompts.sent(app.messages.path).length, 2, 'a reply that is there can still be made again');
   await until(app, (state) => Number(state.meter.used) < 100);
@@ -540,7 +562,7 @@ test('all of a chat is left out for a draft that fits only alone', async () => {
   assert.deepEqual(again.prompts.sent(again.messages.path).map(({ role }) => role), ['user', 'assistant']);
   app.drafts.set(`read ${'word '.repeat(200)}`);
   await app.prompts.leaveOutOldest(true);
-  assert.equal(app.state.toast?.key, 'full.lastTooLong');
+  assert.equal(app.state.toasts.at(-1)?.key, 'full.lastTooLong');
 });
 
 test('settings of a chat can become the defaults, and be reset', async () => {

@@ -68,7 +68,7 @@ export function Dialog({ title, children, class: extra = '', role }) {
         </div>
         {children}
       </div>
-      <Toasts />
+      <Toasts live />
     </dialog>
   );
 }

@@ -1,7 +1,7 @@
-import { useContext, useEffect, useLayoutEffect, useRef } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef } from 'preact/hooks';
 
 import { copy } from '../clipboard.js';
-import { AppContext } from '../context.js';
+import { useApp, useUi } from '../context.js';
 import { t } from '../i18n.js';
 import { loadMarkdown, loadTools } from '../rich.js';
 
@@ -11,7 +11,8 @@ import { loadMarkdown, loadTools } from '../rich.js';
  * @param {{ id: string, text: string, live: boolean }} props
  */
 export function RichText({ id, text, live }) {
-  const app = useContext(AppContext);
+  const app = useApp();
+  const ui = useUi();
   const place = useRef(/** @type {HTMLDivElement | null} */ (null));
   const stream = useRef(/** @type {import('../markdown.js').StreamRenderer | null} */ (null));
   const formatted = useRef(/** @type {string | null} */ (null));
@@ -119,16 +120,20 @@ export function RichText({ id, text, live }) {
   }, [live, id]);
 
   return <div class="text" dir="auto" ref={place} aria-busy={live} onClick={copyCode} />;
-}
 
-/** One listener serves the copy buttons of all code blocks. @param {MouseEvent} event */
-async function copyCode(event) {
-  const button = /** @type {Element} */ (event.target).closest('.copy-code');
-  if (!button) return;
-  const code = button.closest('figure')?.querySelector('code')?.textContent ?? '';
-  if (!(await copy(code))) return;
-  button.textContent = t('message.copiedCode');
-  setTimeout(() => {
-    button.textContent = t('message.copyCode');
-  }, 2000);
+  /** One listener serves the copy buttons of all code blocks. @param {MouseEvent} event */
+  async function copyCode(event) {
+    const button = /** @type {Element} */ (event.target).closest('.copy-code');
+    if (!button) return;
+    const code = button.closest('figure')?.querySelector('code')?.textContent ?? '';
+    if (!(await copy(code))) {
+      app.notify('toast.copyFailed');
+      return;
+    }
+    ui.announce(t('toast.copied'));
+    button.textContent = t('message.copiedCode');
+    setTimeout(() => {
+      button.textContent = t('message.copyCode');
+    }, 2000);
+  }
 }

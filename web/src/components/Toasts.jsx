@@ -5,23 +5,31 @@ import { t } from '../i18n.js';
 import { Sentences } from '../sentences.js';
 import { IconButton } from './icons.jsx';
 
-/** A short note at the bottom, with Undo where something was deleted. */
-export function Toasts() {
+/**
+ * Short notes at the bottom, with Undo where something was deleted. `live`: in an open dialog, behind which the region that
+ * screen readers follow is out of reach.
+ * @param {{ live?: boolean }} props
+ */
+export function Toasts({ live = false }) {
   const app = useApp();
-  const toast = useAppState((state) => state.toast);
-  if (!toast) return null;
-  return (
-    <div class="toast" role="status" key={toast.id}>
-      <span>{t(/** @type {any} */ (toast.key), toast.values)}</span>
+  const toasts = useAppState((state) => state.toasts);
+  const notes = toasts.map((toast) => (
+    <div class="toast" key={toast.id}>
+      <span>{textOf(toast)}</span>
       {toast.action && (
-        <button type="button" class="small" onClick={() => app.actOnToast()}>
+        <button type="button" class="small" onClick={() => app.actOnToast(toast.id)}>
           {t(/** @type {any} */ (toast.action.key))}
         </button>
       )}
-      <IconButton icon="close" label={t('toast.close')} onClick={() => app.dismissToast()} />
+      <IconButton icon="close" label={t('toast.close')} onClick={() => app.dismissToast(toast.id)} />
     </div>
-  );
+  ));
+  if (live) return <div class="toasts" role="status">{notes}</div>;
+  return <section class="toasts" aria-label={t('toast.label')}>{notes}</section>;
 }
+
+/** @param {import('../app.js').Toast} toast */
+const textOf = (toast) => t(/** @type {any} */ (toast.key), toast.values);
 
 /** The one region that screen readers follow. A growing reply is not live; its end is announced as a whole. */
 export function Live() {
@@ -41,8 +49,14 @@ export function Live() {
       if (text !== '') say(text);
     };
     app.streamListeners.add(listen);
+    let heard = app.toastCount;
     const stop = app.subscribe(() => {
-      const { live, machine, preferences } = app.state;
+      const { live, machine, preferences, toasts } = app.state;
+      const note = toasts.at(-1);
+      if (note && note.id > heard) {
+        heard = note.id;
+        say(textOf(note));
+      }
       if (live?.id === before?.id) return;
       const ended = before;
       before = live;

@@ -166,6 +166,7 @@ export default {
   'status.stopped': 'Angehalten',
   'status.latest': 'Zum Neuesten',
 
+  'toast.label': 'Hinweise',
   'toast.undo': 'Rückgängig',
   'toast.close': 'Schließen',
   'toast.chatDeleted': '„{title}“ gelöscht.',

@@ -166,6 +166,7 @@ export default {
   'status.stopped': 'Stopped',
   'status.latest': 'Jump to latest',
 
+  'toast.label': 'Notes',
   'toast.undo': 'Undo',
   'toast.close': 'Close',
   'toast.chatDeleted': 'Deleted “{title}”.',
