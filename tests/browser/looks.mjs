@@ -100,6 +100,26 @@ export const looks = {
     await close();
   },
 
+  'focus: it is in the message field after a click on Send, and after one on Stop': async (place) => {
+    place.fake.script.tokenMs = 20;
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    const focused = () => page.evaluate(() => document.activeElement?.id);
+    await page.fill('#message', 'count 200');
+    await page.click('.send:not(.stop)');
+    await page.waitForSelector('.send.stop');
+    equal(await focused(), 'message', 'after Send');
+    await page.click('.send.stop');
+    await page.waitForSelector('.send:not(.stop)');
+    equal(await focused(), 'message', 'after Stop');
+    await page.fill('#message', 'say one');
+    await page.click('.send:not(.stop)');
+    await finished(page);
+    equal(await focused(), 'message', 'at the end of a reply');
+    clean();
+    await close();
+  },
+
   'keyboard: send, stop, edit, regenerate, search, settings and delete without a mouse': async (place) => {
     place.fake.script.tokenMs = 20;
     const { page, clean, close } = await open(place);

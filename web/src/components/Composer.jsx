@@ -93,6 +93,8 @@ export function Composer() {
         class="composer"
         onSubmit={(event) => {
           event.preventDefault();
+          // The button that was pressed goes; what is typed next is a message.
+          field.current?.focus();
           void app.replies.send();
         }}
       >
@@ -199,6 +201,7 @@ export function SendOrStop() {
   if (action === 'stop' || action === 'unqueue') {
     return (
       <button
+        key="stop"
         type="button"
         class="send stop"
         aria-label={t(action === 'stop' ? 'composer.stop' : 'composer.unqueue')}
@@ -214,7 +217,7 @@ export function SendOrStop() {
   }
   const label = t(action === 'queue' ? 'composer.queue' : 'composer.send');
   return (
-    <button type="submit" class="send" aria-label={label} title={label} disabled={empty || action === 'none'}>
+    <button key="send" type="submit" class="send" aria-label={label} title={label} disabled={empty || action === 'none'}>
       <Icon name="send" />
     </button>
   );
