@@ -61,6 +61,9 @@ export const NUMBERS = [
   { key: 'seed', wire: 'seed', value: -1, min: -1, max: 4294967295, step: 1, needsRandomness: true },
 ];
 
+/** How the server says that every reply has a seed of its own. */
+const RANDOM_SEED = 4294967295;
+
 /** More stop strings than this the server refuses. */
 export const MAX_STOPS = 16;
 
@@ -93,9 +96,13 @@ export function fromServer(params, templates = {}) {
     if (typeof text === 'string') found[key] = text;
   }
   for (const field of NUMBERS) {
-    // The server's token limit and seed are "none" and "random" in several spellings; both are the page's own business.
-    if (field.key === 'maxTokens' || field.key === 'seed') continue;
+    // The server's token limit is "none" in several spellings; it is the page's own business.
+    if (field.key === 'maxTokens') continue;
     const value = params?.[field.wire];
+    if (field.key === 'seed') {
+      if (Number.isInteger(value) && Number(value) >= 0 && Number(value) < RANDOM_SEED) found.seed = Number(value);
+      continue;
+    }
     // Values come from 32-bit floats: 0.95 arrives as 0.949999988.
     if (typeof value === 'number' && Number.isFinite(value)) found[field.key] = Number(value.toPrecision(6));
   }

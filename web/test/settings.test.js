@@ -19,6 +19,8 @@ test('the chat wins over the browser, the browser over the program', () => {
   const server = settings.fromServer({ temperature: 0.300000012, top_k: 20, seed: 4294967295, max_tokens: -1, top_p: NaN });
   assert.deepEqual(server, { temperature: 0.3, topK: 20 });
   assert.deepEqual(settings.fromServer({}, { prompt: 'P', history: 'H', user_name: 'u', char_name: 5 }), { promptTemplate: 'P', historyTemplate: 'H', userName: 'u' });
+  assert.deepEqual(settings.fromServer({ seed: 1234567891 }), { seed: 1234567891 });
+  assert.deepEqual(settings.fromServer({ seed: -1 }), {}, 'random, as some servers say it');
   const resolved = settings.resolve(server, { topK: 30, topP: 0.5 }, { topP: 0.6, minP: undefined });
   assert.equal(resolved.temperature, 0.3);
   assert.equal(resolved.topK, 30);
