@@ -9,6 +9,7 @@
 import DOMPurify from 'dompurify';
 import { Marked } from 'marked';
 
+import { t } from './i18n.js';
 import { mend } from './mend.js';
 
 /** A block of code longer than this is not colored: nobody reads colors in it, and it would cost a visible pause. */
@@ -36,7 +37,7 @@ const marked = new Marked({
   async: false,
   renderer: {
     html: ({ text, block }) => (block ? `<p class="raw">${escape(text.replace(/\n+$/, ''))}</p>` : escape(text)),
-    image: ({ href, text }) => `<a href="${escape(href)}">${escape(`image: ${text || href}`)}</a>`,
+    image: ({ href, text }) => `<a href="${escape(href)}">${escape(t('message.image', { name: text || href }))}</a>`,
     checkbox: ({ checked }) => (checked ? '☑ ' : '☐ '),
     code: ({ text, lang }) => {
       const language = (lang ?? '').trim().split(/[\s{,]/)[0].toLowerCase();

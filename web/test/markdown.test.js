@@ -3,6 +3,7 @@ import { before, test } from 'node:test';
 
 import { JSDOM } from 'jsdom';
 
+import { setLanguage } from '../src/i18n.js';
 import { mend } from '../src/mend.js';
 import { random } from './random.js';
 
@@ -38,6 +39,12 @@ test('images are links, so that nothing is fetched', () => {
   const links = [...box.querySelectorAll('a')];
   assert.deepEqual(links.map((link) => link.textContent), ['image: a cat', 'image: https://example.org/dog.png']);
   assert.equal(links[0].getAttribute('href'), 'https://example.org/cat.png');
+});
+
+test('what the page adds to a text is in its language', async () => {
+  await setLanguage('de');
+  assert.equal(rendered('![Katze](https://example.org/cat.png)').textContent?.trim(), 'Bild: Katze');
+  await setLanguage('en');
 });
 
 test('links go to http, https, mailto and fragments only, and give nothing away', () => {

@@ -130,6 +130,7 @@ export default {
   'message.saveOnly': 'Nur speichern',
   'message.saveContinue': 'Speichern und weiter',
   'message.cancel': 'Abbrechen',
+  'message.image': 'Bild: {name}',
   'message.copyCode': 'Kopieren',
   'message.copiedCode': 'Kopiert',
 

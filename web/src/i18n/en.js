@@ -130,6 +130,7 @@ export default {
   'message.saveOnly': 'Save only',
   'message.saveContinue': 'Save and continue',
   'message.cancel': 'Cancel',
+  'message.image': 'image: {name}',
   'message.copyCode': 'Copy',
   'message.copiedCode': 'Copied',
 
