@@ -278,40 +278,42 @@ export class Replies {
       model: app.state.props?.name,
       demo: app.state.props?.demo || undefined,
       params,
-      timings: undefined,
-      promptTokens: undefined,
-      replyTokens: undefined,
       probs: chosen.probabilities > 0 ? goingOn(message) : undefined,
     };
     app.messages.add(reply);
     void app.store.saveOwn(WRITING, { conversation: reply.conversation, id: reply.id });
     const history = app.prompts.sent(trees.ancestry(app.state.tree, message.content === '' ? reply.parent : reply.id));
     const body = { ...app.prompts.request(history), ...params };
-    const job = this.#messageJob(reply, place);
+    const job = this.#messageJob(reply, place, {});
     await this.#run(job, (signal) => {
       if (problem) throw new ApiError(problem);
       return app.api.chat(body, place, signal);
     });
   }
 
-  /** @param {Message} reply as it was stored last @param {import('./api.js').Place} place @returns {Job} */
-  #messageJob(reply, place) {
+  /**
+   * @param {Message} reply as it was stored last
+   * @param {import('./api.js').Place} place
+   * @param {Seen} [seen] of what is written now; without it, what was seen before a page was closed goes on
+   * @returns {Job}
+   */
+  #messageJob(reply, place, seen) {
     const { app } = this;
     /** @type {Live} */
     const live = { id: reply.id, conversation: reply.conversation, text: reply.content, speed: null };
     const probs = reply.probs && { from: reply.probs.from, list: [...reply.probs.list] };
-    // A reply that is come back to goes on counting.
-    /** @type {Seen} */
-    const seen = { promptTokens: reply.promptTokens, replyTokens: reply.replyTokens, ...reply.timings };
+    const before = { promptTokens: reply.promptTokens, replyTokens: reply.replyTokens, ...reply.timings };
+    const now = seen ?? { ...before };
     const soFar = () => {
-      const { promptTokens, replyTokens, ...timings } = seen;
+      // Where nothing was written, what is known of the text before stays.
+      const { promptTokens, replyTokens, ...timings } = now.replyTokens === undefined ? { ...before, ...now } : now;
       return { ...reply, content: live.text, reply: { ...place }, probs: probs && { ...probs }, promptTokens, replyTokens, timings: { ...timings } };
     };
     return {
       place,
       raw: false,
       live,
-      seen,
+      seen: now,
       keep: (token) => probs?.list.push(token),
       save: () => void app.store.save({ messages: [soFar()] }),
       end: (outcome) => app.messages.update(ended({ ...soFar(), reply: undefined }, outcome)),

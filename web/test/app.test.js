@@ -413,6 +413,10 @@ test('an error keeps the text of both sides and can be retried', async () => {
   assert.equal(app.messages.path[1].status, 'error');
   assert.ok(app.messages.path[1].content.startsWith('You said'));
   assert.equal(app.messages.path[1].replyTokens, 4);
+  fake.script.nCtx = 1;
+  await app.replies.goOn(app.messages.path[1].id);
+  assert.equal(app.messages.path[1].failure?.kind, 'context');
+  assert.equal(app.messages.path[1].replyTokens, 4, 'what was known of the text before stays known');
   assert.ok(Number(app.messages.path[1].timings?.first_ms) >= 0);
 });
 
