@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 
 import { copy } from '../clipboard.js';
 import { useApp, useAppState, useUi, useUiState } from '../context.js';
@@ -320,7 +320,8 @@ function Editor({ message }) {
   const ready = useAppState((state) => canSend(state.machine));
   const [text, setText] = useState(message.content);
   const field = useRef(/** @type {HTMLTextAreaElement | null} */ (null));
-  useEffect(() => {
+  // Before the next key: what is typed at once belongs here.
+  useLayoutEffect(() => {
     const area = field.current;
     if (!area) return;
     area.focus();
