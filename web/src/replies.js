@@ -307,7 +307,7 @@ export class Replies {
     const soFar = () => {
       // Where nothing was written, what is known of the text before stays.
       const { promptTokens, replyTokens, ...timings } = now.replyTokens === undefined ? { ...before, ...now } : now;
-      return { ...reply, content: live.text, reply: { ...place }, probs: probs && { ...probs }, promptTokens, replyTokens, timings: { ...timings } };
+      return { ...reply, content: live.text, reply: { ...place }, probs: probs && { ...probs }, timings: { ...timings }, promptTokens, replyTokens };
     };
     return {
       place,
