@@ -83,7 +83,7 @@ export const seldom = {
     for (const tab of [page, other]) await tab.waitForSelector('.title:has-text("Named meanwhile")');
     // They are alternatives now; which of them a tab has in front depends on who wrote last.
     for (const tab of [page, other]) {
-      const shown = (await texts(tab)).at(-1);
+      const shown = (await texts(tab)).at(-1) ?? '';
       equal([count(30), count(40)].includes(shown), true, `a whole reply is shown, not ${shown}`);
     }
     const messages = await stored(page, 'messages');
