@@ -146,6 +146,9 @@ impl<E: Element, const N: usize> Kernel for Block<'_, E, N> {
             let correction = scalar::exp(self.state.max[h] - max);
             self.state.sum[h] = self.state.sum[h].mul_add(correction, s.fold_16(sums));
             self.state.max[h] = max;
+            if correction == 1.0 {
+                continue; // No new maximum, as for most blocks of a long text.
+            }
             for acc in self.state.acc[h * d..][..d].chunks_exact_mut(S::LANES) {
                 // SAFETY: a chunk is a vector.
                 unsafe {
@@ -198,8 +201,13 @@ fn dots<S: Simd, E: Element, const N: usize, const K: usize>(
         }
     }
     for q in 0..N {
-        for k in 0..K {
-            scores[q][first + k] = s.fold_16(sums[q][k]);
+        let (fours, rest) = sums[q].as_chunks::<4>();
+        let (to_fours, to_rest) = scores[q][first..first + K].as_chunks_mut::<4>();
+        for (to, sums) in to_fours.iter_mut().zip(fours) {
+            *to = s.fold_16_of_4(*sums);
+        }
+        for (to, sums) in to_rest.iter_mut().zip(rest) {
+            *to = s.fold_16(*sums);
         }
     }
 }

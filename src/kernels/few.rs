@@ -12,7 +12,7 @@ use super::WeightRows;
 use super::blocks::{Format, LANES};
 use super::panel;
 use super::q8::{FEW, Q8Rows, RowSuperblock};
-use super::simd::{Kernel, Rows, Simd, prefetch_ahead};
+use super::simd::{Kernel, Rows, Simd, prefetch_ahead, prefetch_far_ahead};
 use super::unpack::{self, Bytes, Scales, Stream, Unpack, zero_shift};
 
 /// `out[c][r] = dot(weights[r], acts[c])` as `scalar.rs` defines it.
@@ -45,6 +45,9 @@ fn matmul<S: Simd, U: Unpack>(s: S, weights: &WeightRows<'_>, acts: &Q8Rows, out
     }
 }
 
+/// Tiles of rows up to so many bytes are as good as one stream, see [`prefetch_ahead`]: no row is much ahead of another.
+const SMALL_TILE: usize = 3072;
+
 /// With `COLUMNS` columns at most.
 struct Few<'a, U, const COLUMNS: usize> {
     format: PhantomData<U>,
@@ -58,53 +61,97 @@ impl<U: Unpack, const COLUMNS: usize> Kernel for Few<'_, U, COLUMNS> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let (weights, n) = (self.weights, self.weights.n);
-        let bytes = U::FORMAT.superblock_bytes();
-        let superblocks = self.acts.padded_blocks() / LANES;
+    fn run<S: Simd>(mut self, s: S) {
+        match S::ROW_VECTORS {
+            // One column is read as often as the weights are: there is nothing to share.
+            2 if COLUMNS > 1 => self.tiles::<S, 2>(s),
+            _ => self.tiles::<S, 1>(s),
+        }
+    }
+}
+
+impl<U: Unpack, const COLUMNS: usize> Few<'_, U, COLUMNS> {
+    /// All rows, as many at a time as `VECTORS` vectors hold.
+    #[inline(always)]
+    fn tiles<S: Simd, const VECTORS: usize>(&mut self, s: S) {
         let n_columns = if COLUMNS == 1 { 1 } else { self.acts.n().min(COLUMNS) };
+        let superblocks = self.acts.padded_blocks() / LANES;
         let mut columns: [&[RowSuperblock]; COLUMNS] = [&[]; COLUMNS];
         for c in 0..n_columns {
             columns[c] = &self.acts.row(c)[..superblocks];
         }
-        for r in (0..n).step_by(S::ROWS) {
-            // With an odd number of rows the last one is done twice.
-            let rows = [weights.row(r), weights.row((r + S::ROWS - 1).min(n - 1))];
-            let mut sums = [s.splat(0.0); COLUMNS];
-            let full = weights.row_bytes / bytes;
-            for b in 0..full {
+        for r in (0..self.weights.n).step_by(S::ROWS * VECTORS) {
+            self.tile::<S, VECTORS>(s, &columns, n_columns, r);
+        }
+    }
+
+    /// The products of the rows from `r` on.
+    #[inline(always)]
+    fn tile<S: Simd, const VECTORS: usize>(
+        &mut self,
+        s: S,
+        columns: &[&[RowSuperblock]; COLUMNS],
+        n_columns: usize,
+        r: usize,
+    ) {
+        let (weights, n) = (self.weights, self.weights.n);
+        let bytes = U::FORMAT.superblock_bytes();
+        // Where rows are lacking, the last one is done again.
+        let mut rows = [[weights.row(r); 2]; VECTORS];
+        for (v, rows) in rows.iter_mut().enumerate() {
+            for (i, row) in rows.iter_mut().enumerate().take(S::ROWS) {
+                *row = weights.row((r + v * S::ROWS + i).min(n - 1));
+            }
+        }
+        let mut sums = [[s.splat(0.0); VECTORS]; COLUMNS];
+        let full = weights.row_bytes / bytes;
+        let tile_bytes = S::ROWS * VECTORS * weights.row_bytes;
+        for b in 0..full {
+            if COLUMNS == 1 && tile_bytes <= SMALL_TILE {
                 // The rows lie one behind the other: together they are one stream.
-                prefetch_ahead(s, rows[0].as_ptr().wrapping_add(b * bytes * S::ROWS), bytes * S::ROWS);
-                let blocks = rows.map(|row| &row[b * bytes..][..bytes]);
-                let superblock = Superblock::new::<U>(s, blocks);
-                for c in 0..n_columns {
-                    sums[c] = superblock.add_products::<U>(s, &columns[c][b], sums[c]);
+                let stream = bytes * S::ROWS * VECTORS;
+                prefetch_ahead(s, rows[0][0].as_ptr().wrapping_add(b * stream), stream);
+            } else {
+                for row in rows.iter().flat_map(|rows| &rows[..S::ROWS]) {
+                    prefetch_far_ahead(s, row.as_ptr().wrapping_add(b * bytes), bytes, tile_bytes);
                 }
             }
-            if full * bytes < weights.row_bytes {
-                // What the row lacks of a superblock has zero scales.
+            let mut superblocks = [Superblock::zero(s); VECTORS];
+            for (superblock, rows) in superblocks.iter_mut().zip(&rows) {
+                let blocks = [&rows[0][b * bytes..][..bytes], &rows[1][b * bytes..][..bytes]];
+                *superblock = Superblock::new::<U>(s, blocks);
+            }
+            for c in 0..n_columns {
+                add_products::<S, U, VECTORS>(s, &superblocks, &columns[c][b], &mut sums[c]);
+            }
+        }
+        if full * bytes < weights.row_bytes {
+            // What the row lacks of a superblock has zero scales.
+            let mut superblocks = [Superblock::zero(s); VECTORS];
+            for (superblock, rows) in superblocks.iter_mut().zip(&rows) {
                 let mut padded = [[0u8; panel::MAX_SUPERBLOCK_BYTES]; 2];
                 for (padded, row) in padded.iter_mut().zip(rows) {
                     let rest = &row[full * bytes..];
                     padded[..rest.len()].copy_from_slice(rest);
                 }
-                let superblock = Superblock::new::<U>(s, [&padded[0][..bytes], &padded[1][..bytes]]);
-                for c in 0..n_columns {
-                    sums[c] = superblock.add_products::<U>(s, &columns[c][full], sums[c]);
-                }
+                *superblock = Superblock::new::<U>(s, [&padded[0][..bytes], &padded[1][..bytes]]);
             }
             for c in 0..n_columns {
-                let folded = s.fold_rows(s.alternate(sums[c]));
-                let out = &mut self.out[c * n + r..(c + 1) * n];
-                for (out, folded) in out.iter_mut().zip(folded).take(S::ROWS) {
-                    *out = folded;
-                }
+                add_products::<S, U, VECTORS>(s, &superblocks, &columns[c][full], &mut sums[c]);
+            }
+        }
+        for c in 0..n_columns {
+            let out = &mut self.out[c * n + r..(c + 1) * n];
+            for (out, sums) in out.chunks_mut(S::ROWS).zip(sums[c]) {
+                let folded = s.fold_rows(s.alternate(sums));
+                out.copy_from_slice(&folded[..out.len()]);
             }
         }
     }
 }
 
 /// An unpacked superblock of each row.
+#[derive(Clone, Copy)]
 struct Superblock<S: Simd> {
     /// `[x][parity]`, as in [`RowSuperblock`].
     q: [[S::I; 2]; 4],
@@ -113,6 +160,12 @@ struct Superblock<S: Simd> {
 }
 
 impl<S: Simd> Superblock<S> {
+    #[inline(always)]
+    fn zero(s: S) -> Self {
+        let scales = Scales { scale: [s.splat(0.0); 2], min: [s.splat(0.0); 2] };
+        Superblock { q: [[s.splat_i(0); 2]; 4], scales }
+    }
+
     #[inline(always)]
     fn new<U: Unpack>(s: S, blocks: Rows<&[u8]>) -> Self {
         let mut scales = U::scales(s, blocks);
@@ -143,66 +196,81 @@ impl<S: Simd> Superblock<S> {
         }
         Superblock { q, scales }
     }
+}
 
-    /// Adds the products with a column to its running sums, which are in the order of blocks of [`RowSuperblock`].
-    #[inline(always)]
-    fn add_products<U: Unpack>(&self, s: S, acts: &RowSuperblock, mut sums: S::F) -> S::F {
-        let group = S::group(U::MAX_Q).clamp(1, 4);
-        let mut dots = [s.splat_i(0); 2];
-        for parity in 0..2 {
-            for from in (0..4).step_by(group) {
-                let mut partial = s.start(dots[parity]);
-                for x in from..4.min(from + group) {
-                    // SAFETY: 32 bytes.
-                    let q = unsafe { s.repeat_i(acts.q[x][parity].as_ptr().cast()) };
+/// Adds the products of superblocks of several vectors of rows with one of a column to the column's running sums, which
+/// are in the order of blocks of [`RowSuperblock`].
+#[inline(always)]
+fn add_products<S: Simd, U: Unpack, const VECTORS: usize>(
+    s: S,
+    superblocks: &[Superblock<S>; VECTORS],
+    acts: &RowSuperblock,
+    sums: &mut [S::F; VECTORS],
+) {
+    let group = S::group(U::MAX_Q).clamp(1, 4);
+    let mut dots = [[s.splat_i(0); 2]; VECTORS];
+    for parity in 0..2 {
+        for from in (0..4).step_by(group) {
+            let mut partial = [s.splat_i(0); VECTORS];
+            for v in 0..VECTORS {
+                partial[v] = s.start(dots[v][parity]);
+            }
+            for x in from..4.min(from + group) {
+                // SAFETY: 32 bytes.
+                let q = unsafe { s.repeat_i(acts.q[x][parity].as_ptr().cast()) };
+                for v in 0..VECTORS {
+                    let weights = superblocks[v].q[x][parity];
                     if U::IS_WIDE {
-                        dots[parity] = s.dot_wide(dots[parity], self.q[x][parity], q);
+                        dots[v][parity] = s.dot_wide(dots[v][parity], weights, q);
                     } else {
-                        partial = s.step(partial, self.q[x][parity], q);
+                        partial[v] = s.step(partial[v], weights, q);
                     }
                 }
-                if !U::IS_WIDE {
-                    dots[parity] = s.finish(dots[parity], partial);
+            }
+            if !U::IS_WIDE {
+                for v in 0..VECTORS {
+                    dots[v][parity] = s.finish(dots[v][parity], partial[v]);
                 }
             }
         }
-        let (mut low, mut high) = s.join_halves(dots[0], dots[1]);
+    }
+    // SAFETY: each has 8 numbers.
+    let (act_scale, minus, minus_low, minus_high) = unsafe {
+        (
+            s.repeat_f(acts.scale.as_ptr()),
+            s.repeat_i(acts.minus_sum.as_ptr()),
+            s.repeat_i(acts.minus_low.as_ptr()),
+            s.repeat_i(acts.minus_high.as_ptr()),
+        )
+    };
+    for v in 0..VECTORS {
+        let scales = &superblocks[v].scales;
         let total;
         if U::SCALES == 1 {
-            let mut both = s.add_i(low, high);
+            let mut both = s.add_halves(dots[v][0], dots[v][1]);
             if let Some(shift) = zero_shift::<S, U>() {
-                // SAFETY: 8 numbers.
-                let minus = unsafe { s.repeat_i(acts.minus_sum.as_ptr()) };
                 both = s.add_i(both, s.shift_left(minus, shift));
             }
-            total = s.mul(s.to_f(both), self.scales.scale[0]);
+            total = s.mul(s.to_f(both), scales.scale[0]);
         } else {
+            let (mut low, mut high) = s.join_halves(dots[v][0], dots[v][1]);
             if let Some(shift) = zero_shift::<S, U>() {
-                // SAFETY: 8 numbers.
-                let minus = unsafe { s.repeat_i(acts.minus_low.as_ptr()) };
-                low = s.add_i(low, s.shift_left(minus, shift));
-                // SAFETY: 8 numbers.
-                let minus = unsafe { s.repeat_i(acts.minus_high.as_ptr()) };
-                high = s.add_i(high, s.shift_left(minus, shift));
+                low = s.add_i(low, s.shift_left(minus_low, shift));
+                high = s.add_i(high, s.shift_left(minus_high, shift));
             }
-            let low = s.mul(s.to_f(low), self.scales.scale[0]);
-            total = s.fma(s.to_f(high), self.scales.scale[1], low);
+            let low = s.mul(s.to_f(low), scales.scale[0]);
+            total = s.fma(s.to_f(high), scales.scale[1], low);
         }
-        // SAFETY: 8 numbers.
-        let act_scale = unsafe { s.repeat_f(acts.scale.as_ptr()) };
-        sums = s.fma(total, act_scale, sums);
+        sums[v] = s.fma(total, act_scale, sums[v]);
         if U::MINS == 1 {
             // SAFETY: 8 numbers.
             let minus = unsafe { s.repeat_f(acts.minus_scaled.as_ptr()) };
-            sums = s.fma(self.scales.min[0], minus, sums);
+            sums[v] = s.fma(scales.min[0], minus, sums[v]);
         } else if U::MINS == 2 {
-            for (min, minus) in self.scales.min.into_iter().zip([&acts.minus_low, &acts.minus_high]) {
-                // SAFETY: 8 numbers.
-                let minus = s.to_f(unsafe { s.repeat_i(minus.as_ptr()) });
-                sums = s.fma(min, s.mul(act_scale, minus), sums);
+            for (min, minus) in scales.min.into_iter().zip([minus_low, minus_high]) {
+                sums[v] = s.fma(min, s.mul(act_scale, s.to_f(minus)), sums[v]);
             }
         }
-        sums
     }
 }
 

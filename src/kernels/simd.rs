@@ -34,6 +34,8 @@ pub(super) trait Simd: Copy {
     const PAIRS_SATURATE: bool;
     /// Columns in a register tile of a quantized product, beside two vectors of rows: 2 or 4.
     const TILE_COLUMNS: usize;
+    /// Vectors of rows that share what is read of a few columns: 2 where registers hold two unpacked superblocks.
+    const ROW_VECTORS: usize = 1;
 
     /// Integers of 32 or 8 bits.
     type I: Copy;
@@ -126,6 +128,12 @@ pub(super) trait Simd: Copy {
     fn transpose_4(self, x: [Self::I; 4]) -> [Self::I; 4];
     /// For vectors seen as rows: the first 4 lanes of `a` and of `b`, and the last 4.
     fn join_halves(self, a: Self::I, b: Self::I) -> (Self::I, Self::I);
+    /// The sum of what [`Simd::join_halves`] returns.
+    #[inline(always)]
+    fn add_halves(self, a: Self::I, b: Self::I) -> Self::I {
+        let (first, last) = self.join_halves(a, b);
+        self.add_i(first, last)
+    }
 
     // ---- floats ----
 
@@ -153,6 +161,11 @@ pub(super) trait Simd: Copy {
     fn fold_rows(self, x: Self::F) -> Rows<f32>;
     /// The fold of 16 numbers: of `VECTORS` vectors, the rest being ignored.
     fn fold_16(self, x: [Self::F; 2]) -> f32;
+    /// [`Simd::fold_16`] of each of four.
+    #[inline(always)]
+    fn fold_16_of_4(self, x: [[Self::F; 2]; 4]) -> [f32; 4] {
+        [self.fold_16(x[0]), self.fold_16(x[1]), self.fold_16(x[2]), self.fold_16(x[3])]
+    }
 }
 
 /// How far ahead of their use rows that are streamed once are asked for. The processor's own prefetching ends at every
@@ -164,6 +177,17 @@ const PREFETCH_BYTES: usize = 4096;
 pub(super) fn prefetch_ahead<S: Simd>(s: S, at: *const u8, len: usize) {
     for line in (0..len).step_by(64) {
         s.prefetch(at.wrapping_add(PREFETCH_BYTES + line));
+    }
+}
+
+/// The same into the second-level cache, for rows that are streamed side by side, `tile` bytes of them at a time: asks
+/// for what stands at the same place of a later tile, so that each row comes equally early. The first-level cache is
+/// left to the activations (measured: with 8 columns a Q8_0 product takes two thirds of the time, a Q6_K one four fifths).
+#[inline(always)]
+pub(super) fn prefetch_far_ahead<S: Simd>(s: S, at: *const u8, len: usize, tile: usize) {
+    let ahead = PREFETCH_BYTES.next_multiple_of(tile);
+    for line in (0..len).step_by(64) {
+        s.prefetch_far(at.wrapping_add(ahead + line));
     }
 }
 

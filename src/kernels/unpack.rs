@@ -77,6 +77,7 @@ pub(super) trait Stream<S: Simd, const N: usize> {
 }
 
 /// The scales and mins of the 8 blocks of each row's superblock, `[half]`.
+#[derive(Clone, Copy)]
 pub(super) struct Scales<F> {
     pub scale: [F; 2],
     pub min: [F; 2],

@@ -18,6 +18,9 @@ pub use layer_cache::LayerCache;
 pub use linear::{Linear, Weight};
 pub use rows::{geglu, rms_norm, softcap};
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
 use candle_core::{CpuStorage, Device, Layout, Result, Tensor};
 
 use crate::kernels::Kernels;
@@ -78,13 +81,50 @@ impl Compute {
         }
     }
 
-    /// Runs `f` on the pool, so that parallel loops inside find their threads without a hand-over each.
+    /// Runs `f` on the pool, so that parallel loops inside find their threads without a hand-over each, and awake.
     pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         match self {
-            Compute::Cpu(cpu) => cpu.pool.install(f),
+            Compute::Cpu(cpu) => cpu.pool.install(|| with_threads_awake(f)),
             Compute::Candle(_) => f(),
         }
     }
+}
+
+/// Runs `f` on a thread of a pool while the pool's others look for its work without a pause.
+///
+/// Left alone they fall asleep within the few microseconds that a step of decode spends on one thread between two
+/// products, of which it has over a hundred; waking them takes longer than that.
+///
+/// A thread may come to look while it waits, deep in another loop, for a part of its own; so it must give up in the end.
+fn with_threads_awake<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    const PATIENCE: Duration = Duration::from_micros(300);
+
+    /// Lets the others go, also when `f` panics.
+    struct Done<'a>(&'a AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+
+    let done = AtomicBool::new(false);
+    let me = rayon::current_thread_index();
+    rayon::scope(|scope| {
+        scope.spawn_broadcast(|_, context| {
+            if Some(context.index()) == me {
+                return;
+            }
+            let mut last_work = Instant::now();
+            while !done.load(Ordering::Acquire) && last_work.elapsed() < PATIENCE {
+                match rayon::yield_now() {
+                    Some(rayon::Yield::Executed) => last_work = Instant::now(),
+                    _ => std::hint::spin_loop(),
+                }
+            }
+        });
+        let _done = Done(&done);
+        f()
+    })
 }
 
 /// The values of a contiguous F32 tensor on the CPU, inside a custom op.
