@@ -7,7 +7,7 @@ pub use perplexity::{Estimate, perplexity};
 use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, EngineError, Event, Events, Limit, MAX_N_PROBS, Request, Sampling, Timings, Token};
-use crate::kernels::{Format, Kernels};
+use crate::kernels::{Format, Kernels, TileMut};
 
 /// One kind of work: read a prompt (a prefill row) or make tokens (a decode row).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +150,11 @@ pub fn read_bandwidth(kernels: &Kernels, n_threads: usize, bytes: usize, passes:
         std::thread::scope(|scope| {
             for (weights, out) in weights.chunks(share * ROW_BYTES).zip(out.chunks_mut(share)) {
                 let activations = &activations;
-                scope.spawn(move || kernels.matmul_f32(Format::F32, weights, K, 0..out.len(), activations, out));
+                scope.spawn(move || {
+                    let rows = 0..out.len();
+                    let out = &mut TileMut::whole(out, rows.len());
+                    kernels.matmul_f32(Format::F32, weights, K, rows, activations, out);
+                });
             }
         });
         best = best.max(weights.len() as f64 / start.elapsed().as_secs_f64());

@@ -8,15 +8,15 @@
 
 use std::marker::PhantomData;
 
-use super::WeightRows;
 use super::blocks::{Format, LANES};
 use super::panel;
 use super::q8::{FEW, Q8Rows, RowSuperblock};
 use super::simd::{Kernel, Rows, Simd, prefetch_ahead, prefetch_far_ahead};
 use super::unpack::{self, Bytes, Scales, Stream, Unpack, zero_shift};
+use super::{TileMut, WeightRows};
 
 /// `out[c][r] = dot(weights[r], acts[c])` as `scalar.rs` defines it.
-pub(super) fn matmul_q8<S: Simd>(s: S, weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut [f32]) {
+pub(super) fn matmul_q8<S: Simd>(s: S, weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut TileMut<'_>) {
     match weights.format {
         Format::F32 | Format::F16 | Format::BF16 => {}
         Format::Q4_0 => matmul::<S, unpack::Q4_0>(s, weights, acts, out),
@@ -34,7 +34,7 @@ pub(super) fn matmul_q8<S: Simd>(s: S, weights: &WeightRows<'_>, acts: &Q8Rows, 
     }
 }
 
-fn matmul<S: Simd, U: Unpack>(s: S, weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut [f32]) {
+fn matmul<S: Simd, U: Unpack>(s: S, weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut TileMut<'_>) {
     let format = PhantomData::<U>;
     match acts.n() {
         0 => {}
@@ -48,16 +48,19 @@ fn matmul<S: Simd, U: Unpack>(s: S, weights: &WeightRows<'_>, acts: &Q8Rows, out
 /// Tiles of rows up to so many bytes are as good as one stream, see [`prefetch_ahead`]: no row is much ahead of another.
 const SMALL_TILE: usize = 3072;
 
+/// Rows whose results are kept before they are written: 4 cache lines of a column.
+const RESULTS: usize = 64;
+
 /// With `COLUMNS` columns at most.
-struct Few<'a, U, const COLUMNS: usize> {
+struct Few<'a, 'o, U, const COLUMNS: usize> {
     format: PhantomData<U>,
     weights: &'a WeightRows<'a>,
     acts: &'a Q8Rows,
     /// `[acts.n(), weights.n]`
-    out: &'a mut [f32],
+    out: &'a mut TileMut<'o>,
 }
 
-impl<U: Unpack, const COLUMNS: usize> Kernel for Few<'_, U, COLUMNS> {
+impl<U: Unpack, const COLUMNS: usize> Kernel for Few<'_, '_, U, COLUMNS> {
     type Output = ();
 
     #[inline(always)]
@@ -70,7 +73,7 @@ impl<U: Unpack, const COLUMNS: usize> Kernel for Few<'_, U, COLUMNS> {
     }
 }
 
-impl<U: Unpack, const COLUMNS: usize> Few<'_, U, COLUMNS> {
+impl<U: Unpack, const COLUMNS: usize> Few<'_, '_, U, COLUMNS> {
     /// All rows, as many at a time as `VECTORS` vectors hold.
     #[inline(always)]
     fn tiles<S: Simd, const VECTORS: usize>(&mut self, s: S) {
@@ -80,20 +83,34 @@ impl<U: Unpack, const COLUMNS: usize> Few<'_, U, COLUMNS> {
         for c in 0..n_columns {
             columns[c] = &self.acts.row(c)[..superblocks];
         }
-        for r in (0..self.weights.n).step_by(S::ROWS * VECTORS) {
-            self.tile::<S, VECTORS>(s, &columns, n_columns, r);
+        // Results are far apart from column to column: they are written some cache lines at a time.
+        let mut results = [[0.0; RESULTS]; COLUMNS];
+        for start in (0..self.weights.n).step_by(RESULTS) {
+            let n = RESULTS.min(self.weights.n - start);
+            for r in (0..n).step_by(S::ROWS * VECTORS) {
+                let sums = self.tile::<S, VECTORS>(s, &columns, n_columns, start + r);
+                for c in 0..n_columns {
+                    for v in 0..VECTORS {
+                        let folded = s.fold_rows(s.alternate(sums[c][v]));
+                        results[c][r + v * S::ROWS..][..S::ROWS].copy_from_slice(&folded[..S::ROWS]);
+                    }
+                }
+            }
+            for c in 0..n_columns {
+                self.out.row_mut(c)[start..start + n].copy_from_slice(&results[c][..n]);
+            }
         }
     }
 
-    /// The products of the rows from `r` on.
+    /// The sums of the rows from `r` on.
     #[inline(always)]
     fn tile<S: Simd, const VECTORS: usize>(
-        &mut self,
+        &self,
         s: S,
         columns: &[&[RowSuperblock]; COLUMNS],
         n_columns: usize,
         r: usize,
-    ) {
+    ) -> [[S::F; VECTORS]; COLUMNS] {
         let (weights, n) = (self.weights, self.weights.n);
         let bytes = U::FORMAT.superblock_bytes();
         // Where rows are lacking, the last one is done again.
@@ -140,13 +157,7 @@ impl<U: Unpack, const COLUMNS: usize> Few<'_, U, COLUMNS> {
                 add_products::<S, U, VECTORS>(s, &superblocks, &columns[c][full], &mut sums[c]);
             }
         }
-        for c in 0..n_columns {
-            let out = &mut self.out[c * n + r..(c + 1) * n];
-            for (out, sums) in out.chunks_mut(S::ROWS).zip(sums[c]) {
-                let folded = s.fold_rows(s.alternate(sums));
-                out.copy_from_slice(&folded[..out.len()]);
-            }
-        }
+        sums
     }
 }
 

@@ -7,11 +7,11 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::WeightRows;
 use super::blocks::Format;
 use super::panel::{FoldPanel, with_scratch};
 use super::scalar::{self, SUMS};
-use super::simd::{Kernel, Simd, prefetch_ahead};
+use super::simd::{Kernel, Simd, prefetch_far_ahead};
+use super::{TileMut, WeightRows};
 
 /// Up to so many columns the weights are not worth a panel.
 const FEW: usize = 16;
@@ -32,7 +32,7 @@ const CHUNK: usize = 512;
 const TILE: usize = 6;
 
 /// `out[c][r] = dot(decoded weights[r], acts[c])`, as `scalar.rs` defines it.
-pub(super) fn matmul_f32<S: Simd>(s: S, weights: &WeightRows<'_>, acts: &[f32], out: &mut [f32]) {
+pub(super) fn matmul_f32<S: Simd>(s: S, weights: &WeightRows<'_>, acts: &[f32], out: &mut TileMut<'_>) {
     let n_columns = acts.len() / weights.k;
     if n_columns == 0 || weights.n == 0 {
         return;
@@ -91,14 +91,12 @@ impl Load for BF16 {
 
 // ---- few columns ----
 
-fn few<S: Simd, L: Load>(s: S, weights: &WeightRows<'_>, acts: &[f32], out: &mut [f32]) {
-    let stride = weights.n;
-    let kernel = Few::<L> { format: PhantomData, rows: weights.bytes, k: weights.k, acts, out, stride, first_row: 0 };
-    s.vectorize(kernel);
+fn few<S: Simd, L: Load>(s: S, weights: &WeightRows<'_>, acts: &[f32], out: &mut TileMut<'_>) {
+    s.vectorize(Few::<L> { format: PhantomData, rows: weights.bytes, k: weights.k, acts, out, first_row: 0 });
 }
 
 /// Quantized weights, decoded some rows at a time.
-fn few_decoded<S: Simd>(s: S, weights: &WeightRows<'_>, acts: &[f32], out: &mut [f32]) {
+fn few_decoded<S: Simd>(s: S, weights: &WeightRows<'_>, acts: &[f32], out: &mut TileMut<'_>) {
     let k = weights.k;
     with_scratch(FEW_ROWS * k, 0, |decoded, _| {
         for first_row in (0..weights.n).step_by(FEW_ROWS) {
@@ -109,25 +107,24 @@ fn few_decoded<S: Simd>(s: S, weights: &WeightRows<'_>, acts: &[f32], out: &mut 
             let decoded = &decoded[..n * k];
             // SAFETY: f32 are bytes, aligned to more than that.
             let rows = unsafe { std::slice::from_raw_parts(decoded.as_ptr().cast(), size_of_val(decoded)) };
-            s.vectorize(Few::<F32> { format: PhantomData, rows, k, acts, out, stride: weights.n, first_row });
+            s.vectorize(Few::<F32> { format: PhantomData, rows, k, acts, out, first_row });
         }
     });
 }
 
-struct Few<'a, L> {
+struct Few<'a, 'o, L> {
     format: PhantomData<L>,
     /// Rows of `k` weights.
     rows: &'a [u8],
     k: usize,
     /// `[columns, k]`
     acts: &'a [f32],
-    /// `[columns, stride]`; the first row's results go to column `first_row` of it.
-    out: &'a mut [f32],
-    stride: usize,
+    /// `[columns, all rows]`; the first row's results go to column `first_row` of it.
+    out: &'a mut TileMut<'o>,
     first_row: usize,
 }
 
-impl<L: Load> Kernel for Few<'_, L> {
+impl<L: Load> Kernel for Few<'_, '_, L> {
     type Output = ();
 
     #[inline(always)]
@@ -149,17 +146,18 @@ impl<L: Load> Kernel for Few<'_, L> {
 
 /// Rows `r..r + 4` of the `n`, beyond the last it is repeated, and columns `first..first + COLUMNS`.
 #[inline(always)]
-fn few_rows<S: Simd, L: Load, const COLUMNS: usize>(s: S, few: &mut Few<'_, L>, r: usize, n: usize, first: usize) {
+fn few_rows<S: Simd, L: Load, const COLUMNS: usize>(s: S, few: &mut Few<'_, '_, L>, r: usize, n: usize, first: usize) {
     let k = few.k;
     let acts = &few.acts[first * k..(first + COLUMNS) * k];
     assert!(few.rows.len() == n * k * L::BYTES && k.is_multiple_of(SUMS));
     let rows: [usize; FEW_ROWS] = std::array::from_fn(|i| (r + i).min(n - 1));
     let mut sums = [[[s.splat(0.0); 2]; COLUMNS]; FEW_ROWS];
     for at in (0..k).step_by(SUMS) {
-        if first == 0 {
-            // The rows lie one behind the other: together they are one stream.
-            let stream = few.rows.as_ptr().wrapping_add((r * k + at * FEW_ROWS) * L::BYTES);
-            prefetch_ahead(s, stream, SUMS * FEW_ROWS * L::BYTES);
+        if first == 0 && (at * L::BYTES).is_multiple_of(64) {
+            for row in rows {
+                let row = few.rows.as_ptr().wrapping_add((row * k + at) * L::BYTES);
+                prefetch_far_ahead(s, row, 1, FEW_ROWS * k * L::BYTES);
+            }
         }
         for v in 0..S::VECTORS {
             let at = at + v * S::LANES;
@@ -177,16 +175,17 @@ fn few_rows<S: Simd, L: Load, const COLUMNS: usize>(s: S, few: &mut Few<'_, L>, 
             }
         }
     }
-    for i in 0..FEW_ROWS.min(n - r) {
-        for c in 0..COLUMNS {
-            few.out[(first + c) * few.stride + few.first_row + r + i] = s.fold_16(sums[i][c]);
+    for c in 0..COLUMNS {
+        let out = &mut few.out.row_mut(first + c)[few.first_row + r..];
+        for (out, sums) in out.iter_mut().zip(&sums[..FEW_ROWS.min(n - r)]) {
+            *out = s.fold_16(sums[c]);
         }
     }
 }
 
 // ---- many columns ----
 
-fn many<S: Simd>(s: S, weights: &WeightRows<'_>, acts: &[f32], out: &mut [f32]) {
+fn many<S: Simd>(s: S, weights: &WeightRows<'_>, acts: &[f32], out: &mut TileMut<'_>) {
     let k = weights.k;
     let n_columns = acts.len() / k;
     let panel_rows = VECTORS * S::LANES;
@@ -210,7 +209,7 @@ fn many<S: Simd>(s: S, weights: &WeightRows<'_>, acts: &[f32], out: &mut [f32]) 
                 s.vectorize(PackPanel { decoded, stride: chunk, len: columns.len(), panel });
                 s.vectorize(Block { panel, acts, k, columns, sums });
             }
-            s.vectorize(FoldPanel { sums, n_columns, first_row, n_rows: weights.n, out });
+            s.vectorize(FoldPanel { sums, n_columns, first_row, out });
         }
     });
 }

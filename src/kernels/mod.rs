@@ -104,8 +104,8 @@ impl fmt::Debug for Kernels {
 /// Functions whose arguments have been checked: lengths fit each other, and the processor has the instructions.
 struct Table {
     quantize_row: unsafe fn(&[f32], Q8RowMut<'_>),
-    matmul_q8: unsafe fn(&WeightRows<'_>, &Q8Rows, &mut [f32]),
-    matmul_f32: unsafe fn(&WeightRows<'_>, &[f32], &mut [f32]),
+    matmul_q8: unsafe fn(&WeightRows<'_>, &Q8Rows, &mut TileMut<'_>),
+    matmul_f32: unsafe fn(&WeightRows<'_>, &[f32], &mut TileMut<'_>),
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     gelu_tanh_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     softcap: unsafe fn(&mut [f32], f32),
@@ -208,8 +208,8 @@ impl Kernels {
     /// Products of quantized weights with quantized activations:
     /// `out[c][r - rows.start] = dot(weights[r], acts[c])` for `r` in `rows`.
     ///
-    /// `weights` is the whole matrix with rows of `k` values, aligned to nothing. `out` is `[acts.n(), rows.len()]`, so
-    /// with one column it is that part of the result vector.
+    /// `weights` is the whole matrix with rows of `k` values, aligned to nothing. `out` is `[acts.n(), rows.len()]`:
+    /// a band of a larger result, or all of it.
     ///
     /// # Panics
     /// If `format` is a float format, a row of it cannot have `k` values, or a length does not fit.
@@ -220,12 +220,12 @@ impl Kernels {
         k: usize,
         rows: Range<usize>,
         acts: &Q8Rows,
-        out: &mut [f32],
+        out: &mut TileMut<'_>,
     ) {
         assert!(format.is_quantized(), "{format:?} is not quantized");
         let weights = WeightRows::new(format, weights, k, &rows);
         assert_eq!(acts.k(), k, "the activations have rows of another length");
-        assert_eq!(out.len(), acts.n() * weights.n, "the output does not fit");
+        assert_eq!((out.n_rows(), out.width()), (acts.n(), weights.n), "the output does not fit");
         // SAFETY: `Kernels::new` has seen the instructions, lengths were checked above.
         unsafe { (self.table.matmul_q8)(&weights, acts, out) }
     }
@@ -244,11 +244,11 @@ impl Kernels {
         k: usize,
         rows: Range<usize>,
         acts: &[f32],
-        out: &mut [f32],
+        out: &mut TileMut<'_>,
     ) {
         let weights = WeightRows::new(format, weights, k, &rows);
         assert!(acts.len().is_multiple_of(k), "{} activations are not rows of {k}", acts.len());
-        assert_eq!(out.len(), acts.len() / k * weights.n, "the output does not fit");
+        assert_eq!((out.n_rows(), out.width()), (acts.len() / k, weights.n), "the output does not fit");
         // SAFETY: `Kernels::new` has seen the instructions, lengths were checked above.
         unsafe { (self.table.matmul_f32)(&weights, acts, out) }
     }

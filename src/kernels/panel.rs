@@ -23,11 +23,11 @@
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
-use super::WeightRows;
 use super::blocks::LANES;
 use super::q8::{GROUP, GroupBlock, Q8Rows};
 use super::simd::{Kernel, Simd};
 use super::unpack::{Bytes, Stream, Unpack, zero_shift};
+use super::{TileMut, WeightRows};
 
 /// Bytes of the longest superblock, Q8_0's.
 pub(super) const MAX_SUPERBLOCK_BYTES: usize = 8 * 34;
@@ -47,7 +47,7 @@ const fn record_vectors<U: Unpack>() -> usize {
 }
 
 /// `out[c][r] = dot(weights[r], acts[c])`, as `scalar.rs` defines it.
-pub(super) fn matmul<S: Simd, U: Unpack>(s: S, weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut [f32]) {
+pub(super) fn matmul<S: Simd, U: Unpack>(s: S, weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut TileMut<'_>) {
     let pair_rows = VECTORS * S::LANES;
     let n_columns = acts.n().next_multiple_of(GROUP);
     let superblocks = acts.padded_blocks() / LANES;
@@ -67,7 +67,7 @@ pub(super) fn matmul<S: Simd, U: Unpack>(s: S, weights: &WeightRows<'_>, acts: &
                     let first_row = first_row + p * pair_rows;
                     s.vectorize(PackPanel::<U> { format: PhantomData, weights, first_row, start, n, panel });
                 }
-                let out = Out { values: out, n_rows: weights.n, first_row };
+                let out = Out { tile: out, first_row };
                 let is_last = start + n == superblocks;
                 let format = PhantomData;
                 s.vectorize(Chunk::<U> { format, panels, panel_len, acts, start, n, is_last, sums, sums_len, out });
@@ -273,7 +273,7 @@ impl<S: Simd> Stream<S, 8> for ColumnStream<'_, S> {
 const FOLD_ORDER: [usize; LANES] = [0, 4, 2, 6, 1, 5, 3, 7];
 
 /// Adds the products of a chunk to the running sums, for all columns; the last one folds them into results.
-struct Chunk<'a, U> {
+struct Chunk<'a, 'o, U> {
     format: PhantomData<U>,
     /// Of each pair of vectors `panel_len` numbers: the records `[j][n]`.
     panels: &'a [f32],
@@ -287,19 +287,18 @@ struct Chunk<'a, U> {
     /// Of each pair of vectors `sums_len` numbers: `[j][columns][VECTORS][LANES]`. The first chunk finds anything there.
     sums: &'a mut [f32],
     sums_len: usize,
-    out: Out<'a>,
+    out: Out<'a, 'o>,
 }
 
 /// Where a panel's results go.
-struct Out<'a> {
+struct Out<'a, 'o> {
     /// `[columns, n_rows]`
-    values: &'a mut [f32],
-    n_rows: usize,
+    tile: &'a mut TileMut<'o>,
     /// The panel's first row.
     first_row: usize,
 }
 
-impl<U: Unpack> Kernel for Chunk<'_, U> {
+impl<U: Unpack> Kernel for Chunk<'_, '_, U> {
     type Output = ();
 
     #[inline(always)]
@@ -320,7 +319,7 @@ impl<U: Unpack> Kernel for Chunk<'_, U> {
     }
 }
 
-impl<U: Unpack> Chunk<'_, U> {
+impl<U: Unpack> Chunk<'_, '_, U> {
     /// Sum j of the columns `first..first + COLUMNS` of group g and the rows of a pair of vectors.
     #[inline(always)]
     fn tile<S: Simd, const COLUMNS: usize>(&mut self, s: S, j: usize, g: usize, pair: usize, first: usize) {
@@ -360,15 +359,17 @@ impl<U: Unpack> Chunk<'_, U> {
             }
             return;
         }
-        let Out { values, n_rows, first_row } = &mut self.out;
-        let columns = values.chunks_exact_mut(*n_rows).skip(g * GROUP + first);
-        for (column, sums) in columns.zip(sums) {
+        let Out { tile, first_row } = &mut self.out;
+        let n_rows = tile.width();
+        let columns = g * GROUP + first..tile.n_rows();
+        for (c, sums) in columns.zip(sums) {
+            let column = tile.row_mut(c);
             for (v, sum) in sums.into_iter().enumerate() {
                 let first_row = *first_row + (pair * VECTORS + v) * S::LANES;
                 let mut results = [0.0; 16];
                 // SAFETY: a vector has at most 16 lanes. The zero is `scalar::fold`'s.
                 unsafe { s.store_f(results.as_mut_ptr(), s.add(sum, s.splat(0.0))) };
-                let rows = first_row.min(*n_rows)..(first_row + S::LANES).min(*n_rows);
+                let rows = first_row.min(n_rows)..(first_row + S::LANES).min(n_rows);
                 let n = rows.len();
                 column[rows].copy_from_slice(&results[..n]);
             }
@@ -525,24 +526,23 @@ unsafe fn dots<S: Simd, U: Unpack, const COLUMNS: usize>(
 }
 
 /// Folds the running sums `[N][columns][VECTORS][LANES]` of a panel and writes the rows that exist.
-pub(super) struct FoldPanel<'a> {
+pub(super) struct FoldPanel<'a, 'o> {
     pub sums: &'a mut [f32],
     /// Columns that there are sums of; `out` may have fewer.
     pub n_columns: usize,
     pub first_row: usize,
-    pub n_rows: usize,
     /// `[columns, n_rows]`
-    pub out: &'a mut [f32],
+    pub out: &'a mut TileMut<'o>,
 }
 
-impl Kernel for FoldPanel<'_> {
+impl Kernel for FoldPanel<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let panel_rows = VECTORS * S::LANES;
         let n_sums = self.sums.len() / (self.n_columns * panel_rows);
-        let rows = panel_rows.min(self.n_rows - self.first_row);
+        let rows = panel_rows.min(self.out.width() - self.first_row);
         let mut halves = n_sums / 2;
         while halves > 0 {
             // As `scalar::fold`: sum i and sum i + halves.
@@ -556,9 +556,9 @@ impl Kernel for FoldPanel<'_> {
             }
             halves /= 2;
         }
-        for c in 0..self.out.len() / self.n_rows {
+        for c in 0..self.out.n_rows() {
             let sums = &self.sums[c * panel_rows..][..rows];
-            let out = &mut self.out[c * self.n_rows + self.first_row..][..rows];
+            let out = &mut self.out.row_mut(c)[self.first_row..][..rows];
             for (out, sum) in out.iter_mut().zip(sums) {
                 *out = sum + 0.0;
             }

@@ -13,7 +13,7 @@ use half::{bf16, f16};
 use super::attention::{AttentionState, KEY_BLOCK, Span};
 use super::blocks::{BLOCK, Format, IQ4_TABLE, LANES, SUPERBLOCK, scales_and_mins_k4, scales_iq4_xs, scales_q3};
 use super::q8::{Q8Row, Q8RowMut, Q8Rows, SMALLEST_ABSMAX};
-use super::{Table, WeightRows};
+use super::{Table, TileMut, WeightRows};
 
 pub(super) static TABLE: Table = Table {
     quantize_row,
@@ -84,7 +84,7 @@ fn quantize_row(x: &[f32], mut row: Q8RowMut<'_>) {
 }
 
 /// `out[c][r] = dot(weights[r], acts[c])`: see [`dot_q8`].
-fn matmul_q8(weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut [f32]) {
+fn matmul_q8(weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut TileMut<'_>) {
     let superblocks = acts.padded_blocks() / LANES;
     let mut unpacked = vec![Superblock::zero(); superblocks];
     let columns: Vec<Q8Row> = (0..acts.n()).map(|c| acts.copy_of_row(c)).collect();
@@ -93,7 +93,7 @@ fn matmul_q8(weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut [f32]) {
             unpack_superblock(weights.format, weights.row(r), s, unpacked);
         }
         for (c, acts) in columns.iter().enumerate() {
-            out[c * weights.n + r] = dot_q8(weights.format, &unpacked, acts);
+            out.row_mut(c)[r] = dot_q8(weights.format, &unpacked, acts);
         }
     }
 }
@@ -336,13 +336,13 @@ pub(super) fn dequantize_row(format: Format, row: &[u8], out: &mut [f32]) {
 }
 
 /// `out[c][r] = dot(decoded weights[r], acts[c])`, see [`dot_f32`]. `acts` is `[n_cols, k]`.
-pub(super) fn matmul_f32(weights: &WeightRows<'_>, acts: &[f32], out: &mut [f32]) {
+pub(super) fn matmul_f32(weights: &WeightRows<'_>, acts: &[f32], out: &mut TileMut<'_>) {
     let k = weights.k;
     let mut decoded = vec![0.0; k];
     for r in 0..weights.n {
         dequantize_row(weights.format, weights.row(r), &mut decoded);
         for (c, acts) in acts.chunks_exact(k).enumerate() {
-            out[c * weights.n + r] = dot_f32(&decoded, acts);
+            out.row_mut(c)[r] = dot_f32(&decoded, acts);
         }
     }
 }

@@ -37,9 +37,9 @@ fn products_by_format_instruction_set_and_columns() {
                 let mut out = vec![0.0; n_columns * n_rows];
                 let time = median(|| {
                     if format.is_quantized() {
-                        kernels.matmul_q8(format, &weights, k, 0..n_rows, &acts, &mut out);
+                        kernels.matmul_q8(format, &weights, k, 0..n_rows, &acts, &mut TileMut::whole(&mut out, n_rows));
                     } else {
-                        kernels.matmul_f32(format, &weights, k, 0..n_rows, &x, &mut out);
+                        kernels.matmul_f32(format, &weights, k, 0..n_rows, &x, &mut TileMut::whole(&mut out, n_rows));
                     }
                 });
                 let operations = 2.0 * (n_columns * n_rows * k) as f64;

@@ -121,7 +121,7 @@ fn quantized_products_are_close_to_the_decoded_weights_in_f64() {
             let x = random.floats(2 * k, 3.0);
             let acts = quantized(scalar(), &x, k);
             let mut out = vec![0.0; 2 * 3];
-            scalar().matmul_q8(format, &weights, k, 0..3, &acts, &mut out);
+            scalar().matmul_q8(format, &weights, k, 0..3, &acts, &mut TileMut::whole(&mut out, 3));
             let mut decoded = vec![0.0; k];
             for (r, row) in weights.chunks_exact(weights.len() / 3).enumerate() {
                 dequantize_row(format, row, &mut decoded);
@@ -151,7 +151,7 @@ fn float_products_are_close_to_f64() {
             let weights = random_weights(&mut random, format, k, 3, 0.01);
             let x = random.floats(2 * k, 3.0);
             let mut out = vec![0.0; 6];
-            scalar().matmul_f32(format, &weights, k, 0..3, &x, &mut out);
+            scalar().matmul_f32(format, &weights, k, 0..3, &x, &mut TileMut::whole(&mut out, 3));
             let mut decoded = vec![0.0; k];
             for (r, row) in weights.chunks_exact(weights.len() / 3).enumerate() {
                 dequantize_row(format, row, &mut decoded);
@@ -264,14 +264,21 @@ fn products(
     k: usize,
     f32_acts: bool,
 ) -> Vec<f32> {
-    let mut out = vec![f32::NAN; x.len() / k * rows.len()];
+    // A band of a wider result, whose other columns stay as they are.
+    let mut result = vec![f32::NAN; x.len() / k * (rows.len() + 2)];
+    let widths = [1, rows.len(), 1];
+    let mut bands = split_columns(&mut result, rows.len() + 2, widths.into_iter());
+    let out = &mut bands[1];
     if format.is_quantized() && !f32_acts {
         let acts = quantized(kernels, x, k);
-        kernels.matmul_q8(format, weights, k, rows, &acts, &mut out);
+        kernels.matmul_q8(format, weights, k, rows, &acts, out);
     } else {
-        kernels.matmul_f32(format, weights, k, rows, x, &mut out);
+        kernels.matmul_f32(format, weights, k, rows, x, out);
     }
-    out
+    for band in [0, 2] {
+        assert!((0..x.len() / k).all(|c| bands[band].row_mut(c)[0].is_nan()), "{format:?} wrote beside its band");
+    }
+    (0..x.len() / k).flat_map(|c| bands[1].row_mut(c).to_vec()).collect()
 }
 
 /// All kernels but the scalar ones.

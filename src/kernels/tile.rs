@@ -16,7 +16,17 @@ pub struct TileMut<'a> {
 // SAFETY: a tile is the only access to its columns (see `split_columns`), like a `&mut [f32]`, which is `Send`.
 unsafe impl Send for TileMut<'_> {}
 
-impl TileMut<'_> {
+impl<'a> TileMut<'a> {
+    /// All of a matrix with rows of `width` values.
+    ///
+    /// # Panics
+    /// The matrix is not a whole number of rows.
+    pub fn whole(matrix: &'a mut [f32], width: usize) -> Self {
+        assert!(width > 0 && matrix.len().is_multiple_of(width), "{} values in rows of {width}", matrix.len());
+        let n_rows = matrix.len() / width;
+        TileMut { start: matrix.as_mut_ptr(), n_rows, width, stride: width, borrow: PhantomData }
+    }
+
     /// Rows of the matrix.
     pub fn n_rows(&self) -> usize {
         self.n_rows

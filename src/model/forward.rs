@@ -35,7 +35,7 @@ impl Model {
 
         let Some(x) = wanted_rows(&x, batch)? else { return Ok(None) }; // [sum of n_logits, d_model]
         let x = rms_norm(c, &x, &self.output_norm, config.rms_eps)?;
-        Ok(Some(softcap(c, &self.embedding.forward(c, &x)?, config.final_softcap)?))
+        Ok(Some(softcap(c, self.embedding.forward(c, &x)?, config.final_softcap)?))
     }
 
     /// Adds the hidden states of the chunks that want them to their sums.

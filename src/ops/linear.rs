@@ -182,20 +182,11 @@ impl CustomOp1 for MatMul<'_> {
             let tiles: Vec<TileMut<'_>> = split_columns(&mut out, *n_rows, widths);
             tiles.into_par_iter().zip(pieces).with_max_len(1).for_each(|(mut tile, piece)| {
                 let (weight, rows) = (&parts[piece.part], piece.rows.clone());
-                let product = |out: &mut [f32]| match &quantized {
+                match &quantized {
                     Some(acts) if weight.format.is_quantized() => {
-                        kernels.matmul_q8(weight.format, weight.bytes(), n_cols, rows, acts, out);
+                        kernels.matmul_q8(weight.format, weight.bytes(), n_cols, rows, acts, &mut tile);
                     }
-                    _ => kernels.matmul_f32(weight.format, weight.bytes(), n_cols, rows, x, out),
-                };
-                if n_tokens == 1 {
-                    product(tile.row_mut(0));
-                } else {
-                    let mut dense = vec![0.0; n_tokens * tile.width()];
-                    product(&mut dense);
-                    for (token, values) in dense.chunks_exact(tile.width()).enumerate() {
-                        tile.row_mut(token).copy_from_slice(values);
-                    }
+                    _ => kernels.matmul_f32(weight.format, weight.bytes(), n_cols, rows, x, &mut tile),
                 }
             });
         });

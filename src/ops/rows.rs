@@ -1,6 +1,6 @@
 //! Operations that work on each row (each token) by itself: norm, gated GELU, softcap.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, InplaceOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{Compute, Cpu, candle_softcap, f32_values, rows_and_width};
@@ -55,21 +55,37 @@ pub fn geglu(compute: &Compute, gate_up: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// `cap * tanh(x / cap)` of every value.
-pub fn softcap(compute: &Compute, x: &Tensor, cap: f32) -> Result<Tensor> {
+/// `cap * tanh(x / cap)` of every value. The logits of a batch are megabytes, so on the CPU they are capped in place: `x`
+/// must be nobody else's.
+pub fn softcap(compute: &Compute, x: Tensor, cap: f32) -> Result<Tensor> {
     match compute {
         Compute::Cpu(cpu) => {
-            let width = x.dim(candle_core::D::Minus1)?;
-            let f = |row: &[f32], out: &mut [f32]| {
-                // Rows of logits are long: share each among the threads.
-                out.par_chunks_mut(8192).zip(row.par_chunks(8192)).for_each(|(out, row)| {
-                    out.copy_from_slice(row);
-                    cpu.kernels.softcap(out, cap);
-                });
-            };
-            x.apply_op1_no_bwd(&RowOp { cpu, name: "softcap", width, f })
+            x.inplace_op1(&Softcap { cpu, cap })?;
+            Ok(x)
         }
-        Compute::Candle(_) => candle_softcap(x, cap),
+        Compute::Candle(_) => candle_softcap(&x, cap),
+    }
+}
+
+struct Softcap<'a> {
+    cpu: &'a Cpu,
+    cap: f32,
+}
+
+impl InplaceOp1 for Softcap<'_> {
+    fn name(&self) -> &'static str {
+        "softcap"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+            candle_core::bail!("a contiguous tensor of F32 was expected, not {layout:?}")
+        };
+        let values = &mut values[start..end];
+        self.cpu.pool.install(|| {
+            values.par_chunks_mut(8192).for_each(|values| self.cpu.kernels.softcap(values, self.cap));
+        });
+        Ok(())
     }
 }
 
