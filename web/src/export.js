@@ -182,6 +182,13 @@ function readMessage(from, conversation) {
   const probs = readProbabilities(from.probs);
   if (probs) message.probs = probs;
   if (isText(from.failure?.message)) message.failure = { kind: 'server', ...stringsOf(from.failure) };
+  const asked = readAsked(from.asked);
+  if (asked) message.asked = asked;
+  if (Array.isArray(from.earlier)) {
+    message.earlier = from.earlier
+      .filter((/** @type {any} */ one) => isText(one?.content) && Number.isFinite(one.until))
+      .map((/** @type {any} */ one) => ({ content: one.content, until: one.until }));
+  }
   if (Array.isArray(from.files)) {
     message.files = from.files
       .filter((/** @type {any} */ file) => isText(file?.name) && isText(file?.text))
@@ -196,6 +203,14 @@ function readProbabilities(from) {
   if (!Number.isFinite(from?.from) || !Array.isArray(from.list)) return null;
   const whole = from.list.every((/** @type {any} */ token) => pair(token) && Array.isArray(token[2]) && token[2].every(pair));
   return whole ? { from: from.from, list: from.list } : null;
+}
+
+/** @param {any} from @returns {import('./tree.js').Asked | null} */
+function readAsked(from) {
+  if (!isText(from?.system) || !isRecord(from.templates)) return null;
+  const { at, first, from: start, length, system } = from;
+  const whole = [first, start, length].every((value) => Number.isInteger(value) && value >= 0);
+  return whole && Number.isFinite(at) ? { at, first, from: start, length, system, templates: stringsOf(from.templates) } : null;
 }
 
 /** @param {any} from @returns {import('./tree.js').Choices} */

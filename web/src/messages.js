@@ -50,7 +50,9 @@ export class Messages {
     const { app } = this;
     const message = app.state.tree.get(id);
     if (!message || message.id === app.state.live?.id) return;
-    this.update({ ...message, content, edited: true, probs: undefined });
+    // Replies below were made from the old text: their exact prompt still shows it.
+    const earlier = content === message.content ? message.earlier : [...(message.earlier ?? []), { content: message.content, until: Date.now() }];
+    this.update({ ...message, content, edited: true, probs: undefined, earlier });
     app.prompts.counter.soon();
   }
 

@@ -2,8 +2,12 @@
 
 import { debounced, firstThatFits } from './meter.js';
 import * as settings from './settings.js';
+import * as trees from './tree.js';
 
-/** @typedef {import('./tree.js').Message} Message */
+/**
+ * @typedef {import('./tree.js').Message} Message
+ * @typedef {{ first: number, from: number }} Kept of a branch: its first few messages, and those from one on
+ */
 
 const COUNT_MS = 300;
 
@@ -29,20 +33,44 @@ export class Prompts {
    * @returns {Message[]}
    */
   sent(path, withDraft = false) {
-    const { sendFrom } = this.app.state.conversation;
-    if (sendFrom === NEXT) return withDraft ? this.#from(path, path.length) : path;
-    const from = path.findIndex((message) => message.id === sendFrom);
-    return from < 0 ? path : this.#from(path, from);
+    return kept(path, this.#choice(path, withDraft));
   }
 
   /**
-   * The prompt's part of a request: what is sent is what is shown and counted. A reply without text is no turn.
+   * What a reply is about to be made from, for the record.
+   * @param {Message[]} path what leads to it
+   * @param {number} length characters of it that are there already
+   * @returns {import('./tree.js').Asked}
+   */
+  record(path, length) {
+    const { settings: chosen } = this.app;
+    return { at: Date.now(), ...this.#choice(path, false), length, system: chosen.system, templates: settings.templates(chosen) };
+  }
+
+  /**
+   * The prompt's part of the request that a reply was made with; where that was not recorded, of one that would be made now.
+   * @param {Message} reply
+   * @param {number} [at] as its branch was then; a clock that was set back must not matter to what is sent
+   */
+  requestOf(reply, at = reply.asked?.at ?? Infinity) {
+    const { asked } = reply;
+    const path = trees.ancestry(this.app.state.tree, reply.parent);
+    if (!asked) return this.request(this.sent(path));
+    const { length, system, templates } = asked;
+    const before = [...path, reply].map((message) => ({ ...message, content: trees.contentAt(message, at) }));
+    const own = /** @type {Message} */ (before.pop());
+    const list = [...kept(before, asked), { ...own, content: own.content.slice(0, length) }].filter(isTurn);
+    return { messages: settings.messages({ system }, list), templates };
+  }
+
+  /**
+   * The prompt's part of a request: what is sent is what is shown and counted.
    * @param {Message[]} path
    * @param {boolean} [withDraft] with what is in the composer as the next message
    */
   request(path, withDraft = false) {
     /** @type {Pick<Message, 'role' | 'content' | 'files'>[]} */
-    const list = path.filter((message) => message.content !== '' || message.files);
+    const list = path.filter(isTurn);
     const { draft, files } = this.app.state;
     if (withDraft && (draft.trim() !== '' || files.length > 0)) list.push({ role: 'user', content: draft.trim(), files });
     const chosen = this.app.settings;
@@ -61,7 +89,7 @@ export class Prompts {
     // A prompt begins with a message of the person; the draft is one, too.
     const starts = asked.flatMap((message, at) => (message.role === 'user' ? [at] : []));
     if (forDraft) starts.push(asked.length);
-    const count = (/** @type {number} */ at) => this.#tokens(this.#from(asked, at), undefined, forDraft);
+    const count = (/** @type {number} */ at) => this.#tokens(kept(asked, this.#keeping(asked, at)), undefined, forDraft);
     const { total } = app.state.meter;
     // With room for a long reply where that is possible, else for any.
     const roomy = await firstThatFits(starts, count, Math.floor(total * (1 - FREE_SHARE)));
@@ -87,11 +115,17 @@ export class Prompts {
     if (quoted !== undefined) app.drafts.set(`${quoted}\n\n${draft}`);
   }
 
-  /** @param {Message[]} path @param {number} at the first one that is sent */
-  #from(path, at) {
+  /** @param {Message[]} path @param {boolean} withDraft @returns {Kept} */
+  #choice(path, withDraft) {
+    const { sendFrom } = this.app.state.conversation;
+    const from = sendFrom === NEXT && withDraft ? path.length : path.findIndex((message) => message.id === sendFrom);
+    return from < 0 ? { first: 0, from: 0 } : this.#keeping(path, from);
+  }
+
+  /** @param {Message[]} path @param {number} from the first one that is sent @returns {Kept} */
+  #keeping(path, from) {
     const second = path.findIndex((message, place) => place > 0 && message.role === 'user');
-    const first = this.app.settings.system.trim() === '' ? 0 : Math.min(Math.max(second, 0), at);
-    return [...path.slice(0, first), ...path.slice(at)];
+    return { first: this.app.settings.system.trim() === '' ? 0 : Math.min(Math.max(second, 0), from), from };
   }
 
   /** @param {AbortSignal} signal */
@@ -118,3 +152,9 @@ export class Prompts {
     return (await this.app.api.applyTemplate(body, signal)).tokens;
   }
 }
+
+/** @param {Message[]} path @param {Kept} choice */
+const kept = (path, { first, from }) => [...path.slice(0, first), ...path.slice(from)];
+
+/** A reply without text is no turn. @param {Pick<Message, 'content' | 'files'>} message */
+const isTurn = ({ content, files }) => content !== '' || files !== undefined;

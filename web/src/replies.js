@@ -266,10 +266,12 @@ export class Replies {
     const { form, problem } = formOf(chosen, false);
     const params = { ...settings.sampling(chosen, seed ?? (chosen.seed >= 0 ? chosen.seed : newSeed())), ...form };
     const place = { id: newReplyId(), offset: 0 };
+    const before = trees.ancestry(app.state.tree, message.parent);
     /** @type {Message} */
     const reply = {
       ...message,
       status: 'streaming',
+      asked: app.prompts.record(before, message.content.length),
       reply: { ...place },
       failure: undefined,
       cutBy: undefined,
@@ -282,8 +284,7 @@ export class Replies {
     };
     app.messages.add(reply);
     void app.store.saveOwn(WRITING, { conversation: reply.conversation, id: reply.id });
-    const history = app.prompts.sent(trees.ancestry(app.state.tree, message.content === '' ? reply.parent : reply.id));
-    const body = { ...app.prompts.request(history), ...params };
+    const body = { ...app.prompts.requestOf(reply, Infinity), ...params };
     const job = this.#messageJob(reply, place, {});
     await this.#run(job, (signal) => {
       if (problem) throw new ApiError(problem);

@@ -203,7 +203,7 @@ export function sampling(settings, seed) {
 /**
  * The messages of a request: the system text, then the visible branch. Attached files go before the typed text, each in a
  * fence that is longer than any inside it.
- * @param {Settings} settings
+ * @param {Pick<Settings, 'system'>} settings
  * @param {Pick<import('./tree.js').Message, 'role' | 'content' | 'files'>[]} path
  */
 export function messages(settings, path) {

@@ -17,6 +17,8 @@
  * @property {number} time milliseconds since the epoch; siblings are ordered by it, then by id
  * @property {Status} status
  * @property {boolean} [edited]
+ * @property {Earlier[]} [earlier] what it said before it was changed in place, oldest first
+ * @property {Asked} [asked] what the reply was made from
  * @property {string} [model]
  * @property {boolean} [demo] written by the built-in demo model
  * @property {Record<string, unknown>} [params] sampling parameters, the seed really used included
@@ -30,6 +32,16 @@
  * @property {Attachment[]} [files]
  * @property {Probabilities} [probs]
  * @property {import('./api.js').Place} [reply] while it is being written: where the server keeps it
+ *
+ * @typedef {{ content: string, until: number }} Earlier
+ *
+ * @typedef {object} Asked what a reply was made from, apart from the messages above it
+ * @property {number} at when it was asked for, in milliseconds since the epoch
+ * @property {number} first messages at the start of the branch that were sent
+ * @property {number} from after those, the first one that was sent
+ * @property {number} length characters of its own text that were there already
+ * @property {string} system
+ * @property {Record<string, string>} templates as a request has them
  *
  * @typedef {object} Timings
  * @property {number} [prompt_n] tokens of the prompt that were read
@@ -252,3 +264,11 @@ export function fromRecords(messages) {
   }
   return tree;
 }
+
+/**
+ * What a message said at some time; later changes in place are undone.
+ * @param {Message} message
+ * @param {number} time
+ * @returns {string}
+ */
+export const contentAt = ({ content, earlier = [] }, time) => earlier.find(({ until }) => until > time)?.content ?? content;

@@ -7,6 +7,7 @@ import { quietScript, startFake } from '../../tests/browser/fake-server.mjs';
 import { Api } from '../src/api.js';
 import { App } from '../src/app.js';
 import { copyOf, titleOf } from '../src/chats.js';
+import { parseImport, toJson } from '../src/export.js';
 import { Store } from '../src/store.js';
 
 /** @type {import('../../tests/browser/fake-server.mjs').Fake} */
@@ -70,6 +71,13 @@ async function say(app, text) {
   await app.replies.send();
 }
 
+/** @param {string} text of a file */
+function parseChats(text) {
+  const result = parseImport(text, new Set());
+  assert.ok('chats' in result);
+  return result.chats;
+}
+
 /** @param {App} app */
 const texts = (app) => app.messages.path.map(({ role, content }) => `${role}: ${content}`);
 
@@ -111,6 +119,50 @@ test('templates, names, system text and sampling go into the request', async () 
   assert.equal(request.seed, 99);
   assert.deepEqual(request.stop, ['END']);
   assert.equal(request.top_p, 0.95, 'as the server says, without float noise');
+});
+
+test('the exact prompt of a reply is the one it was made from, whatever was changed since', async () => {
+  const factory = new IDBFactory();
+  const app = await started(factory);
+  await ready(app);
+  app.changeSetting('system', 'Be brief.');
+  app.changeSetting('charName', 'sage');
+  await say(app, 'say one');
+  await say(app, 'say two');
+  await app.prompts.leaveOutOldest(true);
+  app.chats.change({ sendFrom: app.messages.path[2].id });
+  await say(app, 'say three');
+  const sent = fake.requests.map(({ messages, templates }) => ({ messages, templates }));
+  app.chats.change({ sendFrom: undefined });
+  app.changeSetting('system', 'Be long.');
+  app.changeSetting('historyTemplate', '[{{message}}]');
+  app.messages.editInPlace(app.messages.path[1].id, 'ONE');
+  app.messages.editInPlace(app.messages.path[2].id, 'say TWO');
+  const again = await started(factory, app.state.conversation.id);
+  const { path } = again.messages;
+  assert.deepEqual([1, 3, 5].map((at) => again.prompts.requestOf(path[at])), sent);
+  assert.deepEqual(sent[2].messages.map((/** @type {any} */ message) => message.content), ['Be brief.', 'say one', 'one', 'say two', 'two', 'say three']);
+  await ready(again);
+  await again.replies.regenerate(path[3].id);
+  assert.equal(fake.requests.at(-1).messages[2].content, 'ONE', 'a new reply is made from what is there now');
+  const [copy] = parseChats(toJson([again.state.conversation], [...again.state.tree.values()]));
+  assert.deepEqual(copy.messages.find(({ id }) => id === path[5].id)?.asked, path[5].asked, 'an export keeps it');
+  assert.deepEqual(copy.messages.find(({ id }) => id === path[1].id)?.earlier, path[1].earlier);
+});
+
+test('the exact prompt of a continued reply ends with the text that was there already', async () => {
+  const app = await started();
+  fake.script.scriptText = 'one two three';
+  await ready(app);
+  app.changeSetting('maxTokens', 2);
+  await say(app, 'go');
+  assert.equal(app.messages.path[1].content, 'one two');
+  await app.replies.goOn(app.messages.path[1].id);
+  const reply = app.messages.path[1];
+  assert.equal(reply.content, 'one two three');
+  assert.deepEqual(app.prompts.requestOf(reply).messages, fake.requests[1].messages);
+  assert.deepEqual(fake.requests[1].messages.at(-1), { role: 'assistant', content: 'one two' });
+  assert.deepEqual(app.prompts.requestOf({ ...reply, asked: undefined }).messages, [{ role: 'user', content: 'go' }], 'not recorded');
 });
 
 test('a reply that a closed page left in another chat is finished, too', async () => {

@@ -3,7 +3,6 @@ import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { copy } from '../clipboard.js';
 import { useApp, useAppState, useUi, useUiState } from '../context.js';
 import { formatNumber, formatTime, t } from '../i18n.js';
-import { ancestry } from '../tree.js';
 import { IconButton } from './icons.jsx';
 import { leftOut } from './Message.jsx';
 import { Settings } from './Settings.jsx';
@@ -82,9 +81,7 @@ function ExactPrompt({ id }) {
   const [result, setResult] = useState(/** @type {{ prompt: string, tokens: number, pieces: import('../api.js').Piece[] } | null} */ (null));
   const [problem, setProblem] = useState('');
   const reply = id === undefined ? undefined : app.state.tree.get(id);
-  const request = reply
-    ? app.prompts.request(app.prompts.sent(ancestry(app.state.tree, reply.parent)))
-    : app.prompts.request(app.prompts.sent(app.messages.path, true), true);
+  const request = reply ? app.prompts.requestOf(reply) : app.prompts.request(app.prompts.sent(app.messages.path, true), true);
   const { text, literal } = app.state.conversation;
   const empty = text === undefined ? request.messages.length === 0 : text === '';
   useEffect(() => {
@@ -102,6 +99,7 @@ function ExactPrompt({ id }) {
   return (
     <Dialog title={t('prompt.title')} class="wide">
       <p class="help">{t('prompt.explain')}</p>
+      {reply && !reply.asked && <p class="note">{t('prompt.unknown')}</p>}
       {empty && <p>{t('prompt.empty')}</p>}
       {problem !== '' && <p role="alert">{t('prompt.failed', { reason: problem })}</p>}
       {result && (

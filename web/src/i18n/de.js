@@ -277,6 +277,7 @@ export default {
 
   'prompt.title': 'Genauer Prompt',
   'prompt.explain': 'Das liest das Modell. Steuertoken sind markiert; Text, der nur so aussieht, ist es nicht.',
+  'prompt.unknown': 'Woraus diese Antwort entstand, wurde nicht festgehalten. Jetzt wäre es das:',
   'prompt.tokens': '{count, plural, one {# Token} other {# Token}}, das am Anfang eingeschlossen',
   'prompt.copy': 'Kopieren',
   'prompt.empty': 'Noch nichts zu zeigen: Schreiben Sie zuerst eine Nachricht.',

@@ -277,6 +277,7 @@ export default {
 
   'prompt.title': 'Exact prompt',
   'prompt.explain': 'This is what the model reads. Control tokens are marked; text that only looks like one is not.',
+  'prompt.unknown': 'What this reply was made from was not recorded. Made now, it would be this:',
   'prompt.tokens': '{count, plural, one {# token} other {# tokens}}, the one at the start included',
   'prompt.copy': 'Copy',
   'prompt.empty': 'Nothing to show yet: write a message first.',
