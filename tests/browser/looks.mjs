@@ -120,6 +120,78 @@ export const looks = {
     await close();
   },
 
+  'drawer: the focus stays in it, and goes back to its button': async (place) => {
+    const { page, clean, close } = await open(place, { context: { viewport: { width: 390, height: 844 } } });
+    await ready(page);
+    await ask(page, 'say one');
+    const focused = () => page.evaluate(() => document.activeElement?.id || document.activeElement?.className);
+    const inside = () => page.evaluate(() => document.activeElement === document.body || document.querySelector('.list')?.contains(document.activeElement));
+    const isOpen = async (/** @type {boolean} */ wanted) => {
+      await page.waitForSelector('.drawer-open', { state: wanted ? 'attached' : 'detached' });
+      await settled(page);
+    };
+    for (const leave of [() => page.keyboard.press('Escape'), () => page.click('.list [aria-label="Close the list of chats"]'), () => page.mouse.click(380, 400), () => page.click('.entry-open')]) {
+      await page.click('#menu');
+      await isOpen(true);
+      for (let step = 0; step < 20; step += 1) {
+        await page.keyboard.press('Tab');
+        check(await inside(), `after ${step + 1} tabs the focus is at ${await focused()}`);
+      }
+      await leave();
+      await isOpen(false);
+      equal(await focused(), 'menu', 'after the drawer has closed');
+    }
+    await page.click('#menu');
+    await isOpen(true);
+    await page.click('.list-foot [aria-label="About"]');
+    await page.waitForSelector('dialog[open]');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('dialog', { state: 'detached' });
+    equal(await focused(), 'menu', 'after a dialog that was opened from the drawer');
+    await page.locator('article.assistant .menu > .icon-button').click();
+    await page.click('.menu-items button:has-text("Details")');
+    await page.click('dialog button:has-text("Show exact prompt")');
+    await page.waitForSelector('.prompt');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('dialog', { state: 'detached' });
+    equal(await page.evaluate(() => document.activeElement?.getAttribute('aria-label')), 'More actions', 'after a dialog behind a dialog');
+    await page.click('#menu');
+    await isOpen(true);
+    await page.setViewportSize({ width: 1280, height: 800 });
+    await isOpen(false);
+    await page.fill('#message', 'the page can be used');
+    clean();
+    await close();
+  },
+
+  'keyboard: the focus goes through the page in the order in which it is read': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await ask(page, 'say one');
+    await ask(page, 'file rich');
+    await page.focus('.skip');
+    const seen = [];
+    for (let step = 0; step < 60; step += 1) {
+      if (step > 0) await page.keyboard.press('Tab');
+      const at = await page.evaluate(() => {
+        const element = /** @type {HTMLElement} */ (document.activeElement);
+        const part = element.closest('.skip, .list, .header, .thread, .composer');
+        if (!part) return null;
+        const { top, left, height } = element.getBoundingClientRect();
+        const hidden = document.elementFromPoint(left + 4, top + Math.min(height / 2, 20));
+        const all = [...document.querySelectorAll('*')];
+        return { part: part.classList[0], place: all.indexOf(element), name: element.getAttribute('aria-label') ?? element.textContent?.slice(0, 30), covered: !(hidden && (element.contains(hidden) || hidden.contains(element))) };
+      });
+      if (at === null) break;
+      if (seen.length > 0 && at.place < seen[seen.length - 1].place) break;
+      seen.push(at);
+    }
+    equal([...new Set(seen.map(({ part }) => part))], ['skip', 'list', 'header', 'thread', 'composer'], 'the parts in their order');
+    equal(seen.filter(({ covered, part }) => covered && part !== 'skip').map(({ name }) => name), [], 'what is focused and covered');
+    clean();
+    await close();
+  },
+
   'keyboard: send, stop, edit, regenerate, search, settings and delete without a mouse': async (place) => {
     place.fake.script.tokenMs = 20;
     const { page, clean, close } = await open(place);

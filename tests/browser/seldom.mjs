@@ -164,6 +164,21 @@ export const seldom = {
     await page.click('.latest');
     await page.waitForSelector('.latest', { state: 'detached' });
     check((await where()).left <= 48, 'the end again');
+    check(await page.evaluate(() => document.activeElement?.matches('.thread')), 'the keys scroll on');
+    await send(page, 'again');
+    await page.waitForFunction(() => document.querySelectorAll('article.assistant:last-of-type .text > p').length > 30);
+    await page.press('#message', 'PageUp');
+    await page.waitForSelector('.latest');
+    await finished(page);
+    check((await where()).left > 48, 'a page up in the message field, too');
+    await page.click('.latest');
+    await send(page, 'and again');
+    await page.waitForFunction(() => document.querySelectorAll('article.assistant:last-of-type .text > p').length > 30);
+    await page.keyboard.press('Alt+ArrowUp');
+    await page.keyboard.press('Alt+ArrowUp');
+    const before = await where();
+    await finished(page);
+    equal((await where()).top, before.top, 'a message above that has the focus stays where it is');
     clean();
     await close();
   },

@@ -26,6 +26,7 @@ export class Follower {
     scroller.addEventListener('wheel', (event) => event.deltaY < 0 && leave(), { passive: true, signal });
     scroller.addEventListener('touchmove', leave, { passive: true, signal });
     scroller.addEventListener('keydown', (event) => ['PageUp', 'Home', 'ArrowUp'].includes(event.key) && leave(), { signal });
+    content.addEventListener('focusin', () => this.#isReadingAbove() && leave(), { signal });
     document.addEventListener(
       'selectionchange',
       () => {
@@ -65,12 +66,25 @@ export class Follower {
     this.observer.disconnect();
   }
 
+  /** Scrolls by about a page. @param {1 | -1} direction */
+  page(direction) {
+    if (direction < 0) this.following = false;
+    this.scroller.scrollBy({ top: direction * this.scroller.clientHeight * 0.9 });
+  }
+
+  /** Whether the focus is in a message above the last one. */
+  #isReadingAbove() {
+    const { content } = this;
+    const focused = document.activeElement;
+    return content.contains(focused) && !content.lastElementChild?.contains(focused);
+  }
+
   #look() {
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
     this.top = scrollTop;
     const atEnd = scrollHeight - scrollTop - clientHeight <= NEAR_PX;
-    // Coming back to the end by hand follows again, unless something there is selected.
-    if (atEnd && document.getSelection()?.isCollapsed !== false) this.following = true;
+    // Coming back to the end by hand follows again, unless something there is selected or has the focus.
+    if (atEnd && document.getSelection()?.isCollapsed !== false && !this.#isReadingAbove()) this.following = true;
     if (atEnd !== this.atEnd) {
       this.atEnd = atEnd;
       this.onChange(atEnd);

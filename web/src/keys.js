@@ -1,6 +1,7 @@
 /** The shortcuts of the whole page. All need a modifier, so that none is in the way of typing or of a screen reader. */
 
 import { busy } from './state.js';
+import { NARROW } from './ui.js';
 
 /**
  * @param {import('./app.js').App} app
@@ -12,10 +13,8 @@ export function listenForKeys(app, ui) {
     const control = event.ctrlKey || event.metaKey;
     if (event.key === 'Escape') {
       if (ui.state.dialog) return;
-      if (ui.state.drawer) {
-        ui.set({ drawer: false });
-        document.getElementById('menu')?.focus();
-      } else if (busy(app.state.machine) || app.state.machine.queued) {
+      if (ui.state.drawer) ui.set({ drawer: false });
+      else if (busy(app.state.machine) || app.state.machine.queued) {
         app.replies.stop();
         document.getElementById('message')?.focus();
       }
@@ -59,7 +58,7 @@ export function listenForKeys(app, ui) {
   }
 
   function search() {
-    if (matchMedia('(max-width: 899px)').matches) ui.set({ drawer: true });
+    if (matchMedia(NARROW).matches) ui.set({ drawer: true });
     else ui.set({ list: true });
     // After the drawer has taken the focus for itself.
     setTimeout(() => document.getElementById('search')?.focus(), 50);

@@ -10,7 +10,7 @@ import { onLanguage, t } from './i18n.js';
 import { listenForKeys } from './keys.js';
 import { loadMarkdown } from './rich.js';
 import { Store } from './store.js';
-import { UiStore } from './ui.js';
+import { NARROW, UiStore } from './ui.js';
 
 const OPEN = 'gemma2.open';
 let persisted = false;
@@ -30,8 +30,9 @@ hydrate(
 );
 
 ui.readChoices();
+ui.watchWidth();
 listenForKeys(app, ui);
-if (matchMedia('(min-width: 900px)').matches) field?.focus();
+if (!matchMedia(NARROW).matches) field?.focus();
 
 app.subscribe(() => {
   const { conversation, preferences } = app.state;

@@ -18,6 +18,9 @@ import { setLanguage } from './i18n.js';
 import { meant, storedLanguage, storeLanguage } from './language-choice.js';
 import { applyTheme, storedTheme } from './theme-choice.js';
 
+/** As in the style sheet. */
+export const NARROW = '(width < 900px)';
+
 export class UiStore {
   constructor() {
     /** @type {Ui} */
@@ -74,9 +77,14 @@ export class UiStore {
     document.documentElement.lang = await setLanguage(meant(language));
   }
 
+  /** A drawer is no drawer any more on a screen that has become wide. */
+  watchWidth() {
+    matchMedia(NARROW).addEventListener('change', ({ matches }) => matches || this.set({ drawer: false }));
+  }
+
   /** The list is a drawer on a narrow screen and a column on a wide one. */
   toggleList() {
-    if (matchMedia('(max-width: 899px)').matches) this.set({ drawer: !this.state.drawer });
+    if (matchMedia(NARROW).matches) this.set({ drawer: !this.state.drawer });
     else this.set({ list: !this.state.list });
   }
 }

@@ -19,8 +19,15 @@ export function ChatList() {
   const nav = useRef(/** @type {HTMLElement | null} */ (null));
   const picker = useRef(/** @type {HTMLInputElement | null} */ (null));
 
+  // The focus moves into the drawer and, when that closes, back; whoever closed it may have placed it elsewhere.
+  const wasOpen = useRef(drawer);
   useEffect(() => {
-    if (drawer) nav.current?.querySelector('button')?.focus();
+    const list = nav.current;
+    if (drawer) list?.querySelector('button')?.focus();
+    else if (wasOpen.current && (document.activeElement === document.body || list?.contains(document.activeElement))) {
+      document.getElementById('menu')?.focus();
+    }
+    wasOpen.current = drawer;
   }, [drawer]);
 
   const newChat = () => {

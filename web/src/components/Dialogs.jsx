@@ -3,6 +3,7 @@ import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { copy } from '../clipboard.js';
 import { useApp, useAppState, useUi, useUiState } from '../context.js';
 import { formatNumber, formatTime, t } from '../i18n.js';
+import { NARROW } from '../ui.js';
 import { IconButton } from './icons.jsx';
 import { leftOut } from './Message.jsx';
 import { Settings } from './Settings.jsx';
@@ -44,8 +45,13 @@ export function Dialog({ title, children, class: extra = '', role }) {
     dialog?.showModal();
     return () => {
       dialog?.close();
-      if (opener?.isConnected) opener.focus();
-      else document.getElementById('message')?.focus();
+      // Where it was opened may be gone, or in a drawer that has closed.
+      for (const place of [opener, ...['menu', 'message'].map((id) => document.getElementById(id))]) {
+        const { activeElement: focused, body } = document;
+        const gone = dialog?.contains(focused) || (focused?.closest('.list') && matchMedia(NARROW).matches);
+        if (focused && focused !== body && !gone) break;
+        place?.focus();
+      }
     };
   }, []);
   return (

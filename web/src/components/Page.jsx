@@ -20,11 +20,11 @@ export function Page() {
   const id = useAppState((state) => state.conversation.id);
   return (
     <div class={`page ${list ? '' : 'no-list'} ${drawer ? 'drawer-open' : ''}`}>
-      <a class="skip" href="#message">
+      <a class="skip" href="#message" inert={drawer}>
         {t('app.skip')}
       </a>
       <ChatList />
-      <div class="column">
+      <div class="column" inert={drawer}>
         <Header />
         <Banners />
         {raw ? <RawText key={id} /> : <Thread />}

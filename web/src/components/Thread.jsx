@@ -1,6 +1,6 @@
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks';
 
-import { useApp, useAppState, useLanguage } from '../context.js';
+import { useApp, useAppState, useLanguage, useUi } from '../context.js';
 import { Follower } from '../follow.js';
 import { t } from '../i18n.js';
 import { index, path, ROOT } from '../tree.js';
@@ -13,6 +13,7 @@ const EAGER = 6;
 /** The visible branch of the open chat. */
 export function Thread() {
   const app = useApp();
+  const ui = useUi();
   const tree = useAppState((state) => state.tree);
   const choices = useAppState((state) => state.conversation.choices);
   const sendFrom = useAppState((state) => state.conversation.sendFrom);
@@ -53,7 +54,21 @@ export function Thread() {
     if (!scroller.current || !content.current) return undefined;
     const made = new Follower(scroller.current, content.current, setAtEnd);
     follower.current = made;
-    return () => made.close();
+    // From the message field as well, where these keys have nothing to scroll.
+    const page = (/** @type {KeyboardEvent} */ event) => {
+      const { key, target } = event;
+      const plain = !event.shiftKey && !event.ctrlKey && !event.altKey && !event.metaKey;
+      if (!plain || (key !== 'PageUp' && key !== 'PageDown') || ui.state.dialog) return;
+      const field = target instanceof HTMLTextAreaElement && target.id === 'message' && target.scrollHeight <= target.clientHeight;
+      if (!field && target !== document.body) return;
+      event.preventDefault();
+      made.page(key === 'PageUp' ? -1 : 1);
+    };
+    document.addEventListener('keydown', page);
+    return () => {
+      document.removeEventListener('keydown', page);
+      made.close();
+    };
   }, []);
   // Opening a chat and sending a message show the end.
   const mine = messages.findLast((message) => message.role === 'user')?.id;
@@ -68,7 +83,15 @@ export function Thread() {
       </main>
       <section class="latest-place" aria-label={t('status.latest')}>
         {!atEnd && (
-          <button type="button" class="latest" onClick={() => follower.current?.jump()}>
+          <button
+            type="button"
+            class="latest"
+            onClick={() => {
+              // The button goes; reading goes on.
+              scroller.current?.focus({ preventScroll: true });
+              follower.current?.jump();
+            }}
+          >
             <Icon name="down" />
             {t('status.latest')}
           </button>
