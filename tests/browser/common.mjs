@@ -251,6 +251,12 @@ export const common = {
     await ready(page);
     equal(await page.inputValue('#message'), PAYLOADS[3], '?q= fills the field');
     equal(await page.locator('article').count(), 0, '?q= never sends');
+    equal(new URL(page.url()).search, '', '?q= is used once');
+    await page.fill('#message', 'other');
+    while (!(await stored(page, 'drafts')).some((one) => one.value === 'other'));
+    await page.reload();
+    await ready(page);
+    equal(await page.inputValue('#message'), 'other', 'and not by a reload');
     await limitReply(page, 4);
     const all = PAYLOADS.filter((payload) => !payload.includes('\u0000')).slice(0, 12).join('\n\n');
     await send(page, all);

@@ -241,7 +241,28 @@ export const replies = {
     await page.keyboard.press('Escape');
     await page.waitForFunction(() => !document.querySelector('article')?.matches('.left-out'));
     equal(await page.locator('article').first().locator('.tag').count(), 0, 'the turn that carries the system text is sent');
+    await page.fill('#message', `say ${'word '.repeat(90)}`);
+    await page.waitForSelector('.notice.warn:has-text("Leave out the oldest turns"):has-text("New chat with the last answer")');
+    await page.evaluate(() => navigator.clipboard.writeText(''));
+    await page.click('.notice.warn .flag');
+    equal(await page.evaluate(() => navigator.clipboard.readText()), '-c 0', 'the third way, before sending');
+    check(!(await page.isVisible('.meter-grow')), 'it is said once');
     clean(/status of 400/);
+    await close();
+  },
+
+  'context: a restart with more is offered while there is more, and not where there is not': async (place) => {
+    const { page, context, clean, close } = await open(place);
+    await context.grantPermissions(['clipboard-read', 'clipboard-write']);
+    await ready(page);
+    check((await page.innerText('.meter-grow')).replace(/\s+/g, ' ').includes('restart with -c 0 for 8,192'), await page.innerText('.meter-grow'));
+    await page.click('.meter-grow .flag');
+    equal(await page.evaluate(() => navigator.clipboard.readText()), '-c 0', 'the flag is copied');
+    place.fake.script.nCtx = 8192;
+    await page.reload();
+    await ready(page);
+    equal(await page.locator('.meter-grow').count(), 0, 'nothing more to have');
+    clean();
     await close();
   },
 

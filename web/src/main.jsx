@@ -48,6 +48,8 @@ app.subscribe(() => {
 });
 
 const typed = new URLSearchParams(location.search).get('q') ?? '';
+// Once: a reload must not type it again.
+if (typed !== '') history.replaceState(null, '', location.pathname + location.hash);
 // Asked while the store is opened: the model's name is there sooner.
 app.connection.begin();
 void Store.open().then((store) => app.start(store, { open: typed === '' ? lastOpen() : null, typed }));

@@ -4,7 +4,7 @@ import { copy } from '../clipboard.js';
 import { useApp, useAppState, useUi, useUiState } from '../context.js';
 import { importFiles, isExport, readTextFiles } from '../files.js';
 import { grow } from '../grow.js';
-import { formatNumber, t } from '../i18n.js';
+import { t } from '../i18n.js';
 import { canGrow, fraction, level } from '../meter.js';
 import { busy, composerAction } from '../state.js';
 import { FormatChip } from './Format.jsx';
@@ -186,6 +186,7 @@ function Notice() {
             </button>
           </>
         )}
+        {canGrow(meter) && <Restart />}
       </p>
     );
   }
@@ -225,7 +226,6 @@ export function SendOrStop() {
 
 /** How full the context is, in the server's own count. */
 export function Meter() {
-  const app = useApp();
   const ui = useUi();
   const meter = useAppState((state) => state.meter);
   const open = useUiState((state) => state.dialog?.name === 'prompt');
@@ -239,7 +239,8 @@ export function Meter() {
     meter.used === null
       ? t('meter.unknown', { total: meter.total })
       : t('meter.text', { used: meter.used, total: meter.total });
-  const high = ['amber', 'red'].includes(level(meter)) && canGrow(meter);
+  // The button stands where the language wants it.
+  const [before, after] = t('meter.grow', { flag: '\n', max: meter.max }).split('\n');
   return (
     <span class={`meter ${level(meter)}`}>
       <button
@@ -257,22 +258,36 @@ export function Meter() {
           {text}
         </span>
       </button>
-      {high && (
+      {canGrow(meter) && (
         <span class="meter-grow">
-          {t('meter.grow', { max: formatNumber(meter.max) })} <CopyFlag app={app} />
+          <span>{before}</span>
+          <CopyFlag />
+          <span>{after}</span>
         </span>
       )}
     </span>
   );
 }
 
-/** @param {{ app: import('../app.js').App }} props */
-export function CopyFlag({ app }) {
+/** More context is a restart away. */
+export function Restart() {
+  const max = useAppState((state) => state.meter.max);
+  return (
+    <span class="restart">
+      {t('full.restart', { max })} <CopyFlag />
+    </span>
+  );
+}
+
+/** The flag that gives the model all the context it can use. */
+function CopyFlag() {
+  const app = useApp();
+  const max = useAppState((state) => state.meter.max);
   return (
     <button
       type="button"
       class="flag"
-      title={t('meter.copyFlag')}
+      title={t('meter.copyFlag', { max })}
       onClick={async () => {
         app.notify((await copy('-c 0')) ? 'toast.copied' : 'toast.copyFailed');
       }}

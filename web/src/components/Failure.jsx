@@ -1,10 +1,10 @@
 import { useState } from 'preact/hooks';
 
 import { useApp, useAppState } from '../context.js';
-import { formatNumber, t } from '../i18n.js';
+import { t } from '../i18n.js';
 import { canGrow } from '../meter.js';
 import { canSend } from '../state.js';
-import { CopyFlag } from './Composer.jsx';
+import { Restart } from './Composer.jsx';
 import { ChangeFormat } from './Format.jsx';
 
 /** Why a reply ended early, and what to do. @param {{ message: import('../tree.js').Message, failure: import('../state.js').Failure }} props */
@@ -74,11 +74,7 @@ export function FullContext({ message }) {
           {t('full.newChat')}
         </button>
       </div>
-      {canGrow(meter) && (
-        <p class="choice-restart">
-          {t('full.restart', { max: formatNumber(meter.max) })} <CopyFlag app={app} />
-        </p>
-      )}
+      {canGrow(meter) && <Restart />}
     </div>
   );
 }

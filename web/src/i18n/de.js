@@ -99,8 +99,8 @@ export default {
   'meter.text': '{used} / {total} Token',
   'meter.unknown': '{total} Token Kontext',
   'meter.title': '{used} von {total} Token des Kontexts sind belegt. Ein Klick zeigt den genauen Prompt.',
-  'meter.grow': 'Dieses Modell kann {max} Token: neu starten mit',
-  'meter.copyFlag': '-c 0 kopieren',
+  'meter.grow': 'Neustart mit {flag} für {max}',
+  'meter.copyFlag': '-c 0 kopieren. Ein Neustart damit gibt dem Modell alle {max} Token Kontext.',
 
   'message.copy': 'Kopieren',
   'message.edit': 'Bearbeiten',

@@ -99,8 +99,8 @@ export default {
   'meter.text': '{used} / {total} tokens',
   'meter.unknown': '{total} tokens of context',
   'meter.title': '{used} of {total} tokens of context are used. Click to see the exact prompt.',
-  'meter.grow': 'This model can use {max} tokens: restart with',
-  'meter.copyFlag': 'Copy -c 0',
+  'meter.grow': 'restart with {flag} for {max}',
+  'meter.copyFlag': 'Copy -c 0. A restart with it gives the model all {max} tokens of context.',
 
   'message.copy': 'Copy',
   'message.edit': 'Edit',
