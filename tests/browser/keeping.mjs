@@ -123,7 +123,7 @@ export const keeping = {
     await close();
   },
 
-  'two tabs: a rename shows in the other one': async (place) => {
+  'two tabs: a rename and a preference show in the other one': async (place) => {
     const { page, context, clean, close } = await open(place);
     await ready(page);
     await ask(page, 'say one');
@@ -135,6 +135,12 @@ export const keeping = {
     await page.keyboard.press('Enter');
     await other.waitForSelector('.entry:has-text("A better name")');
     equal(await page.innerText('.title'), 'A better name', 'the title');
+    await page.click('#settings');
+    await page.click('label:has-text("Dark")');
+    await page.click('label:has-text("Large")');
+    await page.selectOption('#setting-language', 'de');
+    await other.waitForSelector('html[data-theme=dark][data-font=large][lang=de]');
+    await other.waitForSelector('.new-chat:has-text("Neuer Chat")');
     clean();
     await close();
   },

@@ -353,10 +353,12 @@ export const looks = {
     const { page, clean, close } = await open(place);
     await ready(page);
     await page.click('#settings');
-    await page.fill('#setting-temperature', '0');
-    await page.waitForSelector('.note:has-text("temperature 0")');
     await page.fill('#setting-seed', '42');
     await page.fill('#setting-stop', 'END\nSTOP');
+    await page.fill('#setting-temperature', '0');
+    await page.waitForSelector('.note:has-text("temperature 0")');
+    const disabled = await page.evaluate(() => [...document.querySelectorAll('.number input[type=number]:disabled')].map(({ id }) => id));
+    equal(disabled, ['topK', 'topP', 'minP', 'seed'].map((name) => `setting-${name}`), 'what has no effect then');
     equal(await page.locator('.field.changed').count(), 3, 'changed fields');
     await page.click('button:has-text("Make default")');
     equal(await page.locator('.field.changed').count(), 0, 'they are the default now');

@@ -135,25 +135,21 @@ export class App {
     store.onFailure = () => this.set({ unsaved: true });
     store.onRecovery = () => this.set({ unsaved: false });
     store.onForeignChange = (conversation) => void this.chats.foreignChange(conversation);
+    store.onForeignSetting = () => void this.#readSettings();
     this.connection.begin();
-    const [defaults, preferences, movedHidden, conversations] = await Promise.all([
-      store.setting('defaults'),
-      store.setting('preferences'),
-      store.setting('movedHidden'),
-      store.conversations(),
-    ]);
-    this.set({
-      defaults: settings.clean(defaults),
-      preferences: { ...PREFERENCES, ...preferences },
-      movedHidden: movedHidden ?? null,
-      conversations: sorted(conversations),
-      unsaved: store.failed,
-    });
+    const [conversations] = await Promise.all([store.conversations(), this.#readSettings()]);
+    this.set({ conversations: sorted(conversations), unsaved: store.failed });
     if (open && this.chats.listed(open)) await this.chats.open(open);
     else if (typed === '' && this.state.draft === '') this.set({ draft: await store.draft(UNSENT) });
     if (typed !== '') this.drafts.set(typed);
     this.set({ started: true });
     await this.replies.lookForLeft();
+  }
+
+  async #readSettings() {
+    const keys = ['defaults', 'preferences', 'movedHidden'];
+    const [defaults, preferences, movedHidden] = await Promise.all(keys.map((key) => this.store.setting(key)));
+    this.set({ defaults: settings.clean(defaults), preferences: { ...PREFERENCES, ...preferences }, movedHidden: movedHidden ?? null });
   }
 
   /** Ends timers and the running reply. */
@@ -293,13 +289,14 @@ export class App {
    * @param {string} key
    * @param {Record<string, string | number>} [values]
    * @param {Toast['action']} [action]
+   * @param {number} [ms] how long; what can be undone and what is long need more time
    */
-  notify(key, values = {}, action = null) {
+  notify(key, values = {}, action = null, ms = action ? UNDO_MS : NOTE_MS) {
     this.toastCount += 1;
     const id = this.toastCount;
     for (const toast of this.state.toasts) if (!toast.action) this.dismissToast(toast.id);
     this.set({ toasts: [...this.state.toasts, { id, key, values, action }] });
-    this.toastTimers.set(id, setTimeout(() => this.dismissToast(id), action ? UNDO_MS : NOTE_MS));
+    this.toastTimers.set(id, setTimeout(() => this.dismissToast(id), ms));
   }
 
   /** @param {number} id */

@@ -11,8 +11,8 @@ import { fromRecords } from './tree.js';
 
 const FORMAT = 'gemma2-chat';
 const VERSION = 1;
-/** Larger than any chat a person could type; a limit so that a wrong file fails at once. */
-const LARGEST = 200 * 1024 * 1024;
+/** Bytes of a file with chats: more than anybody could type; a limit so that a wrong file fails at once. */
+export const LARGEST = 200 * 1024 * 1024;
 
 /**
  * @param {Conversation[]} conversations
@@ -96,10 +96,9 @@ export const escape = (text) => text.replaceAll('&', '&amp;').replaceAll('<', '&
  * Checks a file completely before anything of it is used.
  * @param {string} text
  * @param {Set<string>} known ids of chats that exist already; they are skipped
- * @returns {{ chats: Chat[], skipped: number } | { problem: 'notJson' | 'notOurs' | 'tooNew' | 'broken' | 'tooLarge' }}
+ * @returns {{ chats: Chat[], skipped: number } | { problem: 'notJson' | 'notOurs' | 'tooNew' | 'broken' }}
  */
 export function parseImport(text, known) {
-  if (text.length > LARGEST) return { problem: 'tooLarge' };
   /** @type {any} */
   let file;
   try {
@@ -176,14 +175,14 @@ function readMessage(from, conversation) {
   if (from.truncated === true) message.truncated = true;
   if (Number.isInteger(from.dropped) && from.dropped > 0) message.dropped = from.dropped;
   if (isRecord(from.params)) message.params = from.params;
+  const asked = readAsked(from.asked);
+  if (asked) message.asked = asked;
   if (isRecord(from.timings)) message.timings = numbersOf(from.timings);
   if (Number.isFinite(from.promptTokens)) message.promptTokens = from.promptTokens;
   if (Number.isFinite(from.replyTokens)) message.replyTokens = from.replyTokens;
   const probs = readProbabilities(from.probs);
   if (probs) message.probs = probs;
   if (isText(from.failure?.message)) message.failure = { kind: 'server', ...stringsOf(from.failure) };
-  const asked = readAsked(from.asked);
-  if (asked) message.asked = asked;
   if (Array.isArray(from.earlier)) {
     message.earlier = from.earlier
       .filter((/** @type {any} */ one) => isText(one?.content) && Number.isFinite(one.until))

@@ -1,13 +1,15 @@
 /** Text files in and out: attachments, exports and imports. */
 
 import { download } from './clipboard.js';
-import { escape, parseImport, speaker, toJson, toMarkdown, toPage } from './export.js';
+import { escape, LARGEST, parseImport, speaker, toJson, toMarkdown, toPage } from './export.js';
 import { t } from './i18n.js';
 import { loadMarkdown, loadTools } from './rich.js';
 import { withFiles } from './settings.js';
 import { fromRecords, path } from './tree.js';
 
 const LARGEST_ATTACHMENT = 1024 * 1024;
+/** How long one line of a note stays. */
+const READ_LINE_MS = 4000;
 
 /**
  * @param {Iterable<File>} list
@@ -75,17 +77,57 @@ export async function isExport(file) {
   return file.name.endsWith('.json') && (await file.slice(0, 200).text()).includes('"gemma2-chat"');
 }
 
-/** @param {import('./app.js').App} app @param {Iterable<File>} list */
+/**
+ * Imports chats, each file completely or not at all, and says how each went.
+ * @param {import('./app.js').App} app
+ * @param {File[]} list
+ */
 export async function importFiles(app, list) {
+  /** @type {[key: 'toast.importFailed' | 'toast.imported', values: Record<string, string | number>][]} */
+  const said = [];
   for (const file of list) {
-    const known = new Set((await app.store.conversations()).map((conversation) => conversation.id));
-    const result = parseImport(await file.text(), known);
+    const { name } = file;
+    const result = await readImport(app, file);
     if ('problem' in result) {
-      app.notify('toast.importFailed', { name: file.name, reason: t(`import.${result.problem}`) });
-      continue;
+      said.push(['toast.importFailed', { name, reason: t(`import.${result.problem}`) }]);
+    } else {
+      await app.chats.import(result.chats);
+      said.push(['toast.imported', { count: result.chats.length, skipped: result.skipped }]);
     }
-    await app.chats.import(result.chats);
-    app.notify('toast.imported', { count: result.chats.length, skipped: result.skipped });
+  }
+  if (said.length === 1) app.notify(...said[0]);
+  if (said.length < 2) return;
+  const lines = said.map(([key, values], at) => (key === 'toast.imported' ? `${list[at].name}: ${t(key, values)}` : t(key, values)));
+  app.notify('toast.lines', { lines: lines.join('\n') }, null, READ_LINE_MS * lines.length);
+}
+
+/** @param {import('./app.js').App} app @param {File} file @returns {Promise<ReturnType<typeof parseImport> | { problem: 'tooLarge' | 'unreadable' }>} */
+async function readImport(app, file) {
+  // Before it is read: what does not fit into memory would take the page with it.
+  if (file.size > LARGEST) return { problem: 'tooLarge' };
+  const known = new Set((await app.store.conversations()).map((conversation) => conversation.id));
+  try {
+    return parseImport(await file.text(), known);
+  } catch {
+    return { problem: 'unreadable' };
+  }
+}
+
+/**
+ * Settings from a file, for the open chat.
+ * @param {import('./app.js').App} app
+ * @param {File} file
+ */
+export async function importSettings(app, file) {
+  const failed = (/** @type {'tooLarge' | 'notJson'} */ reason) => app.notify('toast.importFailed', { name: file.name, reason: t(`import.${reason}`) });
+  if (file.size > LARGEST_ATTACHMENT) {
+    failed('tooLarge');
+    return;
+  }
+  try {
+    app.notify('toast.settingsImported', { count: app.importSettings(JSON.parse(await file.text())) });
+  } catch {
+    failed('notJson');
   }
 }
 

@@ -31,6 +31,8 @@ hydrate(
 
 ui.readChoices();
 ui.watchWidth();
+// Told by other tabs only.
+addEventListener('storage', () => ui.readChoices());
 listenForKeys(app, ui);
 if (!matchMedia(NARROW).matches) field?.focus();
 

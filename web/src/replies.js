@@ -271,7 +271,6 @@ export class Replies {
     const reply = {
       ...message,
       status: 'streaming',
-      asked: app.prompts.record(before, message.content.length),
       reply: { ...place },
       failure: undefined,
       cutBy: undefined,
@@ -280,6 +279,7 @@ export class Replies {
       model: app.state.props?.name,
       demo: app.state.props?.demo || undefined,
       params,
+      asked: app.prompts.record(before, message.content.length),
       probs: chosen.probabilities > 0 ? goingOn(message) : undefined,
     };
     app.messages.add(reply);

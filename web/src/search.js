@@ -7,6 +7,9 @@
  * @property {string} before
  * @property {string} match
  * @property {string} after
+ *
+ * @typedef {{ id: string, conversation: string, content: string, time: number, files?: import('./tree.js').Attachment[] }} Searched
+ * @typedef {{ text: string, at: number, name?: string }} Place `name`: of the file the text is in
  */
 
 const AROUND = 32;
@@ -14,7 +17,7 @@ const AROUND = 32;
 /** @type {Map<string, string>} characters that are not ASCII; a text has few different ones */
 const known = new Map();
 
-/** @type {WeakMap<object, string>} of messages, so that every further letter of a query is quick */
+/** @type {WeakMap<object, string>} of messages and files, so that every further letter of a query is quick */
 const ofMessages = new WeakMap();
 
 /** @param {string} text one character for each of the text's, where that is possible, so that positions stay right */
@@ -31,48 +34,67 @@ export function fold(text) {
   });
 }
 
-/** @param {{ content: string }} message */
-function folded(message) {
-  const before = ofMessages.get(message);
+/** @param {object} owner of the text @param {string} text */
+function folded(owner, text) {
+  const before = ofMessages.get(owner);
   if (before !== undefined) return before;
-  const text = fold(message.content);
-  ofMessages.set(message, text);
-  return text;
+  const now = fold(text);
+  ofMessages.set(owner, now);
+  return now;
+}
+
+/**
+ * Where a message, or a file that is attached to it, has the text.
+ * @param {Searched} message
+ * @param {string} wanted
+ * @returns {Place | null}
+ */
+function find(message, wanted) {
+  const at = folded(message, message.content).indexOf(wanted);
+  if (at >= 0) return { text: message.content, at };
+  for (const file of message.files ?? []) {
+    const inName = fold(file.name).indexOf(wanted);
+    if (inName >= 0) return { text: file.name, at: inName };
+    const inText = folded(file, file.text).indexOf(wanted);
+    if (inText >= 0) return { text: file.text, at: inText, name: file.name };
+  }
+  return null;
 }
 
 /**
  * One hit for each chat, in the order of the chats: the title if it matches, else the newest matching message.
  * @param {string} query
  * @param {{ id: string, title: string }[]} conversations
- * @param {{ id: string, conversation: string, content: string, time: number }[]} messages
+ * @param {Searched[]} messages
  * @returns {Hit[]}
  */
 export function search(query, conversations, messages) {
   const wanted = fold(query.trim());
   if (wanted === '') return [];
-  /** @type {Map<string, { message: { id: string, content: string, time: number }, at: number }>} */
+  /** @type {Map<string, { message: Searched, place: Place }>} */
   const newest = new Map();
   for (const message of messages) {
-    const at = folded(message).indexOf(wanted);
     const best = newest.get(message.conversation);
-    if (at >= 0 && (!best || best.message.time < message.time)) newest.set(message.conversation, { message, at });
+    if (best && best.message.time >= message.time) continue;
+    const place = find(message, wanted);
+    if (place) newest.set(message.conversation, { message, place });
   }
   const hits = [];
   for (const { id, title } of conversations) {
     const inTitle = fold(title).indexOf(wanted);
     const found = newest.get(id);
-    if (found) hits.push({ conversation: id, message: found.message.id, ...cut(found.message.content, found.at, wanted.length) });
-    else if (inTitle >= 0) hits.push({ conversation: id, message: null, ...cut(title, inTitle, wanted.length) });
+    if (found) hits.push({ conversation: id, message: found.message.id, ...cut(found.place, wanted.length) });
+    else if (inTitle >= 0) hits.push({ conversation: id, message: null, ...cut({ text: title, at: inTitle }, wanted.length) });
   }
   return hits;
 }
 
-/** @param {string} text @param {number} at @param {number} length */
-function cut(text, at, length) {
+/** @param {Place} place @param {number} length */
+function cut({ text, at, name }, length) {
   const flat = (/** @type {string} */ part) => part.replace(/\s+/g, ' ');
   const start = Math.max(0, at - AROUND);
   return {
-    before: (start > 0 ? '…' : '') + flat(text.slice(start, at)),
+    before: (name === undefined ? '' : `${name}: `) + (start > 0 ? '…' : '') + flat(text.slice(start, at)),
     match: flat(text.slice(at, at + length)),
     after: flat(text.slice(at + length, at + length + AROUND * 2)),
   };

@@ -29,7 +29,21 @@
  */
 
 const NAME = 'gemma2';
-const VERSION = 1;
+
+/**
+ * How the database came to be what it is: step n makes version n + 1 from version n, inside the one transaction of the
+ * upgrade, so that a step that fails leaves everything as it was. A step never changes once it was released. One that gives
+ * records another shape writes them into a new store; only a later step may delete the old one.
+ * @type {((database: IDBDatabase, transaction: IDBTransaction) => void)[]}
+ */
+const STEPS = [
+  (database) => {
+    database.createObjectStore('conversations', { keyPath: 'id' });
+    database.createObjectStore('messages', { keyPath: 'id' }).createIndex('conversation', 'conversation');
+    database.createObjectStore('settings', { keyPath: 'id' });
+    database.createObjectStore('drafts', { keyPath: 'id' });
+  },
+];
 
 /** What stands for a deleted record in memory. */
 const GONE = Symbol('gone');
@@ -45,26 +59,33 @@ export class Store {
     /** @type {Record<StoreName, Map<string, any>>} what could not be stored */
     this.memory = { conversations: new Map(), messages: new Map(), settings: new Map(), drafts: new Map() };
     this.failed = database === null;
+    /** The stored chats were written by a newer page, which this one cannot read. */
+    this.isNewer = false;
     /** @type {() => void} called once, when the first write fails */
     this.onFailure = () => {};
     /** @type {() => void} called when everything that was kept in memory has been stored after all */
     this.onRecovery = () => {};
     /** @type {(conversation: string | null) => void} another tab changed this chat, or the list when null */
     this.onForeignChange = () => {};
-    if (channel) channel.onmessage = (event) => this.onForeignChange(event.data?.conversation ?? null);
+    /** @type {() => void} another tab changed a setting */
+    this.onForeignSetting = () => {};
+    if (channel) channel.onmessage = ({ data }) => (data?.setting !== undefined ? this.onForeignSetting() : this.onForeignChange(data?.conversation ?? null));
   }
 
   /**
    * Opens the database, or a store in memory where there is none.
    * @param {IDBFactory | undefined} [factory]
+   * @param {typeof STEPS} [steps] from an empty database to the one that is wanted
    * @returns {Promise<Store>}
    */
-  static async open(factory = globalThis.indexedDB) {
+  static async open(factory = globalThis.indexedDB, steps = STEPS) {
     const channel = typeof BroadcastChannel === 'function' ? new BroadcastChannel(NAME) : null;
     try {
-      return new Store(await openDatabase(factory), channel);
-    } catch {
-      return new Store(null, channel);
+      return new Store(await openDatabase(factory, steps), channel);
+    } catch (error) {
+      const store = new Store(null, channel);
+      store.isNewer = /** @type {any} */ (error)?.name === 'VersionError';
+      return store;
     }
   }
 
@@ -97,7 +118,8 @@ export class Store {
 
   /** @param {string} key @param {unknown} value */
   async saveSetting(key, value) {
-    await this.#write([{ store: 'settings', put: { id: key, value } }], null);
+    await this.saveOwn(key, value);
+    this.#announce({ setting: key });
   }
 
   /** As `saveSetting`, for what is no other tab's business. @param {string} key @param {unknown} value */
@@ -143,7 +165,7 @@ export class Store {
       for (const name of names) transaction.objectStore(name).clear();
       await finished(transaction);
     }
-    this.#announce(null);
+    this.#announceAll();
   }
 
   /** @param {StoreName} name @returns {Promise<any[]>} */
@@ -197,7 +219,7 @@ export class Store {
         this.onFailure();
       }
     }
-    if (conversation !== undefined) this.#announce(conversation);
+    if (conversation !== undefined) this.#announce({ conversation });
   }
 
   /** @param {Write[]} writes all of them or none */
@@ -229,13 +251,18 @@ export class Store {
     }
     this.failed = false;
     this.onRecovery();
-    if (kept.length > 0) this.#announce(null);
+    if (kept.length > 0) this.#announceAll();
   }
 
-  /** @param {string | null} conversation */
-  #announce(conversation) {
+  #announceAll() {
+    this.#announce({ conversation: null });
+    this.#announce({ setting: '' });
+  }
+
+  /** @param {{ conversation: string | null } | { setting: string }} what has changed */
+  #announce(what) {
     try {
-      this.channel?.postMessage({ conversation });
+      this.channel?.postMessage(what);
     } catch {
       // A closed channel only means that other tabs learn of the change when they reload.
     }
@@ -244,21 +271,19 @@ export class Store {
 
 /**
  * @param {IDBFactory | undefined} factory
+ * @param {typeof STEPS} steps
  * @returns {Promise<IDBDatabase>}
  */
-function openDatabase(factory) {
+function openDatabase(factory, steps) {
   return new Promise((resolve, reject) => {
     if (!factory) {
       reject(new Error('no IndexedDB'));
       return;
     }
-    const request = factory.open(NAME, VERSION);
-    request.onupgradeneeded = () => {
-      const database = request.result;
-      database.createObjectStore('conversations', { keyPath: 'id' });
-      database.createObjectStore('messages', { keyPath: 'id' }).createIndex('conversation', 'conversation');
-      database.createObjectStore('settings', { keyPath: 'id' });
-      database.createObjectStore('drafts', { keyPath: 'id' });
+    const request = factory.open(NAME, steps.length);
+    request.onupgradeneeded = ({ oldVersion }) => {
+      const transaction = /** @type {IDBTransaction} */ (request.transaction);
+      for (const step of steps.slice(oldVersion)) step(request.result, transaction);
     };
     request.onsuccess = () => {
       // Another tab with a newer page wants to upgrade: let it, this tab goes on in memory.

@@ -13,9 +13,14 @@ export function storedTheme() {
 }
 
 /** @param {'auto' | 'light' | 'dark'} theme */
-export function applyTheme(theme) {
+export function showTheme(theme) {
   if (theme === 'auto') delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
+}
+
+/** @param {'auto' | 'light' | 'dark'} theme that is remembered */
+export function applyTheme(theme) {
+  showTheme(theme);
   try {
     localStorage.setItem(KEY, theme);
   } catch {

@@ -1,5 +1,4 @@
 // Runs before the first paint, so that a chosen theme does not flash.
-import { storedTheme } from './theme-choice.js';
+import { showTheme, storedTheme } from './theme-choice.js';
 
-const theme = storedTheme();
-if (theme !== 'auto') document.documentElement.dataset.theme = theme;
+showTheme(storedTheme());

@@ -16,7 +16,7 @@
 
 import { setLanguage } from './i18n.js';
 import { meant, storedLanguage, storeLanguage } from './language-choice.js';
-import { applyTheme, storedTheme } from './theme-choice.js';
+import { applyTheme, showTheme, storedTheme } from './theme-choice.js';
 
 /** As in the style sheet. */
 export const NARROW = '(width < 900px)';
@@ -52,11 +52,12 @@ export class UiStore {
     this.set({ dialog: null });
   }
 
-  /** What this browser has chosen for the whole page. */
+  /** What this browser has chosen for the whole page, here or in another tab. */
   readChoices() {
-    const language = storedLanguage();
-    this.set({ theme: storedTheme(), language });
-    if (meant(language) !== 'en') void this.#speak(language);
+    const [theme, language] = [storedTheme(), storedLanguage()];
+    showTheme(theme);
+    this.set({ theme, language });
+    if (meant(language) !== document.documentElement.lang) void this.#speak(language);
   }
 
   /** @param {Ui['theme']} theme */

@@ -8,6 +8,7 @@ import { Api } from '../src/api.js';
 import { App } from '../src/app.js';
 import { copyOf, titleOf } from '../src/chats.js';
 import { parseImport, toJson } from '../src/export.js';
+import { importFiles, importSettings } from '../src/files.js';
 import { Store } from '../src/store.js';
 
 /** @type {import('../../tests/browser/fake-server.mjs').Fake} */
@@ -664,6 +665,43 @@ test('two pages on the same chats see each other’s changes', async () => {
   await two.chats.open(id);
   one.chats.rename(id, 'Renamed');
   await until(two, (state) => state.conversation.title === 'Renamed');
+});
+
+test('a preference that is changed in one tab holds in the other', async () => {
+  const factory = new IDBFactory();
+  const [first, second] = [await started(factory), await started(factory)];
+  first.changePreferences({ sendWith: 'ctrl' });
+  await until(second, (state) => state.preferences.sendWith === 'ctrl');
+  first.changeSetting('temperature', 0.3);
+  first.makeDefault();
+  await until(second, (state) => state.defaults.temperature === 0.3);
+  assert.equal(second.settings.temperature, 0.3);
+  await second.clearAll();
+  await until(first, (state) => state.preferences.sendWith === 'enter' && state.defaults.temperature === undefined);
+});
+
+test('every file of an import is reported, and one that is too large is not read', async () => {
+  const app = await started();
+  await ready(app);
+  const chat = (/** @type {string} */ id) => toJson([{ id, title: id, created: 1, updated: 1, choices: {}, settings: {} }], []);
+  const huge = Object.assign(new File([''], 'huge.json'), { text: () => assert.fail('it was read') });
+  Object.defineProperty(huge, 'size', { value: 300 * 1024 * 1024 });
+  const gone = Object.assign(new File(['x'], 'gone.json'), { text: () => Promise.reject(new DOMException('', 'NotReadableError')) });
+  await importFiles(app, [new File([chat('a')], 'a.json'), new File(['{'], 'b.json'), huge, gone, new File([chat('c')], 'c.json')]);
+  assert.deepEqual(String(app.state.toasts[0].values.lines).split('\n'), [
+    'a.json: 1 chat imported, none skipped.',
+    '“b.json” was not imported: it is not JSON.',
+    '“huge.json” was not imported: it is too large.',
+    '“gone.json” was not imported: it cannot be read.',
+    'c.json: 1 chat imported, none skipped.',
+  ]);
+  assert.equal(app.state.conversations.length, 2);
+  await importFiles(app, [new File([chat('d')], 'd.json')]);
+  assert.deepEqual([app.state.toasts.length, app.state.toasts[0].key], [1, 'toast.imported']);
+  await importSettings(app, huge);
+  assert.equal(app.state.toasts[0].values.reason, 'it is too large.');
+  await importSettings(app, new File(['{"temperature": 0.5, "nonsense": 1}'], 's.json'));
+  assert.deepEqual([app.settings.temperature, app.state.toasts[0].values.count], [0.5, 1]);
 });
 
 test('an imported chat never replaces messages that are stored', async () => {

@@ -126,5 +126,9 @@ test('search does not care about case and accents, and shows where', () => {
   assert.equal(search('opens', chats, texts)[0].message, '2');
   assert.ok(search('opens', chats, texts)[0].before.startsWith('…'));
   assert.deepEqual(search('  ', chats, texts), []);
+  const files = [{ name: 'Bücher.txt', text: `${'x '.repeat(30)}the Étagère is full` }];
+  const asked = [{ id: '3', conversation: 'a', content: 'what is this?', time: 3, files }];
+  assert.deepEqual(search('etagere', chats, asked)[0], { conversation: 'a', message: '3', before: `Bücher.txt: …${'x '.repeat(14)}the `, match: 'Étagère', after: ' is full' });
+  assert.equal(search('bucher', chats, asked)[0].match, 'Bücher');
   assert.deepEqual(search('absent', chats, texts), []);
 });

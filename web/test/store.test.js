@@ -110,6 +110,62 @@ test('a write that fails is kept, reported once, and clears nothing', async () =
   other.close();
 });
 
+/** A database as an earlier page made it. @param {IDBFactory} factory @param {number} version @param {(database: IDBDatabase) => void} make */
+function byHand(factory, version, make) {
+  return new Promise((resolve, reject) => {
+    const request = factory.open('gemma2', version);
+    request.onupgradeneeded = () => make(request.result);
+    request.onerror = () => reject(request.error);
+    request.onsuccess = () => {
+      request.result.close();
+      resolve(undefined);
+    };
+  });
+}
+
+/** The first version, with one message in it. @param {IDBDatabase} database */
+function firstVersion(database) {
+  for (const name of ['conversations', 'messages', 'settings', 'drafts']) {
+    const store = database.createObjectStore(name, { keyPath: 'id' });
+    if (name === 'messages') store.createIndex('conversation', 'conversation');
+    if (name === 'messages') store.put(message('a'));
+  }
+}
+
+test('an older database is brought up step by step, and a step that fails leaves it as it was', async () => {
+  const factory = new IDBFactory();
+  await byHand(factory, 1, firstVersion);
+  const never = () => assert.fail('this step was taken long ago');
+  /** @type {number[]} */
+  const taken = [];
+  const fails = () => {
+    taken.push(2);
+    throw new Error('no');
+  };
+  const failed = await Store.open(factory, [never, fails]);
+  assert.deepEqual([failed.failed, failed.isNewer], [true, false]);
+  failed.close();
+  const { store: same } = await opened(factory);
+  assert.deepEqual(await same.messages('c'), [message('a')], 'the version of before');
+  same.close();
+  const steps = [never, (/** @type {IDBDatabase} */ database) => void database.createObjectStore('more', { keyPath: 'id' }), () => void taken.push(3)];
+  const store = await Store.open(factory, steps);
+  assert.deepEqual(taken, [2, 3]);
+  assert.deepEqual(await store.messages('c'), [message('a')]);
+  assert.deepEqual([...(store.database?.objectStoreNames ?? [])], ['conversations', 'drafts', 'messages', 'more', 'settings']);
+  store.close();
+});
+
+test('a database of a newer page is left alone', async () => {
+  const factory = new IDBFactory();
+  await byHand(factory, 99, firstVersion);
+  const { store } = await opened(factory);
+  assert.deepEqual([store.failed, store.isNewer], [true, true]);
+  await store.save({ messages: [message('b')] });
+  assert.deepEqual((await store.allMessages()).map(({ id }) => id), ['b'], 'until the page is closed');
+  store.close();
+});
+
 test('deleting everything deletes everything', async () => {
   const { store } = await opened();
   await store.save({ conversations: [conversation('c')], messages: [message('a')] });

@@ -47,7 +47,7 @@ function Unsaved() {
   if (!unsaved) return null;
   return (
     <div class="banner warning" role="alert">
-      <span>{t('status.unsaved')}</span>
+      <span>{t(app.store.isNewer ? 'status.newer' : 'status.unsaved')}</span>
       <button type="button" class="small" onClick={() => void exportAll(app)}>
         {t('status.exportNow')}
       </button>

@@ -2,6 +2,7 @@ import { useEffect, useRef } from 'preact/hooks';
 
 import { useApp, useAppState, useUi, useUiState } from '../context.js';
 import { download } from '../clipboard.js';
+import { importSettings } from '../files.js';
 import { LANGUAGES, t } from '../i18n.js';
 import { CHAR_NAME, MAX_STOPS, NUMBERS, USER_NAME } from '../settings.js';
 import { Dialog } from './Dialogs.jsx';
@@ -65,15 +66,10 @@ export function Settings({ field }) {
           type="file"
           accept=".json,application/json"
           hidden
-          onChange={async (event) => {
+          onChange={(event) => {
             const file = event.currentTarget.files?.[0];
             event.currentTarget.value = '';
-            if (!file) return;
-            try {
-              app.notify('toast.settingsImported', { count: app.importSettings(JSON.parse(await file.text())) });
-            } catch {
-              app.notify('toast.importFailed', { name: file.name, reason: t('import.notJson') });
-            }
+            if (file) void importSettings(app, file);
           }}
         />
       </div>

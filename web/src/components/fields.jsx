@@ -74,6 +74,7 @@ export function NumberSetting({ field }) {
           <input
             type="range"
             aria-label={label}
+            disabled={useless}
             min={field.min}
             max={field.sliderMax ?? field.max}
             step={field.step}
@@ -88,6 +89,7 @@ export function NumberSetting({ field }) {
           id={id}
           type="number"
           inputMode="decimal"
+          disabled={useless}
           aria-describedby={`${id}-help`}
           min={field.min}
           max={field.max}

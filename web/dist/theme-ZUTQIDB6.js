@@ -1,1 +1,0 @@
-"use strict";(()=>{var m="gemma2.theme";function e(){try{let t=localStorage.getItem(m);return t==="light"||t==="dark"?t:"auto"}catch{return"auto"}}var o=e();o!=="auto"&&(document.documentElement.dataset.theme=o);})();
