@@ -220,8 +220,18 @@ export const common = {
       check(share >= 0 && share <= 1 && sum <= 1.001 && likeliest.length <= 5, `shares ${share}, ${sum}`);
     }
     equal(await page.locator('.token').count(), reply.probs.list.length, 'all tokens are shown');
-    await page.locator('.token').first().click();
-    await page.locator('.likely button:not(:disabled)').first().click();
+    await page.locator('.token').first().focus();
+    await page.waitForSelector('.likely');
+    equal(await page.locator('.token[tabindex="0"]').count(), 1, 'one stop of the Tab key');
+    await page.keyboard.press('End');
+    equal(await page.locator('.token').last().getAttribute('aria-expanded'), 'true', 'the last token');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('.likely', { state: 'detached' });
+    await page.keyboard.press('Home');
+    await page.waitForSelector('.likely');
+    await page.keyboard.press('Tab');
+    check(await page.evaluate(() => document.activeElement?.matches('.likely button')), 'Tab goes to the others');
+    await page.keyboard.press('Enter');
     await page.waitForSelector('.alternatives span:has-text("2 / 2")');
     await finished(page);
     const branch = (await stored(page, 'messages')).filter((message) => message.role === 'assistant').find(({ id }) => id !== reply.id);

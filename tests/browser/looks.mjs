@@ -330,6 +330,61 @@ export const looks = {
     }
   },
 
+  'touch: everything that can be pressed is large enough for a finger': async (place) => {
+    Object.assign(place.fake.script, { tokenMs: 1, demo: true, movedFrom: 8080, nCtx: 600 });
+    const { page, clean, close } = await open(place, { context: { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true } });
+    await ready(page);
+    const small = (/** @type {string} */ where) =>
+      page.evaluate((/** @type {string} */ state) => {
+        const found = [];
+        for (const element of document.querySelectorAll('button, summary, select, textarea, input:not([hidden]), label.check, .segments label')) {
+          // A label is pressed for its box, a word of a sentence may be as high as its line.
+          if (element.matches('.token, .check input, .segments input')) continue;
+          const { width, height } = element.getBoundingClientRect();
+          if (width > 0 && (width < 44 || height < 44)) found.push(`${state}: ${element.getAttribute('aria-label') ?? element.textContent} ${element.className} ${Math.round(width)} × ${Math.round(height)}`);
+        }
+        return found;
+      }, where);
+    const found = [...(await small('empty'))];
+    await page.setInputFiles('.composer input[type=file]', { name: 'notes.md', mimeType: 'text/markdown', buffer: Buffer.from('a line') });
+    await page.tap('#settings');
+    await page.fill('#setting-probabilities', '3');
+    await page.fill('#setting-charName', 'sage');
+    await page.tap('label:has-text("Grammar")');
+    await page.fill('#setting-grammar', 'nothing');
+    await page.waitForSelector('#setting-grammar-problem');
+    found.push(...(await small('settings')));
+    await page.tap('label:has-text("Any text")');
+    await page.tap('dialog [aria-label="Close"]');
+    await ask(page, 'file rich');
+    await page.locator('article.assistant [aria-label="Regenerate"]').tap();
+    await page.waitForSelector('.alternatives span:has-text("2 / 2")');
+    await finished(page);
+    await page.locator('article.assistant .menu > .icon-button').tap();
+    found.push(...(await small('menu')));
+    await page.tap('.menu-items button:has-text("Show probabilities")');
+    await page.locator('.token').first().tap();
+    await page.waitForSelector('.likely button');
+    found.push(...(await small('probabilities')));
+    await page.fill('#message', 'word '.repeat(700));
+    await page.waitForSelector('.notice.warn');
+    found.push(...(await small('too long')));
+    await page.fill('#message', '');
+    await page.evaluate(() => document.querySelector('.thread')?.scrollTo(0, 0));
+    await page.locator('article.user [aria-label="Edit"]').tap();
+    await page.waitForSelector('.editor');
+    found.push(...(await small('editor')));
+    await page.tap('#menu');
+    await settled(page);
+    found.push(...(await small('drawer')));
+    await page.tap('.new-raw');
+    await page.waitForSelector('.raw textarea');
+    found.push(...(await small('raw')));
+    equal([...new Set(found)], [], 'what is too small');
+    clean(/status of 400/);
+    await close();
+  },
+
   'input: composing a character does not send, and right-to-left text aligns right': async (place) => {
     const { page, clean, close } = await open(place);
     await ready(page);

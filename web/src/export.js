@@ -45,7 +45,10 @@ export function toMarkdown(conversation, path, words) {
     ...Object.entries(last?.params ?? {}).map(([name, value]) => `${name}: ${JSON.stringify(value)}`),
     '---',
   ];
-  if (conversation.text !== undefined) return `${head.join('\n')}\n\n${conversation.text}\n`;
+  if (conversation.text !== undefined) {
+    if (conversation.demo) head.splice(-1, 0, 'demo: true');
+    return `${head.join('\n')}\n\n${conversation.text}\n`;
+  }
   const turns = path.map((message) => `## ${speaker(message, words)}\n\n${withFiles(message.content, message.files).trim()}`);
   return `${[head.join('\n'), ...turns].join('\n\n')}\n`;
 }
@@ -137,6 +140,7 @@ function readChat(candidate) {
   };
   if (isText(from.text)) conversation.text = from.text;
   if (from.literal === true) conversation.literal = true;
+  if (from.demo === true) conversation.demo = true;
   if (from.titled === true) conversation.titled = true;
   if (from.pinned === true) conversation.pinned = true;
   if (isText(from.sendFrom)) conversation.sendFrom = from.sendFrom;

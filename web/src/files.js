@@ -66,7 +66,7 @@ export async function exportChat(app, id, kind) {
   } else {
     const { safeMarkup, toHtml } = await loadMarkdown();
     await loadTools(shown.flatMap((message) => [...toHtml(message.content).missing]));
-    const raw = conversation.text === undefined ? [] : [{ who: '', html: `<p class="plain">${escape(conversation.text)}</p>` }];
+    const raw = conversation.text === undefined ? [] : [{ who: conversation.demo ? words.demo : '', html: `<p class="plain">${escape(conversation.text)}</p>` }];
     const turns = shown.map((message) => ({ who: speaker(message, words), html: safeMarkup(withFiles(message.content, message.files)) }));
     download(`${name}.html`, toPage(conversation, [...raw, ...turns], { language: document.documentElement.lang }), 'text/html');
   }

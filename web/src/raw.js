@@ -11,6 +11,8 @@ export class RawTexts {
     this.app = app;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
+    /** @type {boolean | undefined} whether the demo model had written before the last generation */
+    this.demoBefore = undefined;
   }
 
   /** @param {string} text */
@@ -47,6 +49,7 @@ export class RawTexts {
     const { app } = this;
     const { conversation } = app.state;
     const before = conversation.text ?? '';
+    this.demoBefore = conversation.demo;
     if (!machine.canSend(app.state.machine) || conversation.text === undefined) return;
     this.#save();
     app.set({ rawBefore: before });
@@ -57,6 +60,7 @@ export class RawTexts {
   undo() {
     const { rawBefore, live } = this.app.state;
     if (rawBefore === null || live) return;
+    this.app.set({ conversation: { ...this.app.state.conversation, demo: this.demoBefore } });
     this.setText(rawBefore);
   }
 

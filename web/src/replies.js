@@ -326,8 +326,9 @@ export class Replies {
     const { app } = this;
     /** @type {Live} */
     const live = { id, conversation: id, text, speed: null };
+    const byDemo = app.state.props?.demo ? { demo: true } : {};
     const change = (/** @type {import('./api.js').Place | undefined} */ reply) => {
-      const changed = { text: live.text, reply, updated: Date.now() };
+      const changed = { text: live.text, reply, updated: Date.now(), ...(live.text === text ? {} : byDemo) };
       if (app.state.conversation.id === id) app.chats.change(changed, true);
       else app.chats.changeListed(id, changed);
     };

@@ -20,6 +20,7 @@
  * @property {Partial<import('./settings.js').Settings>} settings what this chat changes
  * @property {string} [text] makes it a raw text: no messages, the model simply goes on
  * @property {boolean} [literal] in a raw text, markers such as `<start_of_turn>` are ordinary characters
+ * @property {boolean} [demo] the demo model wrote in a raw text
  * @property {import('./api.js').Place} [reply] while a raw text is being written: where the server keeps it
  * @property {string} [sendFrom] id of the first message that is sent; older ones of the branch are left out. '': all
  *   are, and it becomes the next message

@@ -7,7 +7,7 @@ import { quietScript, startFake } from '../../tests/browser/fake-server.mjs';
 import { Api } from '../src/api.js';
 import { App } from '../src/app.js';
 import { copyOf, titleOf } from '../src/chats.js';
-import { parseImport, toJson } from '../src/export.js';
+import { parseImport, toJson, toMarkdown } from '../src/export.js';
 import { importFiles, importSettings } from '../src/files.js';
 import { Store } from '../src/store.js';
 
@@ -735,6 +735,24 @@ test('a raw text goes on without templates, is stored, and can be taken back', a
   assert.equal(again.state.conversation.text, 'Once <start_of_turn> upon and so it goes on.');
   assert.equal(again.state.conversation.title, 'Once upon');
   assert.equal(again.state.conversation.literal, true);
+});
+
+test('a raw text of the demo model says so, also in exports, until that is taken back', async () => {
+  fake.script.demo = true;
+  const factory = new IDBFactory();
+  const app = await started(factory);
+  await ready(app);
+  app.chats.createRaw();
+  app.raw.setText('Once');
+  assert.equal(app.state.conversation.demo, undefined);
+  await app.raw.generate();
+  const again = await started(factory, app.state.conversation.id);
+  assert.equal(again.state.conversation.demo, true);
+  const [{ conversation }] = parseChats(toJson([again.state.conversation], []));
+  assert.equal(conversation.demo, true);
+  assert.match(toMarkdown(conversation, [], { user: '', assistant: '', demo: 'demo', date: '2026-01-02' }), /\ndemo: true\n---\n\nOnce and so it goes on\.\n$/);
+  app.raw.undo();
+  assert.equal(app.state.conversation.demo, undefined);
 });
 
 test('a raw text that is stopped keeps what was written', async () => {

@@ -12,6 +12,7 @@ export function RawText() {
   const app = useApp();
   const text = useAppState((state) => state.conversation.text ?? '');
   const literal = useAppState((state) => state.conversation.literal === true);
+  const demo = useAppState((state) => state.conversation.demo === true);
   const writing = useAppState((state) => state.live?.id === state.conversation.id);
   const before = useAppState((state) => state.rawBefore);
   const ready = useAppState((state) => state.started && canSend(state.machine));
@@ -62,7 +63,7 @@ export function RawText() {
         }}
       >
         <p class="help" id="raw-help">
-          {t('raw.help')}
+          {demo && <span class="badge">{t('message.demo')}</span>} {t('raw.help')}
         </p>
         <textarea
           id="message"

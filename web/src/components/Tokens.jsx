@@ -1,4 +1,4 @@
-import { useState } from 'preact/hooks';
+import { useRef, useState } from 'preact/hooks';
 
 import { useApp, useAppState } from '../context.js';
 import { formatNumber, t } from '../i18n.js';
@@ -17,34 +17,60 @@ function percent(share) {
 const visible = (text) => text.replaceAll('\n', '⏎').replaceAll('\t', '⇥').replace(/^ | $/g, '␣');
 
 /**
- * A reply as its tokens, each with the likeliest others; choosing one branches there.
+ * A reply as its tokens, each with the likeliest others; choosing one branches there. The tokens are one stop of the Tab key:
+ * arrow keys go from one to the next, and Tab goes on to the others that are shown.
  * @param {{ message: import('../tree.js').Message, probs: import('../tree.js').Probabilities }} props
  */
 export function Tokens({ message, probs }) {
   const app = useApp();
   const ready = useAppState((state) => canSend(state.machine));
-  const [open, setOpen] = useState(-1);
-  const token = probs.list[open];
+  const [at, setAt] = useState(0);
+  const [open, setOpen] = useState(false);
+  const place = useRef(/** @type {HTMLDivElement | null} */ (null));
+  const { list } = probs;
+  const token = list[at];
+  const focus = (/** @type {number} */ next) =>
+    /** @type {HTMLElement | undefined} */ (place.current?.querySelectorAll('.token')[Math.max(0, Math.min(next, list.length - 1))])?.focus();
+  /** @param {KeyboardEvent} event */
+  const onKeyDown = (event) => {
+    const next = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: list.length - 1 }[event.key];
+    if (next !== undefined) {
+      event.preventDefault();
+      focus(next);
+    } else if (event.key === 'Escape' && open) {
+      event.stopPropagation();
+      focus(at);
+      setOpen(false);
+    }
+  };
   return (
-    <>
-      <div class="text tokens" dir="auto">
+    <div ref={place} onKeyDown={onKeyDown}>
+      <div class="text tokens" dir="auto" role="group" aria-label={t('tokens.label')}>
         {message.content.slice(0, probs.from)}
-        {probs.list.map(([text, share], at) => (
+        {list.map(([text, share], index) => (
           <button
-            key={at}
+            key={index}
             type="button"
             class={`token p${STEPS.filter((step) => share < step).length}`}
             title={percent(share)}
-            aria-expanded={open === at}
-            onClick={() => setOpen(open === at ? -1 : at)}
+            tabIndex={index === at ? 0 : -1}
+            aria-expanded={open && index === at}
+            onFocus={() => {
+              setAt(index);
+              setOpen(true);
+            }}
+            // Browsers that give a clicked button no focus.
+            onClick={(event) => event.currentTarget.focus()}
           >
             {text}
           </button>
         ))}
       </div>
-      {token && (
+      {open && token && (
         <div class="likely" role="group" aria-label={t('tokens.instead', { token: visible(token[0]) })}>
-          <p class="help">{t('tokens.instead', { token: visible(token[0]) })}</p>
+          <p class="help">
+            {t('tokens.instead', { token: visible(token[0]) })} ({percent(token[1])})
+          </p>
           <ul>
             {token[2].map((other) => (
               <li key={other[0]}>
@@ -53,7 +79,7 @@ export function Tokens({ message, probs }) {
                   class="small"
                   // What is half a character, a marker, or taken already is no way to go on.
                   disabled={!ready || other[0] === token[0] || /\ufffd|^<\w+>$/.test(other[0]) || other[0] === ''}
-                  onClick={() => void app.replies.branchAtToken(message.id, open, other)}
+                  onClick={() => void app.replies.branchAtToken(message.id, at, other)}
                 >
                   <code>{visible(other[0])}</code> {percent(other[1])}
                 </button>
@@ -62,6 +88,6 @@ export function Tokens({ message, probs }) {
           </ul>
         </div>
       )}
-    </>
+    </div>
   );
 }

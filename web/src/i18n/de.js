@@ -136,6 +136,7 @@ export default {
 
   'tokens.show': 'Wahrscheinlichkeiten zeigen',
   'tokens.hide': 'Wahrscheinlichkeiten verbergen',
+  'tokens.label': 'Token: Pfeiltasten gehen von einem zum nächsten',
   'tokens.instead': 'Statt „{token}“ weiter mit:',
 
   'failure.title': 'Die Antwort kam nicht zustande.',

@@ -136,6 +136,7 @@ export default {
 
   'tokens.show': 'Show probabilities',
   'tokens.hide': 'Hide probabilities',
+  'tokens.label': 'Tokens: arrow keys go from one to the next',
   'tokens.instead': 'Instead of “{token}”, go on with:',
 
   'failure.title': 'The reply could not be made.',
