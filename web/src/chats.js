@@ -195,7 +195,11 @@ export class Chats {
     this.missed = false;
     const messages = await app.store.messages(open);
     if (app.state.conversation.id !== open || app.state.live?.conversation === open) return;
-    app.set({ tree: trees.fromRecords(messages), conversation: { ...conversation, choices: app.state.conversation.choices } });
+    const tree = trees.fromRecords(messages);
+    const choices = trees.chooseNewest(tree, app.state.conversation.choices, (message) => !app.state.tree.has(message.id));
+    app.set({ tree, conversation: { ...conversation, choices } });
+    const differs = Object.entries(choices).some(([parent, child]) => conversation.choices[parent] !== child);
+    if (choices !== app.state.conversation.choices && differs) void app.store.save({ conversations: [app.state.conversation] });
     // A reply that grows in the other tab is that tab's, as long as it is there.
     if (messages.some((message) => message.status === 'streaming')) this.whenQuiet(open, () => void this.#recover(open));
   }

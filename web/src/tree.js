@@ -152,6 +152,24 @@ export function choose(tree, choices, id) {
 }
 
 /**
+ * The choices after others have written, too: of what is new, the message that was made last is in front wherever it is
+ * newer than what was chosen, so that everybody who looks comes to the same branch.
+ * @param {Tree} tree
+ * @param {Choices} choices
+ * @param {(message: Message) => boolean} isNew
+ * @returns {Choices} the same object when nothing changes
+ */
+export function chooseNewest(tree, choices, isNew) {
+  let chosen = choices;
+  for (const message of [...tree.values()].filter(isNew).sort(byAge)) {
+    const key = message.parent ?? ROOT;
+    const before = tree.get(chosen[key] ?? '');
+    if (!before || byAge(before, message) < 0) chosen = { ...chosen, [key]: message.id };
+  }
+  return chosen;
+}
+
+/**
  * Where `id` stands among its alternatives.
  * @param {Tree} tree
  * @param {string} id

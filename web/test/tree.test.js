@@ -105,6 +105,16 @@ test('only a deletion removes messages, and exactly the announced ones', () => {
   }
 });
 
+test('of what others wrote the newest is in front, but not before what is newer here', () => {
+  const at = (/** @type {string} */ id, /** @type {string | null} */ parent, /** @type {number} */ time) => ({ ...message(id, parent), time });
+  const all = tree(at('a', null, 1), at('b', 'a', 2), at('c', 'a', 5), at('d', 'a', 4), at('e', 'd', 6));
+  const isNew = (/** @type {string[]} */ ids) => (/** @type {trees.Message} */ { id }) => ids.includes(id);
+  assert.deepEqual(trees.chooseNewest(all, { '': 'a', a: 'b' }, isNew(['c', 'd', 'e'])), { '': 'a', a: 'c', d: 'e' });
+  const own = { '': 'a', a: 'c' };
+  assert.deepEqual(trees.chooseNewest(all, own, isNew(['d'])), own);
+  assert.equal(trees.chooseNewest(all, own, isNew([])), own, 'nothing new, nothing changed');
+});
+
 test('walking a chat of five thousand messages is not quadratic', () => {
   const long = trees.fromRecords(
     Array.from({ length: 5000 }, (_, at) => message(`m${at}`, at === 0 ? null : `m${at - 1}`)),

@@ -29,6 +29,7 @@ export function Tokens({ message, probs }) {
   const place = useRef(/** @type {HTMLDivElement | null} */ (null));
   const { list } = probs;
   const token = list[at];
+  const instead = token && t('tokens.instead', { token: visible(token[0]), share: percent(token[1]) });
   const focus = (/** @type {number} */ next) =>
     /** @type {HTMLElement | undefined} */ (place.current?.querySelectorAll('.token')[Math.max(0, Math.min(next, list.length - 1))])?.focus();
   /** @param {KeyboardEvent} event */
@@ -67,10 +68,8 @@ export function Tokens({ message, probs }) {
         ))}
       </div>
       {open && token && (
-        <div class="likely" role="group" aria-label={t('tokens.instead', { token: visible(token[0]) })}>
-          <p class="help">
-            {t('tokens.instead', { token: visible(token[0]) })} ({percent(token[1])})
-          </p>
+        <div class="likely" role="group" aria-label={instead}>
+          <p class="help">{instead}</p>
           <ul>
             {token[2].map((other) => (
               <li key={other[0]}>

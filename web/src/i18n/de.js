@@ -137,7 +137,7 @@ export default {
   'tokens.show': 'Wahrscheinlichkeiten zeigen',
   'tokens.hide': 'Wahrscheinlichkeiten verbergen',
   'tokens.label': 'Token: Pfeiltasten gehen von einem zum nächsten',
-  'tokens.instead': 'Statt „{token}“ weiter mit:',
+  'tokens.instead': 'Statt „{token}“ ({share}) weiter mit:',
 
   'failure.title': 'Die Antwort kam nicht zustande.',
   'failure.unreachable': 'gemma2 antwortet nicht.',

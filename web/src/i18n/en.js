@@ -137,7 +137,7 @@ export default {
   'tokens.show': 'Show probabilities',
   'tokens.hide': 'Hide probabilities',
   'tokens.label': 'Tokens: arrow keys go from one to the next',
-  'tokens.instead': 'Instead of “{token}”, go on with:',
+  'tokens.instead': 'Instead of “{token}” ({share}), go on with:',
 
   'failure.title': 'The reply could not be made.',
   'failure.unreachable': 'gemma2 does not answer.',
