@@ -44,6 +44,21 @@ export const replies = {
     await close();
   },
 
+  'stream: formulas and colors are there while the reply is still being written': async (place) => {
+    const body = await readFile(new URL('replies/rich.md', import.meta.url), 'utf8');
+    Object.assign(place.fake.script, { tokenMs: 5, scriptText: `${body}\n\n${'and so on '.repeat(2000)}` });
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    await send(page, 'go');
+    await page.waitForSelector('article.assistant math');
+    await page.waitForSelector('article.assistant .hljs-keyword');
+    equal(await page.locator('.send.stop').count(), 1, 'the reply is still being written');
+    await page.keyboard.press('Escape');
+    await finished(page);
+    clean();
+    await close();
+  },
+
   'prefill: a long prompt shows how much of it is read': async (place) => {
     place.fake.script.prefillMs = 1600;
     const { page, clean, close } = await open(place);

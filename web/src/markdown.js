@@ -10,7 +10,6 @@ import DOMPurify from 'dompurify';
 import { Marked } from 'marked';
 
 import { t } from './i18n.js';
-import { mend } from './mend.js';
 
 /** A block of code longer than this is not colored: nobody reads colors in it, and it would cost a visible pause. */
 const LONGEST_COLORED = 60_000;
@@ -82,6 +81,11 @@ function maths(name, level, start, rules, display) {
   };
 }
 
+/** A formula in a paragraph that grows is asked for again with every word. */
+const MOST_FORMULAS = 200;
+/** @type {Map<string, string>} */
+const formulas = new Map();
+
 /**
  * @param {string} tex
  * @param {string} source with its delimiters, shown when the formula cannot be set
@@ -92,8 +96,18 @@ function renderFormula(tex, source, display) {
     run.missing.add('katex');
     return `<code>${escape(source)}</code>`;
   }
+  const known = formulas.get(`${display}${source}`);
+  if (known !== undefined) return known;
+  const html = typeset(tools.katex, tex, display) ?? `<code>${escape(source)}</code>`;
+  if (formulas.size >= MOST_FORMULAS) formulas.clear();
+  formulas.set(`${display}${source}`, html);
+  return html;
+}
+
+/** @param {Katex} katex @param {string} tex @param {boolean} display @returns {string | null} null where it is no formula */
+function typeset(katex, tex, display) {
   try {
-    const html = tools.katex.renderToString(tex, {
+    const html = katex.renderToString(tex, {
       displayMode: display,
       output: 'mathml',
       trust: false,
@@ -105,7 +119,7 @@ function renderFormula(tex, source, display) {
     // The source as an annotation is not shown by browsers that know MathML and is no element the sanitizer lets through.
     return html.replace(/<annotation[^>]*>[^<]*<\/annotation>/g, '').replace(/<\/?semantics>/g, '');
   } catch {
-    return `<code>${escape(source)}</code>`;
+    return null;
   }
 }
 
@@ -143,7 +157,7 @@ export function toHtml(text, color = highlight) {
 }
 
 /** @param {string} text line ends as one character, and no NUL, which parsers treat in ways of their own */
-const normalize = (text) => text.replace(/\r\n?/g, '\n').replaceAll('\0', '\ufffd');
+export const normalize = (text) => text.replace(/\r\n?/g, '\n').replaceAll('\0', '\ufffd');
 
 const FORBIDDEN_ELEMENTS = [
   'style', 'form', 'input', 'button', 'textarea', 'select', 'option', 'img', 'picture', 'video', 'audio', 'source', 'track',
@@ -250,6 +264,21 @@ export function fragment(text) {
   return { content: sanitize(html), missing };
 }
 
+/** @param {string} text normalized @returns {import('marked').TokensList} its blocks */
+export const lex = (text) => marked.lexer(text);
+
+/**
+ * Some blocks of a text as a safe fragment, and the tools that would make it better.
+ * @param {any[]} tokens
+ * @param {Color} color
+ * @returns {{ content: DocumentFragment, missing: Set<Tool> }}
+ */
+export function render(tokens, color) {
+  run = { color, missing: new Set() };
+  const html = marked.parser(tokens);
+  return { content: sanitize(html), missing: run.missing };
+}
+
 /**
  * Finished text as safe markup for a page of its own.
  * @param {string} text
@@ -258,141 +287,4 @@ export function safeMarkup(text) {
   const box = globalThis.document.createElement('div');
   box.append(purified(toHtml(text).html));
   return box.innerHTML;
-}
-
-/** How long an unfinished block of code may wait for fresh colors. */
-const RECOLOR_MS = 500;
-
-/**
- * A reply that grows. Blocks that can no longer change are rendered once and left alone; only the last two are rendered
- * again, and their nodes are kept where they are equal, so that a selection in them survives.
- */
-export class StreamRenderer {
-  /**
-   * @param {Element} container emptied here
-   * @param {{ now?: () => number }} [options]
-   */
-  constructor(container, { now = () => performance.now() } = {}) {
-    this.container = container;
-    this.now = now;
-    /** @type {Set<Tool>} what the text so far would have needed */
-    this.missing = new Set();
-    /** How many characters of the text are in frozen blocks. */
-    this.frozen = 0;
-    /** How many child nodes of the container are frozen. */
-    this.frozenNodes = 0;
-    /** The colored beginning of the block of code that is being written. */
-    this.colored = { language: '', code: '', html: '', at: -Infinity };
-    container.replaceChildren();
-  }
-
-  /**
-   * Shows `text`, all of the reply so far. Only ever grows.
-   * @param {string} text
-   */
-  update(text) {
-    const clean = normalize(text);
-    const tail = clean.slice(this.frozen);
-    const blocks = marked.lexer(tail);
-    const solid = blocks.filter((block) => block.type !== 'space');
-    const keep = solid[solid.length - 2];
-    // References such as `[1]: https://…` give earlier text its links: then nothing is frozen before the end.
-    if (solid.length > 2 && keep && !/^ {0,3}\[[^\]]+\]:/m.test(tail)) {
-      const until = blocks.indexOf(keep);
-      const raw = blocks.slice(0, until).map((block) => block.raw).join('');
-      if (tail.startsWith(raw)) {
-        this.#show(raw, highlight);
-        this.frozen += raw.length;
-        this.frozenNodes = this.container.childNodes.length;
-      }
-    }
-    this.#show(mend(clean.slice(this.frozen)), (code, language) => this.#color(code, language));
-  }
-
-  /**
-   * The reply is complete.
-   * @param {string} text
-   */
-  finish(text) {
-    const clean = normalize(text);
-    if (/^ {0,3}\[[^\]]+\]:/m.test(clean)) this.frozen = this.frozenNodes = 0;
-    this.#show(clean.slice(this.frozen), highlight);
-  }
-
-  /** Looks at everything again with the next text, because a tool has arrived. What stays equal is not touched. */
-  refresh() {
-    this.frozen = 0;
-    this.frozenNodes = 0;
-    this.colored.at = -Infinity;
-    this.missing.clear();
-  }
-
-  /**
-   * @param {string} text everything after the frozen blocks
-   * @param {Color} color
-   */
-  #show(text, color) {
-    const { html, missing } = toHtml(text, color);
-    for (const tool of missing) this.missing.add(tool);
-    morph(this.container, sanitize(html), this.frozenNodes);
-  }
-
-  /** @param {string} code @param {string} language */
-  #color(code, language) {
-    const last = this.colored;
-    const now = this.now();
-    const grows = last.language === language && code.startsWith(last.code);
-    if (grows && now - last.at < RECOLOR_MS) return last.html + escape(code.slice(last.code.length));
-    this.colored = { language, code, html: highlight(code, language), at: now };
-    return this.colored.html;
-  }
-}
-
-/**
- * Makes the children of `target`, from `first` on, equal to those of `source`, touching only what differs.
- * @param {Node} target
- * @param {Node} source its children are moved out
- * @param {number} [first]
- */
-function morph(target, source, first = 0) {
-  /** @type {ChildNode | null} */
-  let at = target.childNodes[first] ?? null;
-  for (const wanted of [...source.childNodes]) {
-    if (!at) {
-      target.appendChild(wanted);
-      continue;
-    }
-    /** @type {ChildNode | null} */
-    const following = at.nextSibling;
-    if (at.nodeType !== wanted.nodeType || at.nodeName !== wanted.nodeName) {
-      target.replaceChild(wanted, at);
-    } else if (at.nodeType === 3) {
-      const text = /** @type {Text} */ (at);
-      const data = wanted.nodeValue ?? '';
-      // Appending keeps selections that end in this text.
-      if (data.startsWith(text.data)) {
-        if (data.length > text.data.length) text.appendData(data.slice(text.data.length));
-      } else {
-        text.data = data;
-      }
-    } else if (at.nodeType === 1) {
-      copyAttributes(/** @type {Element} */ (at), /** @type {Element} */ (wanted));
-      morph(at, wanted);
-    }
-    at = following;
-  }
-  while (at) {
-    /** @type {ChildNode | null} */
-    const following = at.nextSibling;
-    target.removeChild(at);
-    at = following;
-  }
-}
-
-/** @param {Element} target @param {Element} source sanitized already */
-function copyAttributes(target, source) {
-  for (const { name } of [...target.attributes]) if (!source.hasAttribute(name)) target.removeAttribute(name);
-  for (const { name, value } of [...source.attributes]) {
-    if (target.getAttribute(name) !== value) target.setAttribute(name, value);
-  }
 }

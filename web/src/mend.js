@@ -5,7 +5,7 @@
  * @returns {string}
  */
 export function mend(text) {
-  if (inFence(text)) return text.replace(/\n {0,3}(?:`{1,}|~{1,})$/, '');
+  if (inFence(text)) return text.replace(/\n[ >]*(?:`{1,}|~{1,})$/, '');
   const start = text.lastIndexOf('\n\n') + 1;
   const before = text.slice(0, start);
   let last = text.slice(start);
@@ -50,7 +50,8 @@ function closeLink(text) {
 function inFence(text) {
   let fence = '';
   for (const line of text.split('\n')) {
-    const mark = /^ {0,3}(`{3,}|~{3,})(.*)$/.exec(line);
+    // In a list or a quote, too.
+    const mark = /^(?: *(?:[-*+>]|\d{1,9}[.)]))* *(`{3,}|~{3,})(.*)$/.exec(line);
     if (!mark) continue;
     if (fence === '') {
       if (mark[1][0] === '~' || !mark[2].includes('`')) fence = mark[1];

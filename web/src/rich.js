@@ -1,13 +1,13 @@
 /** Loads what turns text into markup: the renderer once, after the first paint; its large tools with the first text that needs them. */
 
-/** @typedef {typeof import('./markdown.js')} Markdown */
+/** @typedef {typeof import('./growing.js')} Markdown */
 
 /** @type {Promise<Markdown> | null} */
 let markdown = null;
 
 /** @returns {Promise<Markdown>} */
 export function loadMarkdown() {
-  markdown ??= import('./markdown.js');
+  markdown ??= import('./growing.js');
   return markdown;
 }
 

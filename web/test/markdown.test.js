@@ -7,13 +7,13 @@ import { setLanguage } from '../src/i18n.js';
 import { mend } from '../src/mend.js';
 import { random } from './random.js';
 
-/** @type {typeof import('../src/markdown.js')} */
+/** @type {typeof import('../src/growing.js')} */
 let markdown;
 const { window } = new JSDOM('<!doctype html><body></body>');
 
 before(async () => {
   Object.assign(globalThis, { window, document: window.document });
-  markdown = await import('../src/markdown.js');
+  markdown = await import('../src/growing.js');
   markdown.tools.katex = /** @type {any} */ ((await import('katex')).default);
   markdown.tools.colored = (await import('../src/colors.js')).colored;
 });
@@ -147,6 +147,7 @@ const documents = [
   'See [one] and [two][2].\n\nMiddle.\n\nAnother.\n\nThird.\n\n[one]: https://example.org/1\n[2]: https://example.org/2\n\nTail',
   'a\n\nb\n\nc\n\n<div>\nraw\n</div>\n\nd\n\n    indented code\n\ne',
   '\r\nwindows\r\nlines\r\n\r\n- a\r\n- b\r\n\r\nend\r\n',
+  '- one **bold**\n- two\n\n  loose\n- ```js\n  let a = 1;\n  ```\n- [ ] task\n- [x] done\n\n3. three\n4. four\n5. five\n\n| a | b |\n|:--|---|\n| `1` | <b> |\n| 3 | $x$ |\n| 5 | 6 |\n',
 ];
 
 test('a streamed reply ends up exactly as if it had been shown at once', () => {
@@ -155,7 +156,12 @@ test('a streamed reply ends up exactly as if it had been shown at once', () => {
       const { below } = random(seed * 100 + at);
       const box = window.document.createElement('div');
       const stream = new markdown.StreamRenderer(box, { now: () => 0 });
-      for (let end = 0; end < text.length; end += 1 + below(6 * seed * seed)) stream.update(text.slice(0, end));
+      for (let end = 0; end < text.length; end += 1 + below(6 * seed * seed)) {
+        stream.update(text.slice(0, end));
+        const fresh = window.document.createElement('div');
+        new markdown.StreamRenderer(fresh).update(text.slice(0, end));
+        assert.equal(uncolored(box), uncolored(fresh), `document ${at}, seed ${seed}, ${JSON.stringify(text.slice(0, end))}`);
+      }
       stream.finish(text);
       assert.equal(plain(box), plain(rendered(text)), `document ${at}, seed ${seed}`);
     }
@@ -163,7 +169,43 @@ test('a streamed reply ends up exactly as if it had been shown at once', () => {
 });
 
 /** @param {HTMLElement} box its markup without line breaks between blocks, which nobody sees */
-const plain = (box) => box.innerHTML.replace(/>\s+</g, '><').replace(/<!--.*?-->/g, '').trim();
+const plain = (box) => flat(box.innerHTML);
+
+/** @param {string} html */
+const flat = (html) => html.replace(/>\s+</g, '><').replace(/<!--.*?-->/g, '').trim();
+
+/** @param {HTMLElement} box colors may come a little later */
+const uncolored = (box) => flat(box.innerHTML.replace(/<\/?span[^>]*>/g, ''));
+
+test('of a block that grows only the end is touched: the last item, the last row, the last piece of code', () => {
+  /** @type {[start: string, rest: string, selector: string][]} */
+  const cases = [
+    ['- one\n- two\n- thr', 'ee\n- four', 'li'],
+    ['| a |\n|---|\n| 1 |\n| 2 |\n| 3', ' |\n| 4 |\n', 'tbody tr'],
+  ];
+  for (const [start, rest, selector] of cases) {
+    const box = window.document.createElement('div');
+    const stream = new markdown.StreamRenderer(box);
+    stream.update(start);
+    const before = [...box.querySelectorAll(selector)];
+    before[0].setAttribute('data-mark', 'untouched');
+    stream.update(start + rest);
+    const after = [...box.querySelectorAll(selector)];
+    assert.deepEqual([before.length, after.length], [3, 4]);
+    assert.equal(after[0].getAttribute('data-mark'), 'untouched', 'not even looked at');
+  }
+  let now = 0;
+  const box = window.document.createElement('div');
+  const stream = new markdown.StreamRenderer(box, { now: () => now });
+  stream.update('```js\nconst a = 1;');
+  assert.equal(box.querySelectorAll('.hljs-keyword').length, 1);
+  stream.update('```js\nconst a = 1;\nconst b = 2;');
+  assert.equal(box.querySelector('code')?.textContent, 'const a = 1;\nconst b = 2;');
+  assert.equal(box.querySelectorAll('.hljs-keyword').length, 1, 'colors wait');
+  now = 1000;
+  stream.update('```js\nconst a = 1;\nconst b = 2;\nconst');
+  assert.equal(box.querySelectorAll('.hljs-keyword').length, 3, 'and come');
+});
 
 test('finished blocks are left alone while the reply grows', () => {
   const text = documents[0];

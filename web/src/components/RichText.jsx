@@ -14,7 +14,7 @@ export function RichText({ id, text, live }) {
   const app = useApp();
   const ui = useUi();
   const place = useRef(/** @type {HTMLDivElement | null} */ (null));
-  const stream = useRef(/** @type {import('../markdown.js').StreamRenderer | null} */ (null));
+  const stream = useRef(/** @type {import('../growing.js').StreamRenderer | null} */ (null));
   const formatted = useRef(/** @type {string | null} */ (null));
   /** False as soon as the reply has ended, also for a frame that was asked for before. */
   const growing = useRef(live);
@@ -73,8 +73,10 @@ export function RichText({ id, text, live }) {
     if (!element || !live) return undefined;
     let frame = 0;
     let notBefore = 0;
+    /** @type {Set<import('../growing.js').Tool>} fetched at most once */
+    const asked = new Set();
     let latest = app.state.live?.id === id ? app.state.live.text : text;
-    /** @type {typeof import('../markdown.js') | null} */
+    /** @type {typeof import('../growing.js') | null} */
     let markdown = null;
     const paint = () => {
       frame = 0;
@@ -89,12 +91,13 @@ export function RichText({ id, text, live }) {
         element.classList.add('rich');
       }
       stream.current.update(latest);
-      if (stream.current.missing.size > 0) {
-        void loadTools(stream.current.missing).then(() => {
+      const missing = [...stream.current.missing].filter((tool) => !asked.has(tool));
+      if (missing.length > 0) {
+        for (const tool of missing) asked.add(tool);
+        void loadTools(missing).then(() => {
           stream.current?.refresh();
           schedule();
         });
-        stream.current.missing.clear();
       }
       // On a slow machine typing and scrolling come first: formatting takes at most half of the time.
       const spent = performance.now() - start;
