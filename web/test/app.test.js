@@ -8,7 +8,7 @@ import { Api } from '../src/api.js';
 import { App } from '../src/app.js';
 import { copyOf, titleOf } from '../src/chats.js';
 import { parseImport, toJson, toMarkdown } from '../src/export.js';
-import { importFiles, importSettings } from '../src/files.js';
+import { exportAll, exportChat, importFiles, importSettings, isExport, readTextFiles } from '../src/files.js';
 import { Store } from '../src/store.js';
 
 /** @type {import('../../tests/browser/fake-server.mjs').Fake} */
@@ -702,6 +702,59 @@ test('every file of an import is reported, and one that is too large is not read
   assert.equal(app.state.toasts[0].values.reason, 'it is too large.');
   await importSettings(app, new File(['{"temperature": 0.5, "nonsense": 1}'], 's.json'));
   assert.deepEqual([app.settings.temperature, app.state.toasts[0].values.count], [0.5, 1]);
+});
+
+test('files are read as text, counted, and sent; what is none is refused', async () => {
+  const app = await started();
+  await ready(app);
+  const big = new File(['x'], 'big.txt');
+  Object.defineProperty(big, 'size', { value: 2 * 1024 * 1024 });
+  const { files, refused } = await readTextFiles([new File(['one two'], 'notes.txt'), new File([Uint8Array.of(0x89, 0, 0xff)], 'picture.png')]);
+  assert.deepEqual([files, refused], [[{ name: 'notes.txt', text: 'one two' }], { key: 'composer.onlyText', values: { name: 'picture.png' } }]);
+  assert.equal((await readTextFiles([big])).refused?.key, 'composer.tooLarge');
+  app.drafts.setFiles(files);
+  await until(app, (state) => state.files[0]?.tokens === 2);
+  await say(app, '');
+  assert.equal(fake.requests[0].messages[0].content, 'notes.txt\n```\none two\n```');
+  assert.deepEqual(app.messages.path[0].files, [{ name: 'notes.txt', text: 'one two' }], 'without what was only counted');
+  assert.equal(app.state.conversation.title, 'notes.txt');
+});
+
+/** What is downloaded while `act` runs. @param {() => Promise<void>} act @returns {Promise<{ name: string, text: string }[]>} */
+async function downloads(act) {
+  /** @type {{ name: string, text: string }[]} */
+  const found = [];
+  const { document, URL: { createObjectURL } } = globalThis;
+  /** @type {Blob[]} */
+  const blobs = [];
+  URL.createObjectURL = (/** @type {any} */ blob) => `blob:${blobs.push(blob)}`;
+  const link = () => ({ href: '', download: '', click() { found.push({ name: this.download, text: this.href }); } });
+  globalThis.document = /** @type {any} */ ({ createElement: link });
+  try {
+    await act();
+  } finally {
+    globalThis.document = document;
+    URL.createObjectURL = createObjectURL;
+  }
+  return Promise.all(found.map(async ({ name, text }) => ({ name, text: await blobs[Number(text.slice(5)) - 1].text() })));
+}
+
+test('one chat or all can be saved as files', async () => {
+  const app = await started();
+  await say(app, 'say Größe: 5 <b>');
+  const { id } = app.state.conversation;
+  const one = await downloads(() => exportChat(app, id, 'json'));
+  const markdown = await downloads(() => exportChat(app, id, 'markdown'));
+  assert.deepEqual(await downloads(() => exportChat(app, 'gone', 'json')), []);
+  assert.equal(one[0].name, 'say-Größe-5-b.json');
+  assert.equal(parseChats(one[0].text)[0].messages.length, 2);
+  assert.equal(markdown[0].name, 'say-Größe-5-b.md');
+  assert.ok(markdown[0].text.includes('## Gemma\n\nGröße: 5 <b>\n'));
+  const [all] = await downloads(() => exportAll(app));
+  assert.match(all.name, /^gemma2-chats-\d{4}-\d\d-\d\d\.json$/);
+  assert.equal(parseChats(all.text).length, 1);
+  assert.equal(await isExport(new File([all.text], all.name)), true);
+  assert.equal(await isExport(new File(['{}'], 'other.json')), false);
 });
 
 test('an imported chat never replaces messages that are stored', async () => {
