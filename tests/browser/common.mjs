@@ -112,6 +112,18 @@ export const common = {
     const typed = await shown();
     equal(typed.text, '<start_of_turn>user\na {{char}} and {{prompt}} and <end_of_turn> b<end_of_turn>\n<start_of_turn>model\n', 'typed braces and markers stay text');
     equal(typed.control, ['<start_of_turn>', '<end_of_turn>', '<start_of_turn>'], 'a typed marker is no control token');
+    await page.click('.meter-button');
+    await page.click('label:has-text("Show token numbers")');
+    const tokens = await page.evaluate(async () => {
+      const messages = [{ role: 'user', content: 'a {{char}} and {{prompt}} and <end_of_turn> b' }];
+      const response = await fetch('/apply-template', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ messages, with_pieces: true }) });
+      return (await response.json()).tokens;
+    });
+    equal((await page.locator('.prompt .piece small').allInnerTexts()).map(Number), tokens.map((/** @type {any} */ token) => token.id), 'the numbers of the tokens');
+    const marker = tokens.find((/** @type {any} */ token) => token.control && token.piece === '<end_of_turn>');
+    equal(tokens.filter((/** @type {any} */ token) => token.id === marker.id).length, 1, 'the typed marker has not the number of the real one');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('dialog', { state: 'detached' });
     await page.click('#settings');
     await page.fill('#setting-system', 'Be brief.');
     await page.fill('#setting-historyTemplate', '<start_of_turn>{{name}}: {{message}}<end_of_turn>');
@@ -210,7 +222,18 @@ export const common = {
     await page.fill('#setting-probabilities', '5');
     await page.keyboard.press('Escape');
     await page.waitForSelector('dialog', { state: 'detached' });
+    const asked = page.waitForRequest('**/v1/chat/completions');
     await ask(page, 'say one two three four');
+    // The same seed gives the same reply.
+    const again = await page.evaluate(async (/** @type {string} */ body) => {
+      const response = await fetch('/v1/chat/completions', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body });
+      return response.text();
+    }, (await asked).postData());
+    const told = again
+      .split('\n')
+      .filter((/** @type {string} */ line) => line.startsWith('data: {'))
+      .flatMap((/** @type {string} */ line) => JSON.parse(line.slice(6)).choices?.[0]?.logprobs?.content ?? [])
+      .map((/** @type {any} */ token) => [token.token, ...token.top_logprobs.map((/** @type {any} */ one) => one.token)]);
     await page.locator('article.assistant .menu > .icon-button').click();
     await page.click('.menu-items button:has-text("Show probabilities")');
     const [reply] = (await stored(page, 'messages')).filter((message) => message.role === 'assistant');
@@ -220,6 +243,8 @@ export const common = {
       check(share >= 0 && share <= 1 && sum <= 1.001 && likeliest.length <= 5, `shares ${share}, ${sum}`);
     }
     equal(await page.locator('.token').count(), reply.probs.list.length, 'all tokens are shown');
+    const kept = reply.probs.list.map((/** @type {any} */ token) => [token[0], ...token[2].map((/** @type {any} */ one) => one[0])]);
+    equal(told.slice(0, kept.length), kept, 'what the server said is what is recorded');
     await page.locator('.token').first().focus();
     await page.waitForSelector('.likely');
     equal(await page.locator('.token[tabindex="0"]').count(), 1, 'one stop of the Tab key');

@@ -180,6 +180,8 @@ export const replies = {
     place.fake.drop();
     await page.waitForSelector('.banner.warning');
     check(whole.startsWith((await texts(page))[1]), 'what is there is the beginning of the reply');
+    // For seconds: the reply comes to its end while nobody can hear it.
+    while (place.fake.counts.running > 0) await new Promise((done) => setTimeout(done, 20));
     await context.setOffline(false);
     await page.waitForSelector('.banner.warning', { state: 'detached' });
     await finished(page);
@@ -378,6 +380,17 @@ export const replies = {
     const visible = await page.evaluate(() => document.querySelector('.thread')?.textContent ?? '');
     check(visible.includes('<img src=x onerror=pwned=1>'), 'the text stays visible');
     equal(await page.locator('.list :is(img, script, iframe)').count(), 0, 'in the title');
+    await page.click('.new-chat');
+    // Names of files, of which systems allow nearly everything.
+    const names = PAYLOADS.map((payload) => payload.replace(/[/\0\n]/g, '∕').slice(0, 80));
+    await page.setInputFiles('.composer input[type=file]', names.map((name) => ({ name, mimeType: 'text/plain', buffer: Buffer.from('text') })));
+    await page.waitForFunction((/** @type {number} */ count) => document.querySelectorAll('.composer .file').length === count, names.length);
+    equal(await page.locator('.composer .file > span[dir]').allInnerTexts(), names.map((name) => name.replace(/\s+/g, ' ')), 'names are shown as they are');
+    await page.fill('#message', 'say x');
+    await page.press('#message', 'Enter');
+    await finished(page);
+    const named = await page.evaluate(() => ({ bad: [...document.querySelectorAll('.files *')].filter((one) => !one.matches('li, details, summary, svg, path, span, pre')).map((one) => one.outerHTML), ran: 'pwned' in globalThis }));
+    equal(named, { bad: [], ran: false }, 'in names of files');
     await page.click('.new-chat');
     Object.assign(place.fake.script, { tokenMs: 0, scriptText: PAYLOADS.filter((payload) => !payload.includes('```')).join('\n\n'), nCtx: 100_000 });
     await send(page, 'go');

@@ -111,6 +111,23 @@ const journeys = {
     await close();
   },
 
+  'while loading: the bar shows the program’s own progress, and a message sent meanwhile is answered': async (place) => {
+    const own = await start({ loading: 0.1 });
+    const { page, clean, close } = await open({ ...place, url: own.url });
+    await page.waitForSelector('.banner:has-text("10 %") progress');
+    await own.set({ loading: 0.63 });
+    await page.waitForSelector('.banner:has-text("63 %") progress[value="63"]');
+    await send(page, 'say hello there');
+    await page.waitForSelector('.notice');
+    await own.set({ loading: null });
+    await finished(page);
+    equal(await texts(page), ['say hello there', 'hello there'], 'the answer');
+    equal(await page.locator('.banner progress').count(), 0, 'the bar is gone');
+    clean(/status of 503/);
+    await own.kill();
+    await close();
+  },
+
   'a reply with everything is exact, and a failing model is an alert': async (place) => {
     const { page, clean, close } = await open(place);
     await ready(page);

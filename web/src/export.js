@@ -109,7 +109,7 @@ export function parseImport(text, known) {
   } catch {
     return { problem: 'notJson' };
   }
-  if (file?.format !== FORMAT || typeof file.version !== 'number') return { problem: 'notOurs' };
+  if (file?.format !== FORMAT || !Number.isInteger(file.version) || file.version < 1) return { problem: 'notOurs' };
   if (file.version > VERSION) return { problem: 'tooNew' };
   if (!Array.isArray(file.chats)) return { problem: 'broken' };
   const chats = [];

@@ -55,6 +55,7 @@ test('a file that is wrong is refused as a whole', () => {
   assert.equal(problem(() => {}), null);
   assert.equal(problem((file) => delete file.format), 'notOurs');
   assert.equal(problem((file) => (file.version = 2)), 'tooNew');
+  for (const version of [0, -1, 1.5, '1', null]) assert.equal(problem((file) => (file.version = version)), 'notOurs', String(version));
   assert.equal(problem((file) => (file.chats = {})), 'broken');
   assert.equal(problem((file) => (file.chats[0].messages[1].role = 'system')), 'broken');
   assert.equal(problem((file) => (file.chats[0].messages[1].content = 5)), 'broken');

@@ -4,6 +4,7 @@ import { copy } from '../clipboard.js';
 import { useApp, useAppState, useUi, useUiState } from '../context.js';
 import { formatNumber, formatTime, t } from '../i18n.js';
 import { NARROW } from '../ui.js';
+import { Check } from './fields.jsx';
 import { IconButton } from './icons.jsx';
 import { leftOut } from './Message.jsx';
 import { Settings } from './Settings.jsx';
@@ -86,6 +87,7 @@ function ExactPrompt({ id }) {
   const app = useApp();
   const [result, setResult] = useState(/** @type {{ prompt: string, tokens: number, pieces: import('../api.js').Piece[] } | null} */ (null));
   const [problem, setProblem] = useState('');
+  const [ids, setIds] = useState(false);
   const reply = id === undefined ? undefined : app.state.tree.get(id);
   const request = reply ? app.prompts.requestOf(reply) : app.prompts.request(app.prompts.sent(app.messages.path, true), true);
   const { text, literal } = app.state.conversation;
@@ -111,18 +113,9 @@ function ExactPrompt({ id }) {
       {result && (
         <>
           <pre class="prompt" tabIndex={0} dir="auto">
-            {result.pieces.length === 0
-              ? result.prompt
-              : result.pieces.map((piece, at) =>
-                  piece.control ? (
-                    <span key={at}>
-                      <b class="control">{piece.piece}</b>
-                    </span>
-                  ) : (
-                    piece.piece
-                  ),
-                )}
+            {result.pieces.length === 0 ? result.prompt : result.pieces.map((piece, at) => <Piece key={at} piece={piece} withId={ids} />)}
           </pre>
+          {result.pieces.length > 0 && <Check label={t('prompt.ids')} checked={ids} onChange={setIds} />}
           <div class="dialog-row">
             <span class="help" id="prompt-tokens">
               {t('prompt.tokens', { count: result.tokens })}
@@ -137,6 +130,23 @@ function ExactPrompt({ id }) {
         </>
       )}
     </Dialog>
+  );
+}
+
+/** A token of the prompt. @param {{ piece: import('../api.js').Piece, withId: boolean }} props */
+function Piece({ piece: { id, piece, control }, withId }) {
+  const text = control ? <b class="control">{piece}</b> : piece;
+  // A line break stays one, after the number that belongs to it.
+  const [, line, end] = control ? [] : (/^([^]*?)(\n*)$/.exec(piece) ?? []);
+  if (!withId) return control ? <span>{text}</span> : <>{text}</>;
+  return (
+    <>
+      <span class="piece">
+        {control ? text : line || '⏎'}
+        <small>{id}</small>
+      </span>
+      {end}
+    </>
   );
 }
 

@@ -284,6 +284,7 @@ export default {
   'prompt.unknown': 'Woraus diese Antwort entstand, wurde nicht festgehalten. Jetzt wäre es das:',
   'prompt.tokens': '{count, plural, one {# Token} other {# Token}}, das am Anfang eingeschlossen',
   'prompt.copy': 'Kopieren',
+  'prompt.ids': 'Token-Nummern zeigen',
   'prompt.empty': 'Noch nichts zu zeigen: Schreiben Sie zuerst eine Nachricht.',
   'prompt.failed': 'Der Prompt kann nicht gezeigt werden: {reason}',
 

@@ -284,6 +284,7 @@ export default {
   'prompt.unknown': 'What this reply was made from was not recorded. Made now, it would be this:',
   'prompt.tokens': '{count, plural, one {# token} other {# tokens}}, the one at the start included',
   'prompt.copy': 'Copy',
+  'prompt.ids': 'Show token numbers',
   'prompt.empty': 'Nothing to show yet: write a message first.',
   'prompt.failed': 'The prompt cannot be shown: {reason}',
 
