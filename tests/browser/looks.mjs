@@ -157,6 +157,11 @@ export const looks = {
     equal(await page.evaluate(() => document.activeElement?.getAttribute('aria-label')), 'More actions', 'after a dialog behind a dialog');
     await page.click('#menu');
     await isOpen(true);
+    await page.locator('.entry .menu > .icon-button').click();
+    await page.click('.menu-items button:has-text("Delete")');
+    await page.waitForSelector('.entry', { state: 'detached' });
+    await page.click('.toast button:has-text("Undo")');
+    await page.waitForSelector('.entry');
     await page.setViewportSize({ width: 1280, height: 800 });
     await isOpen(false);
     await page.fill('#message', 'the page can be used');

@@ -241,6 +241,9 @@ function decorate(content) {
     pre.tabIndex = 0;
     figure.append(caption, pre);
   }
+  for (const item of content.querySelectorAll('li')) {
+    if (/^\s*[☐☑] /.test(item.textContent ?? '')) item.classList.add('task');
+  }
   for (const table of content.querySelectorAll('table')) {
     const box = page.createElement('div');
     box.className = 'table';

@@ -7,6 +7,7 @@ import { search } from '../search.js';
 import { busy } from '../state.js';
 import { Gem, Icon, IconButton } from './icons.jsx';
 import { Menu } from './Menu.jsx';
+import { Toasts } from './Toasts.jsx';
 
 const DAY_MS = 86_400_000;
 
@@ -99,6 +100,7 @@ export function ChatList() {
         </div>
       </nav>
       {drawer && <div class="shade" onClick={() => ui.set({ drawer: false })} />}
+      {drawer && <Toasts />}
     </>
   );
 }

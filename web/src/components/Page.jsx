@@ -14,8 +14,8 @@ export function Page() {
   useLanguage();
   const list = useUiState((ui) => ui.list);
   const drawer = useUiState((ui) => ui.drawer);
-  // Nothing behind a dialog can be clicked: what is open shows the notes itself.
-  const modal = useUiState((ui) => ui.dialog !== null);
+  // Nothing behind a dialog or the drawer can be clicked: what is open shows the notes itself.
+  const covered = useUiState((ui) => ui.dialog !== null || ui.drawer);
   const raw = useAppState((state) => state.conversation.text !== undefined);
   const id = useAppState((state) => state.conversation.id);
   return (
@@ -28,7 +28,7 @@ export function Page() {
         <Header />
         <Banners />
         {raw ? <RawText key={id} /> : <Thread />}
-        <div class="toast-place">{!modal && <Toasts />}</div>
+        <div class="toast-place">{!covered && <Toasts />}</div>
         {!raw && <Composer />}
       </div>
       <Live />
