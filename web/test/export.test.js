@@ -99,6 +99,8 @@ test('a chat as a page has no script, loads nothing and escapes its title', () =
   assert.ok(page.includes("default-src 'none'"));
   assert.ok(page.includes('Töne &amp; &lt;b&gt;') && page.includes('&lt;i&gt;'));
   assert.ok(!page.includes('<script') && !/(?:src|href)=/.test(page));
+  const body = '<body>\n<h1>Töne &amp; &lt;b&gt;</h1>\n<section>\n<h2>&lt;i&gt;</h2>\n<div dir="auto">\n<p>x</p>\n</div>\n</section>\n</body>\n</html>\n';
+  assert.equal(page.slice(page.indexOf('<body>')), body);
 });
 
 test('a file in which two messages share an id is refused', () => {
