@@ -169,10 +169,12 @@ export async function startFake({ port = 0 } = {}) {
   async function complete(body, reply) {
     requests.push(body);
     const pieces = (script.scriptText ?? formed(body) ?? ' and so it goes on.').match(/\s*\S+|\s+$/g) ?? [];
+    let made = 0;
     for (const content of pieces) {
       if (script.tokenMs > 0) await pause(script.tokenMs);
       if (reply.state !== 'running') return;
-      reply.write({ index: 0, content, stop: false });
+      made += 1;
+      reply.write({ index: 0, content, stop: false, ...(body.timings_per_token ? { timings: { cache_n: 0, prompt_n: 3, predicted_n: made } } : {}) });
     }
     const timings = { prompt_n: 3, prompt_per_second: 100, predicted_n: pieces.length, predicted_per_second: 50 };
     reply.write({ index: 0, content: '', stop: true, truncated: script.dropped > 0, stop_type: 'eos', stop_reason: 'end_of_turn', tokens_predicted: pieces.length, tokens_evaluated: 3, generation_settings: { seed: body.seed }, timings });
@@ -216,8 +218,8 @@ export async function startFake({ port = 0 } = {}) {
       if (reply.state !== 'running') return undefined;
       const likely = (/** @type {string} */ token, /** @type {number} */ share) => ({ id: 1, token, bytes: [...Buffer.from(token)], logprob: Math.log(share) });
       const logprobs = body.logprobs ? { content: [{ ...likely(piece, 0.5), top_logprobs: [likely(piece, 0.5), likely(' other', 0.25), likely('<end_of_turn>', 0.01)] }] } : undefined;
-      frame({ delta: { content: piece }, logprobs });
       made += 1;
+      frame({ delta: { content: piece }, logprobs }, body.timings_per_token ? { timings: { cache_n: 1, prompt_n: prompt.length - 1, predicted_n: made } } : {});
       if (made === 4 && asked.startsWith('fail ')) {
         reply.write({ error: { message: asked.slice(5), type: 'server_error' } });
         reply.end('finished');

@@ -77,6 +77,8 @@ const journeys = {
     await place.server.set({ hold: 200 });
     await send(page, 'count 300');
     await reaches(page, 150);
+    const used = () => Number(/([\d,]+) \//.exec(document.querySelector('.meter-text')?.textContent ?? '')?.[1].replace(',', '')) > 60;
+    await page.waitForFunction(used);
     await page.click('.send.stop');
     await page.waitForSelector('.tag:has-text("stopped")');
     await place.server.set({ hold: 0 });

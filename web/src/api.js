@@ -46,7 +46,8 @@ import { events } from './stream.js';
  * @property {string} id
  * @property {number} offset events of it that have arrived
  *
- * @typedef {{ type: 'prefill', done: number, total: number } | { type: 'text', text: string, token?: import('./tree.js').Token } | End} Reply
+ * @typedef {{ type: 'prefill', done: number, total: number } | { type: 'text', text: string, token?: import('./tree.js').Token, context?: number } | End} Reply `context`:
+ *   tokens of it that are in use with this piece
  */
 
 /** Something the server refused or a connection that broke, in words for a person. */
@@ -242,7 +243,7 @@ export class Api {
 
   /** @param {string} path @param {Record<string, unknown>} body @param {Place} place @param {AbortSignal} signal */
   #begin(path, body, place, signal) {
-    const request = { ...body, stream: true, return_progress: true };
+    const request = { ...body, stream: true, return_progress: true, timings_per_token: true };
     return this.#post(path, request, signal, { 'X-Reply-Id': place.id });
   }
 
@@ -311,7 +312,7 @@ async function* completed(frames) {
   for await (const frame of frames) {
     const progress = frame.prompt_progress;
     if (progress) yield { type: 'prefill', done: number(progress.processed) ?? 0, total: number(progress.total) ?? 0 };
-    if (text(frame.content) !== '') yield { type: 'text', text: frame.content };
+    if (text(frame.content) !== '') yield { type: 'text', text: frame.content, context: inUse(frame.timings) };
     if (frame.stop !== true) continue;
     const reason = frame.stop_reason ?? (frame.stop_type === 'limit' ? 'token_limit' : 'end_of_turn');
     yield {
@@ -348,7 +349,7 @@ async function* chatted(frames) {
     end.dropped = Math.max(end.dropped, number(chunk.dropped_messages) ?? 0);
     const choice = chunk.choices?.[0];
     const piece = choice?.delta?.content;
-    if (typeof piece === 'string' && piece !== '') yield { type: 'text', text: piece, token: readToken(piece, choice.logprobs) };
+    if (typeof piece === 'string' && piece !== '') yield { type: 'text', text: piece, token: readToken(piece, choice.logprobs), context: inUse(chunk.timings) };
     if (choice?.finish_reason) {
       end.seed = number(choice.seed);
       end.reason = choice.stop_reason ?? (choice.finish_reason === 'length' ? 'token_limit' : 'end_of_turn');
@@ -405,6 +406,12 @@ function pickTimings(raw) {
     if (value !== null) found[key] = value;
   }
   return found;
+}
+
+/** Tokens of the context: what was read, what was still in the cache, what was written. @param {any} timings @returns {number | undefined} */
+function inUse(timings) {
+  const parts = [timings?.prompt_n, timings?.cache_n, timings?.predicted_n].map(number);
+  return parts.includes(null) ? undefined : parts.reduce((/** @type {number} */ sum, part) => sum + Number(part), 0);
 }
 
 /** @param {unknown} value @returns {number | null} */

@@ -115,6 +115,12 @@ export class Prompts {
     if (quoted !== undefined) app.drafts.set(`${quoted}\n\n${draft}`);
   }
 
+  /** The context fills while a reply is written into it. @param {string} conversation @param {number} used as the server counts */
+  used(conversation, used) {
+    const { state } = this.app;
+    if (conversation === state.conversation.id) this.app.set({ meter: { ...state.meter, used } });
+  }
+
   /** @param {Message[]} path @param {boolean} withDraft @returns {Kept} */
   #choice(path, withDraft) {
     const { sendFrom } = this.app.state.conversation;

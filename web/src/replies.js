@@ -37,6 +37,7 @@ import * as trees from './tree.js';
  */
 
 const SAVE_EVERY_MS = 500;
+const METER_EVERY_MS = 250;
 
 /** Where it is stored which message is being written. */
 const WRITING = 'writing';
@@ -358,6 +359,7 @@ export class Replies {
     const speed = new Speed();
     const started = app.now();
     let saved = started;
+    let metered = started;
     /** @type {Outcome | null} */
     let outcome = null;
     try {
@@ -379,6 +381,10 @@ export class Replies {
           if (event.token) job.keep(event.token);
           app.event({ type: 'token' });
           for (const listener of app.streamListeners) listener(live);
+          if (event.context !== undefined && now - metered >= METER_EVERY_MS) {
+            metered = now;
+            app.prompts.used(live.conversation, event.context);
+          }
           if (now - saved >= SAVE_EVERY_MS) {
             saved = now;
             job.save();

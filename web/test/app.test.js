@@ -265,6 +265,24 @@ test('the meter is the server’s count, with what is typed', async () => {
   assert.equal(app.state.meter.used, counted.tokens);
 });
 
+test('the meter grows with the reply, and never shows another chat’s', async () => {
+  fake.script.tokenMs = 12;
+  const app = await started();
+  let clock = 0;
+  app.now = () => (clock += 100);
+  await ready(app);
+  app.drafts.set('count 30');
+  const running = app.replies.send();
+  const prompt = 13;
+  await until(app, (state) => (state.meter.used ?? 0) > prompt + 5 && state.live !== null);
+  assert.equal((app.state.meter.used ?? 0) <= prompt + 30, true);
+  app.chats.create();
+  const seen = new Set();
+  app.subscribe(() => void seen.add(app.state.meter.used));
+  await running;
+  assert.deepEqual([...seen], [0], 'an empty chat');
+});
+
 test('stopping keeps the text so far, and continuing goes on in the same turn', async () => {
   fake.script.tokenMs = 5;
   const app = await started();
