@@ -74,14 +74,14 @@ const journeys = {
   'stop: the slot becomes free, and Continue appends to the same turn': async (place) => {
     const { page, clean, close } = await open(place);
     await ready(page);
-    await place.server.set({ hold: 200 });
+    await place.server.set({ hold: 200, step_ms: 10 });
     await send(page, 'count 300');
     await reaches(page, 150);
     const used = () => Number(/([\d,]+) \//.exec(document.querySelector('.meter-text')?.textContent ?? '')?.[1].replace(',', '')) > 60;
     await page.waitForFunction(used);
     await page.click('.send.stop');
     await page.waitForSelector('.tag:has-text("stopped")');
-    await place.server.set({ hold: 0 });
+    await place.server.set({ hold: 0, step_ms: 0 });
     await page.evaluate(async () => {
       for (let busy = true; busy; ) busy = (await (await fetch('/slots')).json()).some((/** @type {any} */ slot) => slot.is_processing);
     });

@@ -55,6 +55,8 @@ if (typed !== '') history.replaceState(null, '', location.pathname + location.ha
 // Asked while the store is opened: the model's name is there sooner.
 app.connection.begin();
 void Store.open().then((store) => app.start(store, { open: typed === '' ? lastOpen() : null, typed }));
+// Somebody comes back to this window, perhaps from the one in which the program was started again.
+for (const name of ['focus', 'online']) addEventListener(name, () => app.connection.checkNow());
 document.addEventListener('visibilitychange', () => {
   if (document.visibilityState === 'visible') app.connection.checkNow();
 });
