@@ -55,7 +55,8 @@ export async function launch() {
 export async function openPage(browser, url, { path = '', context: contextOptions = {}, init } = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...contextOptions });
   const page = await context.newPage();
-  page.setDefaultTimeout(15_000);
+  // Patience, not a promise: a busy machine must not look like a broken page.
+  page.setDefaultTimeout(60_000);
   /** @type {string[]} */
   const problems = [];
   const { origin } = new URL(url);
