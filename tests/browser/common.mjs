@@ -6,7 +6,7 @@
 import { readFile } from 'node:fs/promises';
 import { request } from 'node:http';
 
-import { ask, chatFile, check, equal, finished, importFile, openPage, ready, send, stored, texts } from './harness.mjs';
+import { ask, chatFile, check, dismiss, equal, finished, importFile, openPage, ready, send, stored, texts } from './harness.mjs';
 import { PAYLOADS } from './payloads.mjs';
 
 /** @typedef {import('./harness.mjs').Watched} Watched */
@@ -150,7 +150,7 @@ export const common = {
     for (const turns of [2, 5]) {
       const list = Array.from({ length: turns - 1 }, (_, at) => [{ role: 'user', content: `question ${at}` }, { role: 'assistant', content: `answer ${at}` }]).flat();
       await importFile(page, chatFile(list, `${turns} turns`).replaceAll('"imported"', `"imported${turns}"`).replaceAll('"i0', `"i${turns}`));
-      await page.click('.toast [aria-label="Close"]');
+      await dismiss(page);
       await page.click(`.entry-open:has-text("${turns} turns")`);
       await page.waitForSelector('article.assistant');
       await page.fill('#message', ' the last one\n');

@@ -154,6 +154,9 @@ export async function importFile(page, text, name = 'chats.json') {
   await page.waitForSelector('.toast');
 }
 
+/** Closes the note at the bottom, unless it has gone by itself. @param {Page} page */
+export const dismiss = (page) => page.evaluate(() => /** @type {HTMLElement | null} */ (document.querySelector('.toast [aria-label="Close"]'))?.click());
+
 /** The text of all shown messages. @param {Page} page @returns {Promise<string[]>} */
 export const texts = (page) => page.locator('article.message .text').allInnerTexts();
 

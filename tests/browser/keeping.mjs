@@ -3,7 +3,7 @@
 import { readFile } from 'node:fs/promises';
 
 import { open } from './common.mjs';
-import { ask, chatFile, check, equal, importFile, ready, stored, texts } from './harness.mjs';
+import { ask, chatFile, check, dismiss, equal, importFile, ready, stored, texts } from './harness.mjs';
 
 /** @typedef {import('./common.mjs').Place & { fake: import('./fake-server.mjs').Fake }} Place */
 
@@ -38,13 +38,13 @@ export const keeping = {
     await importFile(page, file);
     check((await page.innerText('.toast')).includes('1 was there already'), 'duplicates are skipped');
     for (const broken of ['{', '{"format":"other"}', file.slice(0, -10), file.replace('"version": 1', '"version": 9'), file.replace('"role": "user"', '"role": "root"')]) {
-      await page.click('.toast [aria-label="Close"]');
+      await dismiss(page);
       await importFile(page, broken, 'broken.json');
       check((await page.innerText('.toast')).includes('was not imported'), `refused: ${broken.slice(0, 20)}`);
     }
     equal([await stored(page, 'conversations'), await stored(page, 'messages')], before, 'nothing changed');
     await context.clearCookies();
-    await page.click('.toast [aria-label="Close"]');
+    await dismiss(page);
     await page.locator('.entry .menu > .icon-button').click();
     await page.click('.menu-items button:has-text("Delete")');
     await page.waitForFunction(() => document.querySelectorAll('.entry').length === 0);

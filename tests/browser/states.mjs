@@ -1,6 +1,6 @@
 /** Every state of the page that a person can be in, one after the other: for pictures and for the accessibility audit. */
 
-import { ask, chatFile, finished, importFile, ready, send, settled } from './harness.mjs';
+import { ask, chatFile, dismiss, finished, importFile, ready, send, settled } from './harness.mjs';
 
 /**
  * @typedef {{ page: any, server: { set: (changed: Record<string, unknown>) => Promise<void>, kill: () => Promise<void> }, narrow: boolean }} Place
@@ -114,7 +114,7 @@ export async function walk({ page, server, narrow }, visit) {
   await visit('list');
   await page.click('.entry-open:has-text("old town")');
   await page.waitForSelector('article');
-  await page.click('.toast [aria-label="Close"]');
+  await dismiss(page);
   await page.waitForSelector('.meter:is(.red, .full)');
   await send(page, 'say And what comes next?');
   await page.waitForSelector('.failure');

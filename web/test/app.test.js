@@ -257,7 +257,7 @@ test('a raw text of which the model no longer read all says so', async () => {
 test('the meter is the server’s count, with what is typed', async () => {
   const app = await started();
   await say(app, 'say one two');
-  await until(app, (state) => (state.meter.used ?? 0) > 0);
+  await app.prompts.counter.now();
   const used = Number(app.state.meter.used);
   app.drafts.set('four more words here');
   await until(app, (state) => Number(state.meter.used) > used);
