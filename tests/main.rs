@@ -8,6 +8,8 @@ mod chat;
 mod cli;
 mod embeddings;
 mod engine;
+#[cfg(unix)]
+mod functions;
 mod golden;
 #[cfg(target_os = "linux")]
 mod load;

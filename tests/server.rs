@@ -2,6 +2,7 @@
 
 mod anthropic;
 mod constraint;
+mod dialects;
 mod embeddings;
 mod guard;
 mod hostile;

@@ -12,7 +12,7 @@
 //!
 //! [`grammar`] is the language of such a block, and [`Reader`] takes one apart while it is being written.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// How a reply that calls functions begins.
 pub const MARKER: &str = "```tool_call\n";
@@ -42,6 +42,13 @@ pub struct Call {
     pub name: String,
     /// A JSON object.
     pub arguments: String,
+}
+
+impl Call {
+    /// The arguments, taken apart; none where the reply was cut off within them.
+    pub fn object(&self) -> Option<Map<String, Value>> {
+        serde_json::from_str(&self.arguments).ok()
+    }
 }
 
 /// What a model is told of the functions it may call. `is_required`: it has to call one. `one_only`: not several at once.
@@ -80,13 +87,14 @@ pub fn calls(calls: &[Call]) -> String {
     format!("{MARKER}{}{FENCE}", calls.iter().map(line).collect::<String>())
 }
 
-/// What a function returned, for the next user turn.
-pub fn result(name: Option<&str>, content: &str) -> String {
+/// What a function returned, or how it failed, for the next user turn.
+pub fn result(name: Option<&str>, content: &str, has_failed: bool) -> String {
+    let mut line = json!({});
+    if let Some(name) = name {
+        line["name"] = json!(name);
+    }
     let value = serde_json::from_str(content).unwrap_or_else(|_| Value::from(content));
-    let line = match name {
-        Some(name) => json!({ "name": name, "result": value }),
-        None => json!({ "result": value }),
-    };
+    line[if has_failed { "error" } else { "result" }] = value;
     format!("```tool_result\n{line}\n{FENCE}")
 }
 
@@ -133,6 +141,23 @@ pub enum Part {
     Call(String),
     /// More of the arguments of the call that began last.
     Arguments(String),
+}
+
+/// The text and the calls of a whole reply.
+pub fn take_apart(reply: &str) -> (String, Vec<Call>) {
+    let mut reader = Reader::default();
+    let mut parts = reader.push(reply);
+    parts.extend(reader.finish());
+    let (mut text, mut calls) = (String::new(), Vec::<Call>::new());
+    for part in parts {
+        match (part, calls.last_mut()) {
+            (Part::Text(more), _) => text.push_str(&more),
+            (Part::Call(name), _) => calls.push(Call { name, arguments: String::new() }),
+            (Part::Arguments(more), Some(call)) => call.arguments.push_str(&more),
+            (Part::Arguments(_), None) => {}
+        }
+    }
+    (text, calls)
 }
 
 /// Takes a reply apart while it is written.

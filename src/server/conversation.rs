@@ -149,16 +149,23 @@ impl Conversation {
 /// # Errors
 /// 400 that names the message and the field; none at all.
 pub fn messages(fields: &Fields) -> Result<Vec<Message>, ApiError> {
-    let list = match fields.get("messages") {
-        None => return Err(missing("messages")),
+    alternating(list(fields)?)
+}
+
+/// `messages` as they are.
+///
+/// # Errors
+/// 400: there are none.
+pub fn list(fields: &Fields) -> Result<&[Value], ApiError> {
+    match fields.get("messages") {
+        None => Err(missing("messages")),
         Some(Value::Array(list)) if list.is_empty() => {
             let error = ApiError::invalid(Some("messages".to_owned()), "`messages` must not be empty");
-            return Err(error.coded("empty_array"));
+            Err(error.coded("empty_array"))
         }
-        Some(Value::Array(list)) => list,
-        Some(other) => return Err(wrong("messages", "a list", other)),
-    };
-    alternating(list)
+        Some(Value::Array(list)) => Ok(list),
+        Some(other) => Err(wrong("messages", "a list", other)),
+    }
 }
 
 /// The messages, where what functions returned becomes part of the user turn that follows, or one of its own.
@@ -199,8 +206,9 @@ fn result(index: usize, value: &Value, names: &HashMap<&str, &str>) -> Result<Me
         Some(Value::String(id)) => Some(id.as_str()),
         Some(other) => return Err(wrong(&format!("{at}.tool_call_id"), "a string", other)),
     };
-    let name = value["name"].as_str().or_else(|| names.get(id?).copied());
-    Ok(Message { role: "user".into(), content: tools::result(name, &content) })
+    let told = ["name", "tool_name"].iter().find_map(|field| value[*field].as_str());
+    let name = told.or_else(|| names.get(id?).copied());
+    Ok(Message { role: "user".into(), content: tools::result(name, &content, false) })
 }
 
 /// Reads a message, which stands `at` a place in the request.
@@ -211,20 +219,7 @@ pub fn message(at: &str, value: &Value) -> Result<Message, ApiError> {
     let Value::Object(object) = value else {
         return Err(wrong(at, "an object", value));
     };
-    let field = format!("{at}.role");
-    let role = match object.get("role") {
-        None | Some(Value::Null) => return Err(missing(&field)),
-        Some(Value::String(role)) => match role.as_str() {
-            "system" | "developer" => "system",
-            "user" => "user",
-            "assistant" | "model" => "assistant",
-            other => {
-                let message = format!("the role `{other}` is not supported: use system, user, assistant or tool");
-                return Err(ApiError::invalid(Some(field), message).coded("invalid_value"));
-            }
-        },
-        Some(other) => return Err(wrong(&field, "a string", other)),
-    };
+    let role = role(at, value)?;
     if !object.get("function_call").is_none_or(Value::is_null) {
         let message = "`function_call` is not supported by this server: use `tool_calls`";
         return Err(ApiError::invalid(Some(format!("{at}.function_call")), message));
@@ -242,9 +237,34 @@ pub fn message(at: &str, value: &Value) -> Result<Message, ApiError> {
         None | Some(Value::Null) => String::new(),
         given => content(given, &format!("{at}.content"))?,
     };
-    let calls = tools::calls(&calls);
-    let content = if said.trim().is_empty() { calls } else { format!("{}\n{calls}", said.trim_end()) };
-    Ok(Message { role: role.to_owned(), content })
+    Ok(Message { role: role.to_owned(), content: with_calls(&said, &calls) })
+}
+
+/// Who speaks in a message, in our own words.
+///
+/// # Errors
+/// 400 that names the field.
+pub fn role(at: &str, message: &Value) -> Result<&'static str, ApiError> {
+    let field = format!("{at}.role");
+    match &message["role"] {
+        Value::Null => Err(missing(&field)),
+        Value::String(role) => match role.as_str() {
+            "system" | "developer" => Ok("system"),
+            "user" => Ok("user"),
+            "assistant" | "model" => Ok("assistant"),
+            other => {
+                let message = format!("the role `{other}` is not supported: use system, user, assistant or tool");
+                Err(ApiError::invalid(Some(field), message).coded("invalid_value"))
+            }
+        },
+        other => Err(wrong(&field, "a string", other)),
+    }
+}
+
+/// A reply of earlier that called functions, after it perhaps said something.
+pub fn with_calls(said: &str, calls: &[Call]) -> String {
+    let calls = tools::calls(calls);
+    if said.trim().is_empty() { calls } else { format!("{}\n{calls}", said.trim_end()) }
 }
 
 fn content(value: Option<&Value>, field: &str) -> Result<String, ApiError> {
@@ -254,7 +274,7 @@ fn content(value: Option<&Value>, field: &str) -> Result<String, ApiError> {
     }
 }
 
-/// The `tool_calls` of a message.
+/// The `tool_calls` of a message, with arguments as a text or an object.
 fn calls(value: Option<&Value>, field: &str) -> Result<Vec<Call>, ApiError> {
     let list = match value {
         None | Some(Value::Null) => return Ok(Vec::new()),
@@ -267,6 +287,8 @@ fn calls(value: Option<&Value>, field: &str) -> Result<Vec<Call>, ApiError> {
             match &call["function"][name] {
                 Value::Null => Err(missing(&field)),
                 Value::String(text) => Ok(text.clone()),
+                // Ollama's arguments are no text.
+                arguments @ Value::Object(_) if name == "arguments" => Ok(arguments.to_string()),
                 other => Err(wrong(&field, "a string", other)),
             }
         };
@@ -285,20 +307,24 @@ pub fn text(content: &Value, field: &str) -> Result<String, ApiError> {
         Value::Array(parts) => parts,
         other => return Err(wrong(field, "a string or a list of text parts", other)),
     };
-    let mut texts = Vec::with_capacity(parts.len());
-    for (index, part) in parts.iter().enumerate() {
-        match (part["type"].as_str(), part["text"].as_str()) {
-            (Some("text" | "input_text" | "output_text"), Some(text)) => texts.push(text),
-            (Some("text"), None) => return Err(missing(&format!("{field}[{index}].text"))),
-            (kind, _) => {
-                let kind = kind.unwrap_or("?");
-                let message = format!("a part of type `{kind}` is not supported: this model reads text only");
-                let error = ApiError::invalid(Some(format!("{field}[{index}].type")), message);
-                return Err(error.coded("invalid_value"));
-            }
+    let parts = parts.iter().enumerate().map(|(index, part)| text_part(&format!("{field}[{index}]"), part));
+    Ok(parts.collect::<Result<Vec<_>, _>>()?.join("\n"))
+}
+
+/// The text of a part of a content.
+///
+/// # Errors
+/// 400 that names the field, or what the part has instead.
+pub fn text_part<'a>(at: &str, part: &'a Value) -> Result<&'a str, ApiError> {
+    match (part["type"].as_str(), part["text"].as_str()) {
+        (Some("text" | "input_text" | "output_text"), Some(text)) => Ok(text),
+        (Some("text"), None) => Err(missing(&format!("{at}.text"))),
+        (kind, _) => {
+            let kind = kind.unwrap_or("?");
+            let message = format!("a part of type `{kind}` is not supported: this model reads text only");
+            Err(ApiError::invalid(Some(format!("{at}.type")), message).coded("invalid_value"))
         }
     }
-    Ok(texts.join("\n"))
 }
 
 fn templates(fields: &Fields) -> Result<Option<PageTemplates>, ApiError> {

@@ -16,11 +16,11 @@ use super::conversation::Conversation;
 use super::error::{ApiError, Dialect, tidy};
 use super::fields::{Fields, missing, wrong};
 use super::generation::{self, RANDOM_SEED, Replies, Telling, refuse_what_is_not_implemented, run_blocking, token_id};
-use super::openai::tools::Tools;
 use super::overflow::{self, is_truncated};
 use super::selection::Selection;
 use super::slots::act;
 use super::sse::{self, Narrator, frame};
+use super::tools::Tools;
 use super::wire::{PromptProgress, Watch, WirePiece, WireProbability, WireTimings, stop_reason, stopping_word};
 use super::{AppState, Loaded, Ready};
 use crate::chat::PageTemplates;
@@ -200,7 +200,7 @@ struct AppliedTemplate {
 async fn apply_template(Loaded(ready): Loaded, fields: Fields) -> Result<Json<AppliedTemplate>, ApiError> {
     let with_pieces = fields.bool("with_pieces", false)?;
     let mut conversation = Conversation::read(&fields)?;
-    if let Some(tools) = Tools::read(&fields)? {
+    if let Some(tools) = Tools::of_chat(&fields)? {
         conversation.instruct(tools.instructions());
     }
     let prompt = conversation.prompt(&ready).await?;

@@ -35,7 +35,8 @@
 //! - Extensions, for the page and whoever likes them: `templates` (in), `stop_reason`, `stopping_word` and `seed` beside
 //!   `finish_reason`, llama.cpp's `timings`, `timings_per_token` and `return_progress` on every API.
 //! - Gemma 2 knows no functions: `tools` are told in the first user turn, calls and results travel in fenced blocks
-//!   (`chat/tools.rs`), and a reply that begins with such a block comes out as `tool_calls`.
+//!   (`chat/tools.rs`), and a reply that begins with such a block comes out as the calls of the API that was asked
+//!   (`tools.rs`). Where arguments are objects and not texts, a call that was cut off within them is left out.
 //! - 503 carries `Retry-After`: loading (with `progress` and `stage`), a full queue, shutting down.
 
 pub mod anthropic;
@@ -60,6 +61,7 @@ pub mod sandbox;
 mod selection;
 mod slots;
 mod sse;
+mod tools;
 pub mod ui;
 mod wire;
 

@@ -134,7 +134,7 @@ async fn errors_have_anthropic_s_form() {
         ("stop_sequences", json!(vec!["x"; 17])),
         ("stop_sequences", json!(5)),
         ("system", json!(5)),
-        ("tools", json!([{"name": "f", "input_schema": {}}])),
+        ("tools", json!([{"type": "web_search_20250305", "name": "web_search"}])),
         ("tool_choice", json!({"type": "any"})),
         ("output_format", json!({"type": "json_schema"})),
         ("stream", json!("yes")),

@@ -237,7 +237,7 @@ async fn the_models_are_the_one_that_is_loaded() {
     assert_eq!(get(&state, "/api/ps").await.ok()["models"][0]["context_length"], N_CTX);
     for name in ["alphabet-Q6_K", "gemma2", "gemma2:2b", "alphabet-Q6_K:latest"] {
         let body = post(&state, "/api/show", &json!({"model": name})).await.ok();
-        assert_eq!(body["capabilities"], json!(["completion", "embedding"]));
+        assert_eq!(body["capabilities"], json!(["completion", "tools", "embedding"]));
         assert_eq!(body["model_info"]["gemma2.context_length"], 8192);
         assert!(body["template"].as_str().expect("a text").contains("start_of_turn"));
         assert!(body["parameters"].as_str().expect("a text").contains("top_p                          0.9"), "{body}");

@@ -133,7 +133,8 @@ async fn tools_that_cannot_be_used_are_a_400_about_their_field() {
         (function(json!({ "name": "two words" })), "tools[0].function.name"),
         (function(json!({ "name": "f", "description": 5 })), "tools[0].function.description"),
         (function(json!({ "name": "f", "parameters": [] })), "tools[0].function.parameters"),
-        (function(json!({ "name": "f", "parameters": { "type": "thing" } })), "tools"),
+        (function(json!({ "name": "f", "parameters": { "type": "thing" } })), "tools[0].function.parameters"),
+        (function(json!({ "name": "f", "parameters": { "$ref": "#/nowhere" } })), "tools"),
         (json!({ "tools": tools(), "tool_choice": "often" }), "tool_choice"),
         (
             json!({ "tools": tools(), "tool_choice": { "type": "function", "function": { "name": "g" } } }),

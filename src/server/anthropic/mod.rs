@@ -1,4 +1,4 @@
-//! Anthropic's API: messages of text, and how many tokens they are.
+//! Anthropic's API: messages of text and calls of functions, and how many tokens they are.
 //!
 //! - Every model name is answered by the one model that is loaded, and `max_tokens` may be left out.
 //! - Neighboring messages of the same role are one turn. A last message by the assistant is continued.
@@ -6,7 +6,7 @@
 //!   `cache_read_input_tokens`; prompts are cached without being asked to, so `cache_control` has nothing to decide.
 //! - A `thinking` budget is a limit, and this model stays below any: it does not think.
 //! - A conversation that does not fit loses its oldest turns, unless `overflow` says otherwise; answers say `truncated`.
-//! - Not there: `tools`, pictures and documents, `output_format`. They are refused.
+//! - Not there: tools of Anthropic's own (`web_search` …), pictures and documents, `output_format`. They are refused.
 
 mod reply;
 mod request;
@@ -32,15 +32,20 @@ async fn messages(Loaded(ready): Loaded, fields: Fields) -> Result<Response, Api
     let (overflow, may_drop) = overflow::of_chat(&fields)?;
     request.overflow = overflow;
     let stream = fields.bool("stream", false)?;
+    let tools = request::tools(&fields)?;
+    if let Some(tools) = &tools {
+        tools.constrain(&mut request, &ready).await?;
+    }
     let room = overflow::room(may_drop, request.limit, ready.engine.options().n_ctx);
-    let prompt = request::conversation(&fields)?.fitting_prompt(&ready, room).await?;
-    let answer = reply::answer(&ready, prompt, &request, stream).await;
+    let prompt = request::conversation(&fields, tools.as_ref())?.fitting_prompt(&ready, room).await?;
+    let answer = reply::answer(&ready, prompt, &request, tools.is_some(), stream).await;
     answer.map_err(|error| error.about("messages"))
 }
 
 /// `POST /v1/messages/count_tokens`: how long a prompt is.
 async fn count_tokens(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Value>, ApiError> {
     request::refuse(&fields)?;
-    let prompt = request::conversation(&fields)?.prompt(&ready).await?;
+    let tools = request::tools(&fields)?;
+    let prompt = request::conversation(&fields, tools.as_ref())?.prompt(&ready).await?;
     Ok(Json(json!({ "input_tokens": prompt.tokens.len() })))
 }

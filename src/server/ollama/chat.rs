@@ -9,22 +9,30 @@ use crate::server::Loaded;
 use crate::server::conversation::{Conversation, messages};
 use crate::server::error::ApiError;
 use crate::server::fields::{Fields, wrong};
+use crate::server::tools::Tools;
 
 /// The handler.
 pub async fn chat(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
-    let asked = Asked::read(&fields, &ready).await?;
+    let mut asked = Asked::read(&fields, &ready).await?;
     let list = match fields.get("messages") {
         None => &[],
         Some(Value::Array(list)) => list.as_slice(),
         Some(other) => return Err(wrong("messages", "a list", other)),
     };
     if list.is_empty() {
-        return Ok(reply::loaded(&ready, Form::Chat { n_dropped: 0 }));
+        return Ok(reply::loaded(&ready, Form::Chat { n_dropped: 0, has_tools: false }));
     }
     for message in list {
         refuse_images(message.get("images"))?;
     }
+    let mut conversation = Conversation::of(messages(&fields)?);
+    let tools = Tools::of_chat(&fields)?;
+    if let Some(tools) = &tools {
+        conversation.instruct(tools.instructions());
+        asked.constrain(tools, &ready).await?;
+    }
     let room = asked.room(&ready);
-    let prompt = Conversation::of(messages(&fields)?).fitting_prompt(&ready, room).await?;
-    reply::answer(ready, &asked, prompt.tokens, Form::Chat { n_dropped: prompt.n_dropped }).await
+    let prompt = conversation.fitting_prompt(&ready, room).await?;
+    let form = Form::Chat { n_dropped: prompt.n_dropped, has_tools: tools.is_some() };
+    reply::answer(ready, &asked, prompt.tokens, form).await
 }

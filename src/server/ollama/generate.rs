@@ -11,13 +11,14 @@ use crate::chat::Message;
 use crate::server::conversation::Conversation;
 use crate::server::error::ApiError;
 use crate::server::fields::{Fields, not_supported, wrong};
-use crate::server::generation::{run_blocking, token_id};
+use crate::server::generation::{refuse_given, run_blocking, token_id};
 use crate::server::{Loaded, Ready};
 use crate::tokenizer::{Special, TokenId};
 
 /// The handler.
 pub async fn generate(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
     let asked = Asked::read(&fields, &ready).await?;
+    refuse_given(&fields, &["tools"])?;
     refuse_images(fields.get("images"))?;
     if fields.string("template")?.is_some_and(|template| !template.is_empty()) {
         return Err(not_supported("template", "this server: use `raw` for a prompt of your own form"));

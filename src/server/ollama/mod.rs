@@ -11,7 +11,9 @@
 //! - A conversation that does not fit loses its oldest turns, unless `truncate` is `false`. A reply ends with the context,
 //!   unless `shift` is `true`; then `num_keep` says how much of the prompt stays. Answers say `truncated`.
 //! - `context` of `/api/generate` are the tokens of the conversation so far, with the end of the model's turn.
-//! - Not there: `images`, `suffix`, `tools`, `think`, `format`, and a `template` in Go's language. They are refused.
+//! - `tools` of `/api/chat` may be called; a call is told when its arguments are whole. `tool_choice` and
+//!   `parallel_tool_calls` are read as in OpenAI's API.
+//! - Not there: `images`, `suffix`, `think`, and a `template` in Go's language. They are refused.
 
 mod chat;
 mod embed;

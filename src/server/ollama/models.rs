@@ -63,7 +63,7 @@ pub async fn show(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Value>, 
             "gemma2.context_length": facts.n_ctx_train,
             "gemma2.vocab_size": ready.engine.tokenizer().n_vocab(),
         },
-        "capabilities": ["completion", "embedding"],
+        "capabilities": ["completion", "tools", "embedding"],
         "modified_at": since_when(&ready),
     })))
 }

@@ -10,8 +10,9 @@ use crate::server::Ready;
 use crate::server::constraint::{Wanted, compile};
 use crate::server::error::ApiError;
 use crate::server::fields::{Fields, not_supported, wrong};
-use crate::server::generation::{self, refuse_given, refuse_what_is_not_implemented};
+use crate::server::generation::{self, refuse_what_is_not_implemented};
 use crate::server::overflow;
+use crate::server::tools::Tools;
 
 /// A request before its prompt.
 pub struct Asked {
@@ -33,7 +34,6 @@ impl Asked {
     /// 400 that names the field.
     pub async fn read(fields: &Fields, ready: &Arc<Ready>) -> Result<Asked, ApiError> {
         refuse_what_is_not_implemented(fields)?;
-        refuse_given(fields, &["tools"])?;
         refuse_thinking(fields)?;
         check_model(fields)?;
         let n_top = generation::n_top(fields)?;
@@ -58,6 +58,14 @@ impl Asked {
         let n_ctx = asked_n_ctx.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
         let (stream, may_drop) = (fields.bool("stream", true)?, fields.bool("truncate", true)?);
         Ok(Asked { stream, n_top, request, n_ctx, may_drop })
+    }
+
+    /// Keeps the reply in the form of `tools`.
+    ///
+    /// # Errors
+    /// 400 where that is not possible.
+    pub async fn constrain(&mut self, tools: &Tools, ready: &Arc<Ready>) -> Result<(), ApiError> {
+        tools.constrain(&mut self.request, ready).await
     }
 
     /// Tokens that the prompt of a conversation may have before turns are left out.

@@ -8,8 +8,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::tools::{CallReader, Piece, Tools, WireCall, take_apart};
+use super::tools::{CallReader, Piece, WireCall};
 use super::{Body, End, Envelope, Usage};
+use crate::chat::tools::take_apart;
 use crate::engine::{Done, Event, Request, StopReason, Token};
 use crate::server::constraint::constraint;
 use crate::server::conversation::Conversation;
@@ -18,6 +19,7 @@ use crate::server::fields::Fields;
 use crate::server::generation::{self, Replies, Telling, refuse_what_is_not_implemented};
 use crate::server::overflow::{self, LeftOut};
 use crate::server::sse::{self, Narrator, frame};
+use crate::server::tools::Tools;
 use crate::server::wire::{Watch, WireProbability, WireTimings};
 use crate::server::{AppState, Loaded, Ready};
 
@@ -33,7 +35,7 @@ pub async fn completions(
     let n = generation::n_replies(&fields, &["n"])?;
     let n_top = generation::n_top(&fields)?;
     let mut conversation = Conversation::read(&fields)?;
-    let tools = Tools::read(&fields)?;
+    let tools = Tools::of_chat(&fields)?;
     if let Some(tools) = &tools {
         conversation.instruct(tools.instructions());
     }
@@ -49,11 +51,7 @@ pub async fn completions(
     request.n_probs = n_top.map_or(0, |n_top| n_top.max(1));
     request.constraint = constraint(&fields, &ready).await?;
     if let Some(tools) = &tools {
-        if request.constraint.is_some() {
-            let message = "`tools` and a form of the whole reply exclude each other: leave one out";
-            return Err(ApiError::invalid("tools".to_owned(), message));
-        }
-        request.constraint = Some(tools.constraint(&ready).await?);
+        tools.constrain(&mut request, &ready).await?;
     }
 
     let room = overflow::room(may_drop, request.limit, ready.engine.options().n_ctx);
@@ -127,7 +125,7 @@ impl Message {
         Message {
             role: "assistant",
             content: (!has_calls || !text.is_empty()).then_some(text),
-            tool_calls: has_calls.then_some(calls),
+            tool_calls: has_calls.then(|| calls.into_iter().map(WireCall::of).collect()),
         }
     }
 }

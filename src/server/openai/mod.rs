@@ -5,7 +5,7 @@
 mod chat;
 mod responses;
 mod text;
-pub mod tools;
+mod tools;
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `POST /v1/responses`, for text.
+//! `POST /v1/responses`, for text and calls of functions.
 //!
 //! - Nothing is stored: `store` and `background` may be false only, and there is no `previous_response_id` and no
 //!   `conversation`; a client sends all of the `input` each time.
@@ -7,12 +7,15 @@
 //!   error); where it is left out, `overflow` decides as it does for chats. Answers say `truncated`.
 //! - Streams tell `timings` and `prompt_progress` as the other APIs do, where they are asked for.
 
+mod item;
 mod request;
 mod stream;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+
+use item::Item;
 
 use crate::engine::{Done, EngineError, Request, StopReason};
 use crate::server::error::{ApiError, tidy};
@@ -23,22 +26,29 @@ use crate::server::sse;
 use crate::server::wire::{WireTimings, unix_time};
 use crate::server::{Loaded, Ready};
 
+/// The status of what came to its end.
+const COMPLETED: &str = "completed";
+
 /// The handler.
 pub async fn responses(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
     let mut request = request::request(&fields, &ready).await?;
     let (overflow, may_drop) = request::overflow(&fields)?;
     request.overflow = overflow;
     let telling = Telling::read(&fields)?;
+    let tools = request::tools(&fields)?;
+    if let Some(tools) = &tools {
+        tools.constrain(&mut request, &ready).await?;
+    }
     let room = overflow::room(may_drop, request.limit, ready.engine.options().n_ctx);
-    let prompt = request::conversation(&fields)?.fitting_prompt(&ready, room).await?;
+    let prompt = request::conversation(&fields, tools.as_ref())?.fitting_prompt(&ready, room).await?;
     let n_dropped = prompt.n_dropped;
     let replies = Replies::submit(&ready, &[prompt.tokens], 1, &request).map_err(|error| error.about("input"))?;
     let object = Object::new(&fields, &request, &ready, may_drop, n_dropped);
     if telling.stream {
-        return Ok(sse::respond(replies, stream::Events::new(object, telling)));
+        return Ok(sse::respond(replies, stream::Events::new(object, telling, tools.is_some())));
     }
     let reply = replies.collect().await?.pop().ok_or(EngineError::Stopped)?;
-    let mut body = object.ended(&reply.text, &reply.done);
+    let mut body = object.ended(&Item::all(reply.text, tools.is_some()), &reply.done);
     body["timings"] = json!(WireTimings::from(&reply.done.timings));
     Ok(Json(body).into_response())
 }
@@ -47,8 +57,6 @@ pub async fn responses(Loaded(ready): Loaded, fields: Fields) -> Result<Response
 struct Object {
     /// What does not change.
     body: Value,
-    /// The id of the one item of the output.
-    item_id: String,
     /// Items of the input that were left out.
     n_dropped: usize,
 }
@@ -69,29 +77,24 @@ impl Object {
             "metadata": echoed("metadata", json!({})),
             "model": ready.facts.id,
             "output": [],
-            "parallel_tool_calls": true,
+            "parallel_tool_calls": echoed("parallel_tool_calls", json!(true)),
             "previous_response_id": null,
             "reasoning": { "effort": null, "summary": null },
             "store": false,
             "temperature": tidy(request.sampling.temperature),
             "text": { "format": { "type": "text" } },
-            "tool_choice": "auto",
-            "tools": [],
+            "tool_choice": echoed("tool_choice", json!("auto")),
+            "tools": echoed("tools", json!([])),
             "top_p": tidy(request.sampling.top_p),
             "truncation": if may_drop { "auto" } else { "disabled" },
             "usage": null,
             "user": echoed("user", Value::Null),
         });
-        Object { body, item_id: format!("msg_{}", draw_id()), n_dropped }
-    }
-
-    /// The message that is the output.
-    fn item(&self, status: &str, content: &[Value]) -> Value {
-        json!({ "id": self.item_id, "type": "message", "status": status, "role": "assistant", "content": content })
+        Object { body, n_dropped }
     }
 
     /// The response when its reply has ended.
-    fn ended(&self, text: &str, done: &Done) -> Value {
+    fn ended(&self, items: &[Item], done: &Done) -> Value {
         let mut body = self.body.clone();
         if let (Value::Object(body), Value::Object(left_out)) = (&mut body, json!(LeftOut::of(done, self.n_dropped))) {
             body.extend(left_out);
@@ -101,7 +104,9 @@ impl Object {
         if status == "incomplete" {
             body["incomplete_details"] = json!({ "reason": "max_output_tokens" });
         }
-        body["output"] = json!([self.item(status, &[part(text)])]);
+        let last = items.len().saturating_sub(1);
+        let output = items.iter().enumerate().map(|(at, item)| item.ended(if at == last { status } else { COMPLETED }));
+        body["output"] = output.collect();
         let timings = &done.timings;
         body["usage"] = json!({
             "input_tokens": timings.prompt_tokens,
@@ -117,12 +122,7 @@ impl Object {
 /// Whether a reply came to its end.
 fn status(done: &Done) -> &'static str {
     match done.reason {
-        StopReason::EndOfTurn | StopReason::StopString(_) | StopReason::Shutdown => "completed",
+        StopReason::EndOfTurn | StopReason::StopString(_) | StopReason::Shutdown => COMPLETED,
         StopReason::TokenLimit | StopReason::ContextFull => "incomplete",
     }
-}
-
-/// The one part of the message.
-fn part(text: &str) -> Value {
-    json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] })
 }

@@ -1,31 +1,29 @@
 //! What a request says, in the words of the other APIs.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::chat::Message;
+use crate::chat::tools::Call;
+use crate::chat::{self, Message};
 use crate::engine::{Overflow, Request};
 use crate::grammar::{Constraint, Source};
 use crate::server::Ready;
 use crate::server::constraint::{Wanted, compile};
-use crate::server::conversation::{self, Conversation};
+use crate::server::conversation::{self, Conversation, with_calls};
 use crate::server::error::ApiError;
 use crate::server::fields::{Fields, missing, not_supported, wrong};
-use crate::server::generation::{self, refuse_given, refuse_what_is_not_implemented};
+use crate::server::generation::{self, refuse_what_is_not_implemented};
 use crate::server::overflow;
+use crate::server::tools::{self, Tools};
 
-/// All but the prompt.
+/// All but the prompt and the tools.
 ///
 /// # Errors
 /// 400 that names the field.
 pub async fn request(fields: &Fields, ready: &Arc<Ready>) -> Result<Request, ApiError> {
     refuse_what_is_not_implemented(fields)?;
-    refuse_given(fields, &["tools"])?;
-    let is_forced = fields.get("tool_choice").is_some_and(|choice| !matches!(choice.as_str(), Some("auto" | "none")));
-    if is_forced {
-        return Err(not_supported("tool_choice", "this route"));
-    }
     refuse_what_needs_a_store(fields)?;
     refuse_other_answers(fields)?;
     fields.string("model")?;
@@ -38,11 +36,25 @@ pub async fn request(fields: &Fields, ready: &Arc<Ready>) -> Result<Request, Api
     Ok(request)
 }
 
-/// `instructions` and `input`.
+/// `tools`, `tool_choice` and `parallel_tool_calls`.
+///
+/// # Errors
+/// 400 that names the field.
+pub fn tools(fields: &Fields) -> Result<Option<Tools>, ApiError> {
+    let tools = tools::list(fields, "function", |at, map| tools::function(at, map, "parameters"))?;
+    let one_only = !fields.bool("parallel_tool_calls", true)?;
+    let choice = tools::choice(fields, |map| match map.get("name") {
+        Some(Value::String(name)) => Ok(name.clone()),
+        _ => Err(missing("tool_choice.name")),
+    })?;
+    Tools::new(tools, choice, one_only)
+}
+
+/// `instructions` and `input`, and what the model is told of its tools.
 ///
 /// # Errors
 /// 400 that names the item and the field.
-pub fn conversation(fields: &Fields) -> Result<Conversation, ApiError> {
+pub fn conversation(fields: &Fields, tools: Option<&Tools>) -> Result<Conversation, ApiError> {
     let mut messages = Vec::new();
     if let Some(instructions) = fields.string("instructions")? {
         messages.push(Message { role: "system".into(), content: instructions.into() });
@@ -53,30 +65,66 @@ pub fn conversation(fields: &Fields) -> Result<Conversation, ApiError> {
         Some(Value::Array(items)) if items.is_empty() => {
             return Err(ApiError::invalid(Some("input".to_owned()), "`input` must not be empty").coded("empty_array"));
         }
-        Some(Value::Array(items)) => {
-            for (index, item) in items.iter().enumerate() {
-                messages.extend(message(&format!("input[{index}]"), item)?);
-            }
-        }
+        Some(Value::Array(items)) => read_items(items, &mut messages)?,
         Some(other) => return Err(wrong("input", "a string or a list of items", other)),
     }
-    Ok(Conversation::of(messages))
+    let mut conversation = Conversation::of(messages);
+    if let Some(tools) = tools {
+        conversation.instruct(tools.instructions());
+    }
+    Ok(conversation)
 }
 
-/// An item of the input; `None` for one that has no text for the model.
-fn message(at: &str, item: &Value) -> Result<Option<Message>, ApiError> {
-    match item.get("type") {
-        None | Some(Value::Null) => conversation::message(at, item).map(Some),
-        Some(Value::String(kind)) => match kind.as_str() {
-            "message" => conversation::message(at, item).map(Some),
-            "reasoning" => Ok(None),
-            _ => {
-                let message = format!("an item of type `{kind}` is not supported by this server");
-                Err(ApiError::invalid(Some(format!("{at}.type")), message).coded("invalid_value"))
+/// The items of the input. Calls in a row are one block.
+fn read_items(items: &[Value], messages: &mut Vec<Message>) -> Result<(), ApiError> {
+    // Calls so far, by id, to name the function in its result.
+    let mut names = HashMap::new();
+    let mut calls: Vec<Call> = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let at = format!("input[{index}]");
+        let kind = match item.get("type") {
+            None | Some(Value::Null) => "message",
+            Some(Value::String(kind)) => kind.as_str(),
+            Some(other) => return Err(wrong(&format!("{at}.type"), "a string", other)),
+        };
+        let text = |name: &str| match &item[name] {
+            Value::Null => Err(missing(&format!("{at}.{name}"))),
+            Value::String(text) => Ok(text.as_str()),
+            other => Err(wrong(&format!("{at}.{name}"), "a string", other)),
+        };
+        let message = match kind {
+            "function_call" => {
+                let name = text("name")?;
+                names.insert(text("call_id")?, name);
+                calls.push(Call { name: name.to_owned(), arguments: text("arguments")?.to_owned() });
+                continue;
             }
-        },
-        Some(other) => Err(wrong(&format!("{at}.type"), "a string", other)),
+            // It has no text for the model.
+            "reasoning" => continue,
+            "function_call_output" => {
+                let name = names.get(text("call_id")?).copied();
+                let output = item.get("output").filter(|output| !output.is_null());
+                let output = output.ok_or_else(|| missing(&format!("{at}.output")))?;
+                let content = chat::tools::result(name, &conversation::text(output, &format!("{at}.output"))?, false);
+                Message { role: "user".into(), content }
+            }
+            "message" => conversation::message(&at, item)?,
+            other => {
+                let message = format!("an item of type `{other}` is not supported by this server");
+                return Err(ApiError::invalid(Some(format!("{at}.type")), message).coded("invalid_value"));
+            }
+        };
+        messages.extend(told(&mut calls));
+        messages.push(message);
     }
+    messages.extend(told(&mut calls));
+    Ok(())
+}
+
+/// A reply of these calls, if there are any.
+fn told(calls: &mut Vec<Call>) -> Option<Message> {
+    let calls = std::mem::take(calls);
+    (!calls.is_empty()).then(|| Message { role: "assistant".into(), content: with_calls("", &calls) })
 }
 
 /// Fields that only mean something where responses are kept.
