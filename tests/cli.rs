@@ -369,6 +369,7 @@ fn answers_follow_a_grammar_or_a_schema() {
     assert!(said == "yes" || said == "no", "{said:?}");
     folder.write("yes.gbnf", yes_no);
     assert_eq!(answer(&folder, &["-p", "Hi", "--grammar-file", "yes.gbnf"]), said);
+    assert_eq!(answer(&folder, &["-p", "Hi", "--regex", "(yes|no)"]), said);
     let schema = r#"{"type": "object", "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 5}},
         "required": ["n"], "additionalProperties": false}"#;
     folder.write("schema.json", schema);
@@ -389,6 +390,8 @@ fn grammars_that_cannot_be_used_are_usage_errors_before_the_model_is_asked() {
     let folder = Folder::new();
     let run = |flags: &[&str]| folder.run(&[&["-p", "Hi"], flags].concat());
     run(&["--grammar", "root ::= \"a\"\nb"]).expect(2).says(&["`--grammar` cannot be used: line 2, column 2", "hint:"]);
+    run(&["--regex", "(a"]).expect(2).says(&["`--regex` cannot be used", "hint:"]);
+    run(&["--regex", "a", "-j", "{}"]).expect(2).says(&["--regex", "--json-schema"]);
     run(&["-j", "{"]).expect(2).says(&["`--json-schema` is not JSON", "hint:"]);
     run(&["-j", "{\"type\": \"thing\"}"]).expect(2).says(&["`--json-schema` cannot be used", "hint:"]);
     run(&["--grammar-file", "nowhere.gbnf"]).expect(1).says(&["`nowhere.gbnf` cannot be read"]);

@@ -52,6 +52,42 @@ fn a_running_server_has_given_up_files_connections_and_programs() {
 }
 
 #[test]
+fn what_people_keep_secret_is_in_no_log() {
+    let server = Server::start("0", &["-v", "--log-file", "log.jsonl", "--api-key", "hush-key"]);
+    let ask = |path: &str, key: &str, body: &str| {
+        let mut answer = String::new();
+        let headers = format!("Authorization: Bearer {key}\r\nX-Note: hush-header\r\n");
+        std::io::Read::read_to_string(&mut server.send("POST", path, &headers, body), &mut answer).expect("an answer");
+        answer
+    };
+    let body = r#"{"messages":[{"role":"user","content":"hush-prompt"}],"max_tokens":2}"#;
+    assert!(ask("/v1/chat/completions?q=hush-query", "hush-key", body).contains("200 OK"));
+    assert!(ask("/v1/chat/completions", "hush-wrong", body).contains("401"));
+    assert!(ask("/v1/chat/completions", "hush-key", r#"{"model":5,"hush":"#).contains("400"));
+    assert!(ask("/hush-path", "hush-key", body).contains("404"));
+    let log = std::fs::read_to_string(server.folder.path("log.jsonl")).expect("the log");
+    let stderr = server.stop();
+    assert!(log.matches("/v1/chat/completions").count() >= 3, "{log}");
+    assert!(!log.contains("hush") && !stderr.contains("hush"), "{log}{stderr}");
+}
+
+#[test]
+fn a_name_that_is_allowed_leads_to_the_server() {
+    let server = Server::start("0", &["--allow-host", "llm.example.org"]);
+    let ask = |host: &str| {
+        let mut stream = std::net::TcpStream::connect(&server.address).expect("a connection");
+        let head = format!("GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        std::io::Write::write_all(&mut stream, head.as_bytes()).expect("to write");
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut answer).expect("an answer");
+        answer
+    };
+    assert!(ask("llm.example.org").contains("200 OK"));
+    let refused = ask("evil.example");
+    assert!(refused.contains("403") && refused.contains("--allow-host evil.example"), "{refused}");
+}
+
+#[test]
 fn slots_are_saved_in_their_folder_behind_the_fence() {
     let folder = crate::util::Folder::new();
     let path = folder.path("slots");

@@ -162,11 +162,14 @@ pub struct RunArgs {
     pub logit_bias: Vec<LogitBias>,
 
     /// The answer follows this grammar (GBNF, or Lark after `%llguidance`)
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with_all = ["grammar_file", "json_schema", "json_schema_file"], help_heading = "Sampling")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with_all = ["grammar_file", "regex", "json_schema", "json_schema_file"], help_heading = "Sampling")]
     pub grammar: Option<String>,
     /// The answer follows the grammar in this file
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["json_schema", "json_schema_file"], help_heading = "Sampling")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["regex", "json_schema", "json_schema_file"], help_heading = "Sampling")]
     pub grammar_file: Option<PathBuf>,
+    /// The whole answer matches this regular expression
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with_all = ["json_schema", "json_schema_file"], help_heading = "Sampling")]
+    pub regex: Option<String>,
     /// The answer is JSON that this schema describes; `{}` is any JSON
     #[arg(short, long, value_name = "SCHEMA", conflicts_with = "json_schema_file", help_heading = "Sampling")]
     pub json_schema: Option<String>,
@@ -232,6 +235,9 @@ pub struct RunArgs {
     /// Origin whose pages may call the API, `*` for all (repeatable)
     #[arg(long, value_name = "ORIGIN", help_heading = "Server")]
     pub cors: Vec<String>,
+    /// Name by which the server is reached, as a proxy or your DNS has it, `*` for any (repeatable)
+    #[arg(long, value_name = "NAME", help_heading = "Server")]
+    pub allow_host: Vec<String>,
     /// Folder for what slots hold, saved and restored by `POST /slots/ID`
     #[arg(long, value_name = "FOLDER", help_heading = "Server")]
     pub slot_save_path: Option<PathBuf>,
@@ -667,6 +673,7 @@ impl RunArgs {
             logit_bias: if self.logit_bias.is_empty() { defaults.logit_bias } else { self.logit_bias },
             grammar: self.grammar.or(shape.grammar),
             grammar_file: self.grammar_file.or(shape.grammar_file),
+            regex: self.regex.or(shape.regex),
             json_schema: self.json_schema.or(shape.json_schema),
             json_schema_file: self.json_schema_file.or(shape.json_schema_file),
             special: self.special || defaults.special,
@@ -688,6 +695,7 @@ impl RunArgs {
             api_key: list(self.api_key, defaults.api_key),
             api_key_file: self.api_key_file.or(defaults.api_key_file),
             cors: list(self.cors, defaults.cors),
+            allow_host: list(self.allow_host, defaults.allow_host),
             slot_save_path: self.slot_save_path.or(defaults.slot_save_path),
             log_file: self.log_file.or(defaults.log_file),
             no_sandbox: self.no_sandbox || defaults.no_sandbox,
@@ -701,6 +709,7 @@ impl RunArgs {
     fn has_shape(&self) -> bool {
         self.grammar.is_some()
             || self.grammar_file.is_some()
+            || self.regex.is_some()
             || self.json_schema.is_some()
             || self.json_schema_file.is_some()
     }

@@ -168,6 +168,7 @@ mod tests {
             api_keys: Vec::new(),
             api_key_file: None,
             cors_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
             log_file: None,
             sandbox: false,
             context_shift: true,

@@ -67,6 +67,8 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
         let mut options = ServerOptions::new(address);
         options.api_keys = serve.api_keys.clone();
         options.cors_origins = serve.cors_origins.clone();
+        // A name that was typed as the address to listen on is one of the server's own.
+        options.allowed_hosts = serve.allowed_hosts.iter().chain([&serve.host]).cloned().collect();
         options.context_shift = serve.context_shift;
         options.slot_save_path = serve.slot_save_path.clone();
         options.moved_from = moved.then_some(super::settings::DEFAULT_PORT);

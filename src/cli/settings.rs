@@ -172,6 +172,8 @@ pub struct Serve {
     pub api_key_file: Option<PathBuf>,
     /// Origins that may call the APIs.
     pub cors_origins: Vec<String>,
+    /// Host names besides those that need no permission.
+    pub allowed_hosts: Vec<String>,
     /// Where the log goes.
     pub log_file: Option<PathBuf>,
     /// Give up what a running server does not need.
@@ -246,6 +248,7 @@ fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
         (!given.reverse_prompt.is_empty(), "-r"),
         (given.grammar.is_some(), "--grammar"),
         (given.grammar_file.is_some(), "--grammar-file"),
+        (given.regex.is_some(), "--regex"),
         (given.json_schema.is_some(), "-j"),
         (given.json_schema_file.is_some(), "-jf"),
     ];
@@ -257,6 +260,7 @@ fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
         (!given.api_key.is_empty(), "--api-key"),
         (given.api_key_file.is_some(), "--api-key-file"),
         (!given.cors.is_empty(), "--cors"),
+        (!given.allow_host.is_empty(), "--allow-host"),
         (given.slot_save_path.is_some(), "--slot-save-path"),
         (given.log_file.is_some(), "--log-file"),
         (given.no_sandbox, "--no-sandbox"),
@@ -324,6 +328,7 @@ fn mode(args: &RunArgs) -> Result<Mode, CliError> {
         api_keys: args.api_key.clone(),
         api_key_file: args.api_key_file.clone(),
         cors_origins: args.cors.clone(),
+        allowed_hosts: args.allow_host.clone(),
         log_file: args.log_file.clone(),
         sandbox: !args.no_sandbox,
         context_shift: !args.no_context_shift,
@@ -399,6 +404,7 @@ pub fn generation(args: &RunArgs) -> Result<Generation, CliError> {
         frequency_penalty: in_range("--frequency-penalty", args.frequency_penalty, 0.0, f32::MIN, f32::MAX)?,
         logit_bias: args.logit_bias.iter().map(|b| (b.token, b.bias)).collect(),
         seed,
+        ..default
     };
     if sampling.repeat_last_n < -1 {
         return Err(CliError::usage("`--repeat-last-n` is below -1"));
@@ -446,6 +452,9 @@ fn shape(args: &RunArgs) -> Result<Option<Shape>, CliError> {
         }),
     };
     let grammar = |text: &str, flag| Ok(Some(Shape { source: Source::from_text(text), flag }));
+    if let Some(text) = &args.regex {
+        return Ok(Some(Shape { source: Source::Regex(text.clone()), flag: "--regex" }));
+    }
     match (&args.grammar, &args.grammar_file, &args.json_schema, &args.json_schema_file) {
         (Some(text), ..) => grammar(text, "--grammar"),
         (_, Some(path), ..) => grammar(&read_text(path)?, "--grammar-file"),

@@ -59,6 +59,8 @@ pub struct Candidates {
     sorted: bool,
     /// Tokens seen and how often, by id.
     seen: Vec<(TokenId, u32)>,
+    /// Tokens that a stage which looks at probabilities leaves at least.
+    min_keep: usize,
 }
 
 /// Why no token can be drawn.
@@ -73,6 +75,11 @@ pub enum NoToken {
 }
 
 impl Candidates {
+    /// Stages that look at probabilities leave at least so many tokens, the best or most typical ones.
+    pub fn keeping(min_keep: usize) -> Candidates {
+        Candidates { min_keep, ..Candidates::default() }
+    }
+
     /// Runs `chain` over a row of logits; the row is changed by biases and penalties. `seen` are the tokens that the
     /// penalties look at.
     ///
@@ -218,7 +225,7 @@ impl Candidates {
             Stage::TopP(p) => {
                 let target = f64::from(*p) * self.weigh();
                 if !self.sorted {
-                    let n = sort_until(&mut self.list, better, target);
+                    let n = sort_until(&mut self.list, better, target, self.min_keep);
                     self.list.truncate(n);
                     self.sorted = true;
                 } else {
@@ -227,12 +234,16 @@ impl Candidates {
                         sum += f64::from(c.weight);
                         sum >= target
                     });
-                    self.list.truncate(cut.map_or(usize::MAX, |at| at + 1));
+                    self.list.truncate(cut.map_or(usize::MAX, |at| (at + 1).max(self.min_keep)));
                 }
             }
             Stage::MinP(p) => {
                 self.weigh();
-                self.list.retain(|c| c.weight >= *p);
+                let n_kept = self.list.iter().filter(|c| c.weight >= *p).count();
+                match self.min_keep.min(self.list.len()) {
+                    least if n_kept < least => self.top_k(least),
+                    _ => self.list.retain(|c| c.weight >= *p),
+                }
             }
             Stage::Temperature(t) => {
                 // Relative to the best logit: a tiny temperature then gives -infinity, never NaN.
@@ -264,7 +275,7 @@ impl Candidates {
             self.list.iter().filter(|c| c.weight > 0.0).map(|c| -f64::from(c.weight) / total * ln_p(c)).sum();
         let distance = move |c: &Candidate| (-ln_p(c) - entropy).abs();
         let nearer = move |a: &Candidate, b: &Candidate| distance(a).total_cmp(&distance(b)).then_with(|| better(a, b));
-        let n = sort_until(&mut self.list, nearer, f64::from(p) * total);
+        let n = sort_until(&mut self.list, nearer, f64::from(p) * total, self.min_keep);
         // Equal logits are equally typical: the reference keeps or drops them together.
         if let Some(last) = n.checked_sub(1).and_then(|at| self.list.get(at)) {
             let limit = distance(last);
@@ -390,8 +401,13 @@ fn better(a: &Candidate, b: &Candidate) -> Ordering {
 }
 
 /// Brings the first candidates in the order of `before` to the front, as many as it takes for their weights to sum to
-/// `target` (at least one), and returns how many. Sorts piece by piece, since a few usually do.
-fn sort_until(list: &mut [Candidate], before: impl Fn(&Candidate, &Candidate) -> Ordering, target: f64) -> usize {
+/// `target` (at least one, and at least `least`), and returns how many. Sorts piece by piece, since a few usually do.
+fn sort_until(
+    list: &mut [Candidate],
+    before: impl Fn(&Candidate, &Candidate) -> Ordering,
+    target: f64,
+    least: usize,
+) -> usize {
     let (mut start, mut piece, mut sum) = (0, 256, 0.0);
     while start < list.len() {
         let rest = &mut list[start..];
@@ -402,7 +418,7 @@ fn sort_until(list: &mut [Candidate], before: impl Fn(&Candidate, &Candidate) ->
         rest[..n].sort_unstable_by(&before);
         for (at, candidate) in rest[..n].iter().enumerate() {
             sum += f64::from(candidate.weight);
-            if sum >= target {
+            if sum >= target && start + at + 1 >= least {
                 return start + at + 1;
             }
         }

@@ -77,8 +77,34 @@ pub struct Sampling {
     pub frequency_penalty: f32,
     /// Added to a token's logit before all else; negative infinity bans it.
     pub logit_bias: Vec<(TokenId, f32)>,
+    /// The steps that run, in this order, each as the settings above say.
+    pub steps: Vec<Step>,
+    /// Tokens that `typical_p`, `top_p` and `min_p` leave at least.
+    pub min_keep: usize,
     /// `None` draws one; the used one is reported in [`Done`].
     pub seed: Option<u64>,
+}
+
+/// A step on the way from logits to the tokens that may be drawn: llama.cpp's samplers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// All three penalties.
+    Penalties,
+    /// [`Sampling::top_k`].
+    TopK,
+    /// [`Sampling::typical_p`].
+    Typical,
+    /// [`Sampling::top_p`].
+    TopP,
+    /// [`Sampling::min_p`].
+    MinP,
+    /// [`Sampling::temperature`]; without this step, a temperature of 0 is not greedy.
+    Temperature,
+}
+
+impl Step {
+    /// All of them, in the usual order.
+    pub const ALL: [Step; 6] = [Step::Penalties, Step::TopK, Step::Typical, Step::TopP, Step::MinP, Step::Temperature];
 }
 
 impl Default for Sampling {
@@ -94,6 +120,8 @@ impl Default for Sampling {
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
+            steps: Step::ALL.to_vec(),
+            min_keep: 0,
             seed: None,
         }
     }

@@ -1,16 +1,18 @@
 //! From a row of logits to a token, as one request's settings say.
 //!
-//! The order of the stages is llama.cpp's: logit bias, penalties, top-k, typical, top-p, min-p, temperature; then one
+//! The usual order of the stages is llama.cpp's: logit bias, penalties, top-k, typical, top-p, min-p, temperature; then one
 //! draw from the request's own random stream ([`Rng`]). The same settings, seed and logits give the same token, with
 //! every version of this program: a changed order or generator is a breaking change.
 
 use super::chain::{Candidates, NoToken, Stage};
 use super::rng::{Rng, random_seed};
-use super::{EngineError, Sampling};
+use super::{EngineError, Sampling, Step};
 use crate::tokenizer::TokenId;
 
 /// Most biases in one request.
 pub const MAX_LOGIT_BIASES: usize = 65_536;
+/// Most steps in one request.
+pub const MAX_STEPS: usize = 32;
 
 impl Sampling {
     /// Refuses what has no meaning. `n_vocab` bounds the tokens of `logit_bias`.
@@ -42,6 +44,10 @@ impl Sampling {
                 self.repeat_last_n
             )));
         }
+        if self.steps.len() > MAX_STEPS {
+            let n = self.steps.len();
+            return Err(EngineError::BadSetting(format!("`samplers` has {n} entries and may have {MAX_STEPS}")));
+        }
         if self.logit_bias.len() > MAX_LOGIT_BIASES {
             return Err(EngineError::BadSetting(format!(
                 "`logit_bias` has {} entries and may have {MAX_LOGIT_BIASES}",
@@ -68,19 +74,31 @@ impl Sampling {
         let penalties = self.repeat_last_n != 0;
         let presence_frequency =
             Stage::PresenceFrequency { presence: self.presence_penalty, frequency: self.frequency_penalty };
-        [
-            (!self.logit_bias.is_empty(), Stage::LogitBias(self.logit_bias.clone())),
-            (penalties && self.repeat_penalty != 1.0, Stage::RepeatPenalty(self.repeat_penalty)),
-            (penalties && (self.presence_penalty != 0.0 || self.frequency_penalty != 0.0), presence_frequency),
-            (self.top_k > 0, Stage::TopK(self.top_k)),
-            (self.typical_p < 1.0, Stage::Typical(self.typical_p)),
-            (self.top_p < 1.0, Stage::TopP(self.top_p)),
-            (self.min_p > 0.0, Stage::MinP(self.min_p)),
-            (self.temperature != 1.0 && self.temperature > 0.0, Stage::Temperature(self.temperature)),
-        ]
-        .into_iter()
-        .filter_map(|(on, stage)| on.then_some(stage))
-        .collect()
+        let mut chain = Vec::new();
+        let mut add = |is_on: bool, stage: Stage| chain.extend(is_on.then_some(stage));
+        add(!self.logit_bias.is_empty(), Stage::LogitBias(self.logit_bias.clone()));
+        for step in &self.steps {
+            match step {
+                Step::Penalties => {
+                    add(penalties && self.repeat_penalty != 1.0, Stage::RepeatPenalty(self.repeat_penalty));
+                    let is_on = self.presence_penalty != 0.0 || self.frequency_penalty != 0.0;
+                    add(penalties && is_on, presence_frequency.clone());
+                }
+                Step::TopK => add(self.top_k > 0, Stage::TopK(self.top_k)),
+                Step::Typical => add(self.typical_p < 1.0, Stage::Typical(self.typical_p)),
+                Step::TopP => add(self.top_p < 1.0, Stage::TopP(self.top_p)),
+                Step::MinP => add(self.min_p > 0.0, Stage::MinP(self.min_p)),
+                Step::Temperature => {
+                    add(self.temperature != 1.0 && self.temperature > 0.0, Stage::Temperature(self.temperature))
+                }
+            }
+        }
+        chain
+    }
+
+    /// Whether the best token is always the one.
+    fn is_greedy(&self) -> bool {
+        self.temperature == 0.0 && self.steps.contains(&Step::Temperature)
     }
 }
 
@@ -102,11 +120,11 @@ impl Sampler {
         let seed = sampling.seed.unwrap_or_else(random_seed);
         Sampler {
             chain: sampling.chain(),
-            greedy: sampling.temperature == 0.0,
+            greedy: sampling.is_greedy(),
             last_n: usize::try_from(sampling.repeat_last_n).ok(),
             seed,
             rng: Rng::new(seed),
-            candidates: Candidates::default(),
+            candidates: Candidates::keeping(sampling.min_keep),
         }
     }
 

@@ -188,6 +188,55 @@ fn temperature_0_takes_the_lowest_id_of_the_best_whatever_the_filters() {
 }
 
 #[test]
+fn only_the_steps_that_are_named_run_and_in_their_order() {
+    let chain = |steps: &[Step]| {
+        let sampling = Sampling { steps: steps.to_vec(), temperature: 0.5, repeat_penalty: 2.0, ..Sampling::default() };
+        sampling.chain()
+    };
+    let (top_k, top_p) = (Stage::TopK(64), Stage::TopP(0.95));
+    let (repeat, temperature) = (Stage::RepeatPenalty(2.0), Stage::Temperature(0.5));
+    assert_eq!(chain(&Step::ALL), [repeat.clone(), top_k.clone(), top_p.clone(), temperature.clone()]);
+    assert_eq!(chain(&[Step::Temperature, Step::TopP]), [temperature, top_p]);
+    assert_eq!(chain(&[Step::MinP, Step::TopK, Step::Penalties]), [top_k, repeat]);
+    assert_eq!(chain(&[]), []);
+    // A penalty after the cut does not bring back what was cut.
+    let row = [3.0, 2.0, 1.9];
+    let mut sampling =
+        Sampling { top_k: 1, repeat_penalty: 100.0, steps: vec![Step::TopK, Step::Penalties], ..Sampling::default() };
+    assert_eq!(Sampler::new(&sampling).sample(&mut row.to_vec(), &[0]).unwrap(), 0);
+    sampling.steps.reverse();
+    assert_eq!(Sampler::new(&sampling).sample(&mut row.to_vec(), &[0]).unwrap(), 1);
+}
+
+#[test]
+fn a_temperature_of_0_that_is_not_asked_for_decides_nothing() {
+    let flat = Sampling { temperature: 0.0, steps: vec![Step::TopK], seed: Some(1), ..Sampling::default() };
+    assert!(draw(&flat, &[1.0, 1.0, 1.0], 50).iter().any(|id| *id != 0));
+}
+
+#[test]
+fn at_least_min_keep_tokens_are_left() {
+    let row = [0.0, 9.0, 1.0, 2.0, -3.0];
+    for sampling in [
+        Sampling { top_p: 0.1, ..Sampling::default() },
+        Sampling { top_p: 0.1, top_k: 0, ..Sampling::default() },
+        Sampling { min_p: 0.9, top_p: 1.0, ..Sampling::default() },
+        Sampling { min_p: 0.9, top_p: 1.0, top_k: 0, ..Sampling::default() },
+    ] {
+        for (min_keep, expected) in [(0, &[1][..]), (1, &[1]), (3, &[1, 2, 3]), (9, &[0, 1, 2, 3, 4])] {
+            let mut candidates = Candidates::keeping(min_keep);
+            let mut left: Vec<TokenId> =
+                candidates.run(&sampling.chain(), &mut row.to_vec(), &[]).unwrap().iter().map(|c| c.id).collect();
+            left.sort_unstable();
+            assert_eq!(left, expected, "{sampling:?} {min_keep}");
+        }
+    }
+    let typical = Sampling { typical_p: 0.01, top_p: 1.0, ..Sampling::default() };
+    let n_left = |min_keep| Candidates::keeping(min_keep).run(&typical.chain(), &mut row.to_vec(), &[]).unwrap().len();
+    assert_eq!((n_left(0), n_left(2), n_left(5)), (1, 2, 5));
+}
+
+#[test]
 fn the_whole_context_counts_for_penalties_if_asked() {
     let row = [5.0, 4.0, 3.0];
     let sampling = Sampling { temperature: 0.0, presence_penalty: 1.5, repeat_last_n: -1, ..Sampling::default() };

@@ -1,4 +1,4 @@
-//! What a reply has to look like: `response_format`, `json_schema` and `grammar`.
+//! What a reply has to look like: `response_format`, `json_schema`, `grammar` and `regex`.
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ pub async fn compile(wanted: Wanted, ready: &Arc<Ready>) -> Result<Constraint, A
 
 /// Reads the fields.
 fn wanted(fields: &Fields) -> Result<Option<Wanted>, ApiError> {
-    let found = [response_format(fields)?, json_schema(fields), grammar(fields)?];
+    let found = [response_format(fields)?, json_schema(fields), grammar(fields)?, regex(fields)?];
     let mut found = found.into_iter().flatten();
     match (found.next(), found.next()) {
         (Some(one), Some(other)) => Err(ApiError::invalid(
@@ -103,4 +103,9 @@ fn json_schema(fields: &Fields) -> Option<Wanted> {
 fn grammar(fields: &Fields) -> Result<Option<Wanted>, ApiError> {
     let text = fields.string("grammar")?.filter(|text| !text.trim().is_empty());
     Ok(text.map(|text| Wanted { source: Source::from_text(text), param: "grammar".into() }))
+}
+
+fn regex(fields: &Fields) -> Result<Option<Wanted>, ApiError> {
+    let text = fields.string("regex")?.filter(|text| !text.is_empty());
+    Ok(text.map(|text| Wanted { source: Source::Regex(text.to_owned()), param: "regex".into() }))
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::Ready;
 use super::error::ApiError;
 use super::fields::{Fields, not_supported, whole, wrong};
-use crate::engine::{Done, EngineError, Event, Limit, Request, Sampling, StopReason, Token};
+use crate::engine::{Done, EngineError, Event, Limit, Request, Sampling, Step, StopReason, Token};
 use crate::tokenizer::{Special, TokenId, Tokenizer};
 
 /// Most replies that one call may ask for.
@@ -40,7 +40,6 @@ const NOT_IMPLEMENTED: &[(&str, IsNeutral)] = &[
     ("image_data", is_empty),
     ("multimodal_data", is_empty),
     ("lora", is_empty),
-    ("samplers", is_empty),
     ("suffix", is_empty),
     ("best_of", |value| whole(value) == Some(1)),
     ("dynatemp_range", is_zero),
@@ -48,7 +47,6 @@ const NOT_IMPLEMENTED: &[(&str, IsNeutral)] = &[
     ("dry_multiplier", is_zero),
     ("mirostat", is_zero),
     ("top_n_sigma", is_not_positive),
-    ("min_keep", is_not_positive),
     ("n_indent", is_not_positive),
 ];
 
@@ -118,6 +116,12 @@ pub fn sampling(
     if let Some(last) = fields.integer("repeat_last_n", -1..=i64::from(i32::MAX))? {
         s.repeat_last_n = i32::try_from(last).unwrap_or(-1);
     }
+    if let Some(value) = fields.get("samplers") {
+        s.steps = steps(value)?;
+    }
+    if let Some(min_keep) = fields.integer("min_keep", 0..=i64::from(u32::MAX))? {
+        s.min_keep = usize::try_from(min_keep).unwrap_or(usize::MAX);
+    }
     if let Some(value) = fields.get("logit_bias") {
         s.logit_bias = logit_bias(value, tokenizer)?;
     }
@@ -129,6 +133,50 @@ pub fn sampling(
     // Drawn here, not by the engine: a page can keep 32 bits in a number and several replies get seeds in a row.
     s.seed = Some(seed.unwrap_or_else(draw_seed));
     Ok(s)
+}
+
+/// llama.cpp's samplers: their names, a letter for each, and what they are here. Those that are none here are off as long as
+/// their settings are, and other settings are refused.
+const SAMPLERS: [(&[&str], char, Option<Step>); 9] = [
+    (&["penalties"], 'e', Some(Step::Penalties)),
+    (&["dry"], 'd', None),
+    (&["top_n_sigma", "top-n-sigma"], 's', None),
+    (&["top_k", "top-k"], 'k', Some(Step::TopK)),
+    (&["typ_p", "typ-p", "typical_p", "typical-p", "typical", "typ"], 'y', Some(Step::Typical)),
+    (&["top_p", "top-p", "nucleus"], 'p', Some(Step::TopP)),
+    (&["min_p", "min-p"], 'm', Some(Step::MinP)),
+    (&["xtc"], 'x', None),
+    (&["temperature", "temp"], 't', Some(Step::Temperature)),
+];
+
+/// llama.cpp's name of a step.
+pub fn sampler_name(step: Step) -> &'static str {
+    let known = SAMPLERS.iter().find(|(_, _, known)| *known == Some(step));
+    known.map_or("", |(names, _, _)| names[0])
+}
+
+/// Which steps run, in which order: a list of names, or a text of letters.
+fn steps(value: &Value) -> Result<Vec<Step>, ApiError> {
+    let unknown = |name: &str| {
+        let names: Vec<&str> = SAMPLERS.iter().map(|(names, _, _)| names[0]).collect();
+        let message = format!("`samplers` may name {}, not `{name}`", names.join(", "));
+        ApiError::invalid("samplers".to_owned(), message).coded("invalid_value")
+    };
+    let of_letter = |letter: char| {
+        let known = SAMPLERS.iter().find(|(_, known, _)| *known == letter);
+        known.map(|(_, _, step)| *step).ok_or_else(|| unknown(&letter.to_string()))
+    };
+    let of_name = |name: &Value| {
+        let name = name.as_str().ok_or_else(|| wrong("samplers", "a list of names", name))?;
+        let known = SAMPLERS.iter().find(|(names, _, _)| names.contains(&name));
+        known.map(|(_, _, step)| *step).ok_or_else(|| unknown(name))
+    };
+    let steps: Result<Vec<Option<Step>>, ApiError> = match value {
+        Value::String(letters) => letters.chars().map(of_letter).collect(),
+        Value::Array(names) => names.iter().map(of_name).collect(),
+        other => Err(wrong("samplers", "a list of names", other)),
+    };
+    Ok(steps?.into_iter().flatten().collect())
 }
 
 /// A seed below 2^32 - 1, from the randomness that the standard library keeps for its hash maps.

@@ -1,7 +1,17 @@
 //! Who may call: the Host header (DNS rebinding), the Origin of foreign pages, API keys.
 //!
 //! The threat is a web page of somebody else in the user's browser. It can send requests to loopback; it cannot read the
-//! answers without CORS headers, unless its own name resolves to loopback (rebinding), and then its Host gives it away.
+//! answers without CORS headers, unless its own name resolves to this machine (rebinding), and then its Host gives it away:
+//!
+//! | bound to | the Host may be |
+//! |---|---|
+//! | loopback | a loopback address, `localhost` |
+//! | the network | any address, a name that nobody can register: without a dot, or in a private zone such as `.local` |
+//! | the network, with API keys | anything: a foreign page has no key |
+//!
+//! and always what `--allow-host` allows.
+
+use std::net::IpAddr;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
@@ -9,8 +19,12 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::AppState;
 use super::error::{ApiError, Dialect};
+use super::{AppState, ServerOptions};
+
+/// Zones that are not part of the public name system: RFC 6761, RFC 6762, RFC 8375, `internal` by ICANN's resolution of
+/// 2024, and what routers call their networks.
+const PRIVATE_ZONES: [&str; 6] = ["localhost", "local", "home.arpa", "internal", "lan", "home"];
 
 /// Everything passes here: checks, preflight answers, and headers that all responses carry.
 pub async fn guard(State(state): State<AppState>, request: Request, next: Next) -> Response {
@@ -44,10 +58,11 @@ fn check(state: &AppState, request: &Request, origin_is_allowed: bool) -> Result
     let headers = request.headers();
     let host = host_of(request.uri(), headers);
     let bound = state.options().local_addr.ip();
-    if bound.is_loopback() && !host.is_some_and(|host| is_loopback_name(host_name(host))) {
+    if !is_ours(state.options(), host) {
+        let name = host.map(host_name).unwrap_or_default();
         return Err(ApiError::forbidden(
             format!("the Host header `{}` is not this machine", host.unwrap_or_default()),
-            "open the address that the program printed",
+            format!("open the address that the program printed, or start it with `--allow-host {name}`"),
         ));
     }
     let origin = headers.get(header::ORIGIN);
@@ -166,10 +181,42 @@ fn host_name(host: &str) -> &str {
     }
 }
 
-/// The port does not matter: it may be forwarded from another machine, and rebinding needs a name.
+/// Whether a request for this host may be meant for this server. The port does not matter: it may be forwarded from another
+/// machine, and rebinding needs a name.
+fn is_ours(options: &ServerOptions, host: Option<&str>) -> bool {
+    let is_on_loopback = options.local_addr.ip().is_loopback();
+    let Some(name) = host.map(host_name) else {
+        // Browsers name a host.
+        return !is_on_loopback;
+    };
+    let allowed = &options.allowed_hosts;
+    if allowed.iter().any(|one| one == "*" || host_name(one).eq_ignore_ascii_case(name)) {
+        return true;
+    }
+    if is_on_loopback { is_loopback_name(name) } else { !options.api_keys.is_empty() || is_private_name(name) }
+}
+
 fn is_loopback_name(name: &str) -> bool {
-    let address = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost") || address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    name.eq_ignore_ascii_case("localhost") || address(name).is_some_and(|ip| ip.is_loopback())
+}
+
+/// An address, or a name that no stranger can have.
+fn is_private_name(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let is_in = |zone: &str| {
+        let at = name.len().checked_sub(zone.len() + 1).and_then(|at| name.get(at..));
+        at.is_some_and(|end| end.starts_with('.') && end[1..].eq_ignore_ascii_case(zone))
+    };
+    let is_single = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    address(name).is_some() || is_single || PRIVATE_ZONES.iter().any(|zone| is_in(zone))
+}
+
+/// An IP address as a URL writes it, perhaps with the name of an interface.
+fn address(name: &str) -> Option<IpAddr> {
+    match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(v6) => v6.split('%').next()?.parse().ok(),
+        None => name.parse().ok(),
+    }
 }
 
 fn presented_key(headers: &HeaderMap) -> Option<&str> {
@@ -208,6 +255,38 @@ mod tests {
             "[::1].evil.example",
         ] {
             assert!(!is_loopback_name(host_name(host)), "{host}");
+        }
+    }
+
+    #[test]
+    fn names_that_nobody_can_register_are_private() {
+        for host in [
+            "192.168.1.2:8080",
+            "8.8.8.8",
+            "[fe80::1%25eth0]:8080",
+            "gemma2",
+            "my-box:8080",
+            "MyBox.local",
+            "box.lan.",
+            "a.b.home.arpa",
+            "x.localhost:1",
+        ] {
+            assert!(is_private_name(host_name(host)), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example.",
+            "192.168.1.2.evil.example",
+            "local.evil.example",
+            "evillocal.example",
+            "notlan.com:8080",
+            "",
+            ".",
+            "[evil.example]",
+            "evil.example#lan",
+            "é.com",
+        ] {
+            assert!(!is_private_name(host_name(host)), "{host}");
         }
     }
 

@@ -401,6 +401,8 @@ fn settings(request: &Request) -> Value {
         "presence_penalty": tidy(s.presence_penalty),
         "frequency_penalty": tidy(s.frequency_penalty),
         "logit_bias": biases.collect::<Vec<_>>(),
+        "samplers": s.steps.iter().map(|step| generation::sampler_name(*step)).collect::<Vec<_>>(),
+        "min_keep": s.min_keep,
         "stop": request.stop,
         "ignore_eos": request.ignore_eos,
         "n_probs": request.n_probs,

@@ -92,8 +92,10 @@ pub use replies::ReplyLimits;
 /// What is decided before the model is loaded.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
-    /// Where the listener is bound: on loopback the Host header is checked.
+    /// Where the listener is bound, on which depends what the Host header may say (`guard.rs`).
     pub local_addr: SocketAddr,
+    /// Host names by which this server is reached besides those that cannot be anybody else's, or `*` for any.
+    pub allowed_hosts: Vec<String>,
     /// The usual port, where another program has it: browsers keep the page's chats apart by port, and the page says so.
     pub moved_from: Option<u16>,
     /// Keys that open the APIs; none: everything is open.
@@ -138,6 +140,7 @@ impl ServerOptions {
     pub fn new(local_addr: SocketAddr) -> ServerOptions {
         ServerOptions {
             local_addr,
+            allowed_hosts: Vec::new(),
             moved_from: None,
             api_keys: Vec::new(),
             cors_origins: Vec::new(),

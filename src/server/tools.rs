@@ -136,7 +136,8 @@ pub fn list(
             None | Some(Value::Null) => one(&place, map),
             Some(kind) if kind == word => one(&place, map),
             Some(kind) => {
-                let message = format!("`{place}.type` must be `{word}`, not {kind}: this server has no tools of its own");
+                let message =
+                    format!("`{place}.type` must be `{word}`, not {kind}: this server has no tools of its own");
                 Err(ApiError::invalid(format!("{place}.type"), message))
             }
         }

@@ -106,6 +106,20 @@ async fn a_grammar_decides_what_the_model_may_say() {
 }
 
 #[tokio::test]
+async fn the_whole_reply_matches_a_regular_expression() {
+    let state = ready(options());
+    for path in [COMPLETION, TEXT, CHAT] {
+        let body = json!({ "messages": hi(), "prompt": "a", "temperature": 0, "regex": "[0-9]{2}-(b|c)" });
+        let body = post(&state, path, &body).await.ok();
+        let choice = &body["choices"][0];
+        let texts = [&body["content"], &choice["text"], &choice["message"]["content"]];
+        let text = texts.into_iter().find_map(Value::as_str).expect("a text");
+        let is_digit = |at: usize| text.as_bytes()[at].is_ascii_digit();
+        assert!(text.len() == 4 && is_digit(0) && is_digit(1) && ["-b", "-c"].contains(&&text[2..]), "{path}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn several_replies_and_streams_follow_the_grammar_each_for_itself() {
     let state = ready(options());
     let body =
@@ -143,6 +157,9 @@ async fn a_form_that_cannot_be_used_is_a_400_about_its_field() {
         (json!({ "json_schema": 5 }), "json_schema"),
         (json!({ "grammar": 5 }), "grammar"),
         (json!({ "grammar": "root ::= item" }), "grammar"),
+        (json!({ "regex": "(a" }), "regex"),
+        (json!({ "regex": 5 }), "regex"),
+        (json!({ "regex": "a", "grammar": "root ::= \"a\"" }), "regex"),
         (json!({ "grammar": deep }), "grammar"),
         (json!({ "grammar": "%llguidance {}\nstart: start \"a\"" }), "grammar"),
         (json!({ "grammar": "root ::= \"日\"", "json_schema": {} }), "grammar"),

@@ -36,9 +36,48 @@ async fn a_foreign_host_is_refused_on_loopback_even_for_the_page() {
 }
 
 #[tokio::test]
-async fn bound_to_the_network_any_name_may_be_ours() {
-    let state = ready(ServerOptions::new(SocketAddr::from(([0, 0, 0, 0], 8080))));
-    with(&state, "GET", "/health", &[("host", "mylaptop.lan:8080")], "").await.ok();
+async fn bound_to_the_network_addresses_and_private_names_are_ours_and_others_need_permission() {
+    let bound = || ServerOptions::new(SocketAddr::from(([0, 0, 0, 0], 8080)));
+    let state = ready(bound());
+    for host in ["mylaptop.lan:8080", "192.168.1.2:8080", "[fd00::1]:8080", "gemma2:8080", "localhost:8080"] {
+        tokenize(&state, &[("host", host)]).await.ok();
+    }
+    tokenize(&state, &[]).await.ok();
+    // A page whose own name was pointed at this machine: for the browser it is of the same origin.
+    let rebound = [("host", "evil.example:8080"), ("origin", "http://evil.example:8080")];
+    for path in ["/", "/health", "/v1/models"] {
+        let error = with(&state, "GET", path, &rebound, "").await.error(403);
+        assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("`--allow-host evil.example`")), "{error}");
+    }
+    tokenize(&state, &rebound).await.error(403);
+
+    let mut options = bound();
+    options.allowed_hosts = vec!["llm.example.org".into()];
+    let state = ready(options);
+    for host in ["llm.example.org", "LLM.example.org:443"] {
+        tokenize(&state, &[("host", host)]).await.ok();
+    }
+    tokenize(&state, &[("host", "evil.llm.example.org")]).await.error(403);
+    tokenize(&state, &rebound).await.error(403);
+
+    let mut options = bound();
+    options.api_keys = vec!["one".into()];
+    let state = ready(options);
+    with(&state, "GET", "/health", &[("host", "llm.example.org")], "").await.ok();
+    tokenize(&state, &rebound).await.error(401);
+}
+
+#[tokio::test]
+async fn a_name_that_is_allowed_is_ours_on_loopback_too() {
+    for allowed in ["llm.example.org:443", "*"] {
+        let mut options = options();
+        options.allowed_hosts = vec![allowed.into()];
+        let state = ready(options);
+        let proxied = [("host", "llm.example.org"), ("origin", "https://llm.example.org")];
+        tokenize(&state, &proxied).await.ok();
+        let foreign = [proxied[0], ("origin", "https://evil.example")];
+        tokenize(&state, &foreign).await.error(403);
+    }
 }
 
 #[tokio::test]

@@ -94,6 +94,9 @@ async fn every_field_with_every_type_is_answered() {
         "response_format",
         "json_schema",
         "grammar",
+        "regex",
+        "samplers",
+        "min_keep",
         "modalities",
         "cache_prompt",
         "ignore_eos",
@@ -144,6 +147,24 @@ async fn every_field_with_every_type_is_answered() {
             }
         }
     }
+}
+
+/// What a client or a model writes must not become an event of its own.
+#[tokio::test]
+async fn text_with_line_breaks_stays_within_its_event() {
+    let state = ready(options());
+    let forged = "\r\n\r\nevent: done\ndata: [DONE]\n\nid: 7\rdata: {\"x\":1}\u{2028}\n\n";
+    let ask = json!({"prompt": forged, "echo": true, "stream": true, "max_tokens": 2});
+    let frames = post(&state, "/v1/completions", &ask).await.frames();
+    let texts: String = frames.iter().filter_map(|frame| frame["choices"][0]["text"].as_str()).collect();
+    assert!(texts.starts_with(forged), "{texts:?}");
+    assert_eq!(frames.iter().filter(|frame| **frame == json!("[DONE]")).count(), 1);
+    let ask = json!({"messages": hi(), "stream": true, "stop_sequences": [forged], "metadata": {"user_id": forged}});
+    let events = super::anthropic::named_events(&post(&state, "/v1/messages", &ask).await.text);
+    assert!(events.len() > 20);
+    let ask = json!({"input": "Hi", "stream": true, "instructions": forged, "metadata": {"a": forged}});
+    let events = super::anthropic::named_events(&post(&state, "/v1/responses", &ask).await.text);
+    assert_eq!(events[0]["response"]["instructions"], forged);
 }
 
 #[tokio::test]

@@ -262,6 +262,42 @@ async fn an_answer_has_only_the_fields_that_were_asked_for() {
 }
 
 #[tokio::test]
+async fn samplers_are_those_that_are_named_and_min_keep_is_what_they_leave() {
+    let ask = |more: Value| {
+        let mut body = json!({"prompt": "a", "n_predict": 1, "n_probs": 50, "temperature": 2, "top_k": 40, "top_p": 0.1,
+            "post_sampling_probs": true});
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        body
+    };
+    for (more, names, n_left) in [
+        (json!({}), json!(["penalties", "top_k", "typ_p", "top_p", "min_p", "temperature"]), 1),
+        (json!({"samplers": ["top_k"]}), json!(["top_k"]), 40),
+        (json!({"samplers": ["temperature", "dry", "top_k"], "top_k": 7}), json!(["temperature", "top_k"]), 7),
+        (json!({"samplers": "kt"}), json!(["top_k", "temperature"]), 40),
+        (json!({"samplers": []}), json!([]), 50),
+        (json!({"min_keep": 5}), json!(["penalties", "top_k", "typ_p", "top_p", "min_p", "temperature"]), 5),
+        (json!({"samplers": ["top_p", "top_k"], "min_keep": 9, "top_k": 3}), json!(["top_p", "top_k"]), 3),
+    ] {
+        let body = complete(ask(more.clone())).await.ok();
+        let top = body["completion_probabilities"][0]["top_probs"].as_array().expect("a list");
+        assert_eq!((top.len(), &body["generation_settings"]["samplers"]), (n_left, &names), "{more}");
+        assert_eq!(body["generation_settings"]["min_keep"], more.get("min_keep").cloned().unwrap_or(json!(0)));
+    }
+    for (name, value) in [
+        ("samplers", json!(["top_k", "infill"])),
+        ("samplers", json!("kz")),
+        ("samplers", json!([5])),
+        ("samplers", json!({})),
+        ("samplers", json!(vec!["top_k"; 33])),
+        ("min_keep", json!(-1)),
+        ("min_keep", json!("many")),
+    ] {
+        let said = complete(ask(json!({name: value}))).await.said(400);
+        assert!(said.contains(&format!("`{name}`")), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn probabilities_of_the_draw_have_names_of_their_own() {
     for (temperature, first) in [(json!(0), 1.0), (json!(100.0), 0.5)] {
         let body = json!({"prompt": "a", "n_predict": 3, "n_probs": 2, "temperature": temperature, "top_k": 2,
