@@ -203,6 +203,8 @@ async fn apply_template(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Ap
     if let Some(tools) = Tools::of_chat(&fields)? {
         conversation.instruct(tools.instructions());
     }
+    // Who looks at a prompt wants to know whether its reply can have the form that is asked for.
+    constraint(&fields, &ready).await?;
     let prompt = conversation.prompt(&ready).await?;
     let tokenizer = ready.engine.tokenizer();
     let pieces = |ids: &[TokenId]| ids.iter().map(|id| WirePiece::new(*id, tokenizer)).collect();

@@ -127,7 +127,6 @@ export async function startFake({ port = 0 } = {}) {
     }
     const problem = formProblem(body);
     if (problem) return fail(response, 400, { type: 'invalid_request_error', ...problem });
-    if (path === '/completion' && body.n_predict === 0) return json(response, { content: '', stop: true });
     if (path === '/completion') return complete(body, stream(request, response));
     if (path === '/apply-template') {
       const list = tokens(render(body.messages, body.templates));

@@ -171,8 +171,11 @@ async fn a_form_that_cannot_be_used_is_a_400_about_its_field() {
         assert_eq!(error["param"], param, "{error}");
         assert_eq!(error["type"], "invalid_request_error");
     }
-    let error =
-        post(&state, COMPLETION, &json!({ "prompt": "a", "grammar": "root ::= \"a\"\n  item" })).await.error(400);
-    let message = error["message"].as_str().expect("a text");
-    assert!(message.contains("line 2, column") && error["hint"].is_string(), "{error}");
+    // The page asks without a reply: that takes no slot.
+    for path in [COMPLETION, "/apply-template"] {
+        let ask = json!({ "prompt": "a", "messages": hi(), "grammar": "root ::= \"a\"\n  item" });
+        let error = post(&state, path, &ask).await.error(400);
+        let message = error["message"].as_str().expect("a text");
+        assert!(message.contains("line 2, column") && error["hint"].is_string(), "{error}");
+    }
 }

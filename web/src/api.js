@@ -189,12 +189,12 @@ export class Api {
   }
 
   /**
-   * Whether a completion could be made.
-   * @param {Record<string, unknown>} body one that asks for no tokens
+   * Whether replies of a form could be made. Nothing is computed, so nobody else's reply has to wait for it.
+   * @param {Record<string, unknown>} form
    * @param {AbortSignal} [signal]
    */
-  async checkCompletion(body, signal) {
-    await this.#json('/completion', { ...body, stream: false }, signal);
+  async checkForm(form, signal) {
+    await this.#json('/apply-template', { messages: [{ role: 'user', content: 'x' }], ...form }, signal);
   }
 
   /** Ends a reply; harmless where it has ended. @param {string} id */

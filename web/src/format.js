@@ -94,8 +94,7 @@ export class FormatCheck {
     const { settings, api } = this.app;
     try {
       const wanted = fields(settings, true);
-      // No tokens are asked for: the server only has to understand what they would have to look like.
-      if (Object.keys(wanted).length > 0) await api.checkCompletion({ prompt: '', n_predict: 0, ...wanted }, signal);
+      if (Object.keys(wanted).length > 0) await api.checkForm(wanted, signal);
       if (!signal.aborted) this.report(null);
     } catch (error) {
       if (signal.aborted || isAbort(error)) return;
