@@ -20,7 +20,6 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
-use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::{InferenceCapabilities, SimpleVob, TokEnv};
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use serde_json::{Value, json};
@@ -43,6 +42,11 @@ const MAX_MESSAGE: usize = 300;
 /// Whitespace between two tokens of JSON: a space, or a line break with indentation. A model that likes blank lines could
 /// otherwise go on with them forever.
 const JSON_WHITESPACE: &str = r"[ ]|\n[ \t]{0,20}";
+/// Where a schema says how JSON is to be written.
+const OPTIONS: &str = "x-guidance";
+/// Texts of which all tokens are known to be possible at once within most strings of JSON and like them. The shorter ones
+/// are for strings of limited length. Each takes some 20 MB, and a part of the time of the first grammar.
+const SLICES: [&str; 2] = [r#"[^"\\\x00-\x1F\x7F]{1,10}"#, r#"[^"\\\x00-\x1F\x7F]{1,30}"#];
 
 /// A grammar as somebody wrote it.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +70,7 @@ impl Source {
     /// A grammar as `--grammar` and llama.cpp's field `grammar` take it: Lark if it begins with `%llguidance`, else GBNF.
     pub fn from_text(text: &str) -> Source {
         match text.trim_start().starts_with("%llguidance") {
-            true => Source::Lark(text.to_owned()),
+            true => Source::Lark(unforced(text)),
             false => Source::Gbnf(text.to_owned()),
         }
     }
@@ -178,8 +182,7 @@ impl Compiler {
     fn new(vocabulary: Vocabulary) -> Result<Compiler, GrammarError> {
         let usable = Arc::new(vocabulary.usable());
         let env: TokEnv = Arc::new(vocabulary);
-        let slices = SlicedBiasComputer::general_slices();
-        let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices)
+        let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &SLICES.map(String::from))
             .map_err(|error| GrammarError::Vocabulary(error.to_string()))?;
         factory.quiet();
         *factory.limits_mut() = ParserLimits {
@@ -205,6 +208,10 @@ impl Compiler {
 
     fn compile(&self, source: Source) -> Result<Constraint, GrammarError> {
         let grammar = match source {
+            // A separator or whitespace of one's own may be anything, as in Lark.
+            Source::JsonSchema(schema) if schema.get(OPTIONS).is_some() => {
+                TopLevelGrammar::from_lark(unforced(&format!("start: %json {schema}")))
+            }
             Source::JsonSchema(schema) => TopLevelGrammar::from_json_schema(with_options(schema)?),
             Source::Gbnf(text) => TopLevelGrammar::from_lark(gbnf::to_lark(&text)?),
             Source::Lark(text) => TopLevelGrammar::from_lark(text),
@@ -220,23 +227,27 @@ impl Compiler {
     }
 }
 
-/// Adds how JSON is to be written, unless the schema says it itself.
+/// Adds how JSON is to be written.
 fn with_options(schema: Value) -> Result<Value, GrammarError> {
     let mut schema = match schema {
         Value::Bool(true) => json!({}),
         Value::Object(map) => Value::Object(map),
         _ => return Err(GrammarError::Invalid("a JSON schema is a JSON object".into())),
     };
-    if schema.get("x-guidance").is_none() {
-        let options = JsonCompileOptions {
-            whitespace_pattern: Some(JSON_WHITESPACE.into()),
-            // Alternatives that exclude each other cannot be told from others; what fits one of them is taken.
-            coerce_one_of: true,
-            ..JsonCompileOptions::default()
-        };
-        options.apply_to(&mut schema);
-    }
+    let options = JsonCompileOptions {
+        whitespace_pattern: Some(JSON_WHITESPACE.into()),
+        // Alternatives that exclude each other cannot be told from others; what fits one of them is taken.
+        coerce_one_of: true,
+        ..JsonCompileOptions::default()
+    };
+    options.apply_to(&mut schema);
     Ok(schema)
+}
+
+/// A Lark grammar of which no text is taken for granted where there is one way to go on. After `/a+/`, followed by `"a"`, that
+/// way would never end.
+fn unforced(lark: &str) -> String {
+    format!("{lark}\n%llguidance {{\"no_forcing\": true}}\n")
 }
 
 /// The first line of a message, which may quote a whole grammar.

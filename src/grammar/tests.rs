@@ -182,6 +182,33 @@ fn hostile_grammars_end_in_an_error_or_a_constraint() {
     }
 }
 
+/// With a tokenizer, text that must come is cut as it would: where that text has no end, nobody must wait for it.
+#[test]
+fn text_that_must_come_forever_holds_nobody_up() {
+    let tokenizer = Arc::new(tiny());
+    let grammars = Grammars::new(tokenizer.clone());
+    let own =
+        json!({ "type": "array", "items": { "type": "integer" }, "x-guidance": { "whitespace_pattern": "\\[+" } });
+    for source in [
+        Source::from_text("%llguidance {}\nstart: /a+/ \"a\""),
+        Source::from_text("%llguidance {}\nstart: /[xy]/ /a+/ \"a\""),
+        Source::from_text("%llguidance {\"no_forcing\": false}\nstart: /é+/ \"è\""),
+        Source::from_text("%llguidance {}\nstart: \"a\" start"),
+        Source::Gbnf("root ::= [é]+ x\nx ::= \"è\" x? \"y\"".into()),
+        Source::Regex("[é]+è".into()),
+        Source::JsonSchema(own),
+    ] {
+        let Ok(mut constraint) = grammars.compile(&source) else { continue };
+        for _ in 0..20 {
+            let Ok(Some(row)) = row(&mut constraint, tokenizer.n_vocab()) else { break };
+            let Some(id) = row.iter().position(|logit| *logit == 0.0) else { break };
+            if constraint.is_complete() || constraint.commit(id as TokenId).is_err() {
+                break;
+            }
+        }
+    }
+}
+
 #[test]
 fn a_grammar_without_any_text_is_impossible() {
     for lark in ["start: start \"a\"", "start: x\nx: \"a\" y\ny: y \"b\""] {

@@ -63,7 +63,9 @@ async fn the_other_dialects_have_their_own_words_for_a_schema() {
     for (path, name, value, content) in [
         ("/api/chat", "format", person(), "/message/content"),
         ("/api/generate", "format", person(), "/response"),
-        ("/v1/responses", "text", format, "/output/0/content/0/text"),
+        ("/v1/responses", "text", format.clone(), "/output/0/content/0/text"),
+        ("/v1/messages", "output_config", format.clone(), "/content/0/text"),
+        ("/v1/messages", "output_format", format["format"].clone(), "/content/0/text"),
     ] {
         let body = json!({ "messages": hi(), "prompt": "Hi", "input": "Hi", "stream": false, "temperature": 0,
             "options": { "temperature": 0 }, name: value });

@@ -85,6 +85,15 @@ impl CharSet {
         self.0.get(at).is_some_and(|range| range.0 <= first && last <= range.1)
     }
 
+    /// Whether some character of one begins with the same byte as some of the other, in UTF-8: a lexer reads bytes.
+    pub fn begins_like(&self, other: &CharSet) -> bool {
+        let bytes = |set: &CharSet| {
+            set.0.iter().map(|(first, last)| (first_byte(*first), first_byte(*last))).collect::<Vec<_>>()
+        };
+        let others = bytes(other);
+        bytes(self).iter().any(|one| others.iter().any(|other| one.0 <= other.1 && other.0 <= one.1))
+    }
+
     /// Whether some character is in both.
     pub fn meets(&self, other: &CharSet) -> bool {
         let (mut a, mut b) = (self.0.iter().peekable(), other.0.iter().peekable());
@@ -100,6 +109,17 @@ impl CharSet {
         }
         false
     }
+}
+
+/// The first byte of a character in UTF-8, which grows with the character.
+fn first_byte(character: u32) -> u8 {
+    let byte = match character {
+        0..0x80 => character,
+        0x80..0x800 => 0xC0 | character >> 6,
+        0x800..0x1_0000 => 0xE0 | character >> 12,
+        _ => 0xF0 | character >> 18,
+    };
+    byte as u8
 }
 
 #[cfg(test)]
@@ -120,6 +140,16 @@ mod tests {
         assert!(!letters.add(&set(&[('b', 'c')])));
         assert!(letters.add(&set(&[('d', 'd')])));
         assert_eq!(letters, set(&[('a', 'd')]));
+    }
+
+    #[test]
+    fn characters_begin_like_others_of_the_same_first_byte() {
+        let like = |a: char, b: char| CharSet::of(a).begins_like(&CharSet::of(b));
+        assert!(like('a', 'a') && like('é', 'è') && like('日', '本') && like('😀', '😁'));
+        assert!(!like('a', 'b') && !like('é', 'ā') && !like('é', '日') && !like('日', '😀'));
+        for c in ['\0', '\x7F', '\u{80}', '\u{7FF}', '\u{800}', '\u{FFFF}', '\u{10000}', '\u{10FFFF}'] {
+            assert_eq!(first_byte(c as u32), c.to_string().as_bytes()[0]);
+        }
     }
 
     #[test]

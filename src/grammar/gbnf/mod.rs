@@ -2,11 +2,12 @@
 //!
 //! The one reads a text character by character; the other in *terminals*, each as long as it can get. `read.rs` makes
 //! rules of the text and `lark.rs` writes them down as terminals wherever that cannot change what the grammar allows,
-//! which `facts.rs` and `split.rs` decide.
+//! which `facts.rs`, `overlap.rs` and `split.rs` decide.
 
 mod characters;
 mod facts;
 mod lark;
+mod overlap;
 mod read;
 mod split;
 

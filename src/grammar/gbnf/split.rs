@@ -3,16 +3,20 @@
 //! A terminal takes all the text it can. That changes what the grammar allows where a character that could make a
 //! terminal longer is also one that may follow it: of `[a-z]+ "x"`, the first part would take the `x` as well. At first
 //! every largest regular part is a terminal; those of which this could happen are taken apart, down to single characters,
-//! which never can be longer.
+//! which never can be longer. Since a terminal is read in bytes, so is the character that may follow.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use super::characters::CharSet;
 use super::facts::{Facts, Regular};
+use super::overlap::Places;
 use super::{Expr, Grammar};
 
 /// Times that terminals are taken apart piece by piece; then all the way.
 const MAX_ROUNDS: usize = 10;
+/// Steps in which it is decided what takes too much, each time; what is not decided does.
+const MAX_STEPS: usize = 2_000_000;
 /// Times that what may follow is carried through the rules; then it counts as anything.
 const MAX_PASSES: usize = 64;
 
@@ -40,6 +44,8 @@ pub(super) struct Split<'a> {
     ids: HashMap<Expr, usize>,
     /// Of each terminal.
     facts: Vec<Facts>,
+    /// Of each terminal; none of one that is too large.
+    places: Vec<Option<Places>>,
     /// Rules and their bodies.
     pub rules: Vec<(usize, Node)>,
 }
@@ -52,6 +58,7 @@ impl<'a> Split<'a> {
             terminals: Vec::new(),
             ids: HashMap::new(),
             facts: Vec::new(),
+            places: Vec::new(),
             rules: Vec::new(),
         };
         for (at, rule) in grammar.rules.iter().enumerate().filter(|(at, _)| !regular.has(*at)) {
@@ -78,6 +85,7 @@ impl<'a> Split<'a> {
         let id = self.terminals.len();
         self.terminals.push(expr.clone());
         self.facts.push(self.regular.facts(expr).unwrap_or_default());
+        self.places.push(Places::of(self.grammar, expr));
         self.ids.insert(expr.clone(), id);
         Node::Terminal(id)
     }
@@ -160,15 +168,18 @@ impl<'a> Split<'a> {
     /// The terminals that can take too much.
     fn greedy(&self) -> Vec<bool> {
         let follow = Follow::of(self);
+        let n_steps = Cell::new(MAX_STEPS);
+        let can_be = |at: usize| follow.is_used[at] && self.is_divisible(at);
         let mut greedy: Vec<bool> = (0..self.terminals.len())
             .map(|at| {
-                follow.is_used[at] && self.is_divisible(at) && self.facts[at].extension.meets(&follow.terminals[at])
+                let after = &follow.terminals[at];
+                can_be(at) && self.facts[at].extension.begins_like(after) && self.runs_into(at, after, at, &n_steps)
             })
             .collect();
         // A text of one may also be the beginning of a longer one of another.
         let starts: Vec<u128> = self.facts.iter().map(|facts| bits(&facts.first)).collect();
         for long in 0..self.terminals.len() {
-            if greedy[long] || self.facts[long].tail.is_empty() || !follow.is_used[long] || !self.is_divisible(long) {
+            if greedy[long] || self.facts[long].tail.is_empty() || !can_be(long) {
                 continue;
             }
             let tail = &self.facts[long].tail;
@@ -177,10 +188,19 @@ impl<'a> Split<'a> {
                     && follow.is_used[short]
                     && starts[short] & starts[long] != 0
                     && self.facts[short].first.meets(&self.facts[long].first)
-                    && tail.meets(&follow.terminals[short])
+                    && tail.begins_like(&follow.terminals[short])
+                    && self.runs_into(short, &follow.terminals[short], long, &n_steps)
             });
         }
         greedy
+    }
+
+    /// Whether `long` can go on where `short` ends before one of these characters. Terminals that are too large could.
+    fn runs_into(&self, short: usize, after: &CharSet, long: usize, n_steps: &Cell<usize>) -> bool {
+        match (&self.places[short], &self.places[long]) {
+            (Some(one), Some(other)) => one.runs_into(after, other, short == long, n_steps),
+            _ => true,
+        }
     }
 
     fn is_divisible(&self, terminal: usize) -> bool {

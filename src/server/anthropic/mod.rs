@@ -6,7 +6,7 @@
 //!   `cache_read_input_tokens`; prompts are cached without being asked to, so `cache_control` has nothing to decide.
 //! - A `thinking` budget is a limit, and this model stays below any: it does not think.
 //! - A conversation that does not fit loses its oldest turns, unless `overflow` says otherwise; answers say `truncated`.
-//! - Not there: tools of Anthropic's own (`web_search` …), pictures and documents, `output_format`. They are refused.
+//! - Not there: tools of Anthropic's own (`web_search` …), pictures and documents. They are refused.
 
 mod reply;
 mod request;
@@ -28,7 +28,7 @@ pub fn routes() -> Router<AppState> {
 
 /// `POST /v1/messages`: the next message of a conversation.
 async fn messages(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
-    let mut request = request::request(&fields, &ready)?;
+    let mut request = request::request(&fields, &ready).await?;
     let (overflow, may_drop) = overflow::of_chat(&fields)?;
     request.overflow = overflow;
     let stream = fields.bool("stream", false)?;

@@ -1,16 +1,19 @@
 //! What a request says, in the words of the other APIs.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use crate::chat::Message;
 use crate::chat::tools::{self, Call};
 use crate::engine::Request;
+use crate::grammar::{Constraint, Source};
 use crate::server::Ready;
+use crate::server::constraint::{Wanted, compile};
 use crate::server::conversation::{self, Conversation, with_calls};
 use crate::server::error::ApiError;
-use crate::server::fields::{Fields, missing, not_supported, wrong};
+use crate::server::fields::{Fields, missing, wrong};
 use crate::server::generation;
 use crate::server::tools::{Choice, Tools, function, list};
 
@@ -18,13 +21,41 @@ use crate::server::tools::{Choice, Tools, function, list};
 ///
 /// # Errors
 /// 400 that names the field.
-pub fn request(fields: &Fields, ready: &Ready) -> Result<Request, ApiError> {
+pub async fn request(fields: &Fields, ready: &Arc<Ready>) -> Result<Request, ApiError> {
     refuse(fields)?;
     let mut request = Request::new(Vec::new());
+    request.constraint = constraint(fields, ready).await?;
     request.sampling = generation::sampling(fields, &ready.facts.sampling, 2.0, ready.engine.tokenizer())?;
     request.limit = generation::limit(fields, &["max_tokens"], 1)?;
     request.stop = generation::stop_strings(fields, "stop_sequences")?;
     Ok(request)
+}
+
+/// The form that the reply must have: `output_config.format`, or under its older name `output_format`.
+async fn constraint(fields: &Fields, ready: &Arc<Ready>) -> Result<Option<Constraint>, ApiError> {
+    let config = fields.object("output_config")?.unwrap_or_default();
+    let format = config.object("format").map_err(|error| error.about("output_config.format"))?;
+    let (param, format) = match format {
+        Some(format) => ("output_config.format", format),
+        None => match fields.object("output_format")? {
+            Some(format) => ("output_format", format),
+            None => return Ok(None),
+        },
+    };
+    let at = |name: &str| format!("{param}.{name}");
+    let kind = format.required_string("type").map_err(|error| error.about(&at("type")))?;
+    if kind != "json_schema" {
+        let message = format!("`{}` must be json_schema, not `{kind}`", at("type"));
+        return Err(ApiError::invalid(at("type"), message).coded("invalid_value"));
+    }
+    match format.get("schema") {
+        Some(schema @ Value::Object(_)) => {
+            let wanted = Wanted { source: Source::JsonSchema(schema.clone()), param: at("schema") };
+            compile(wanted, ready).await.map(Some)
+        }
+        Some(other) => Err(wrong(&at("schema"), "an object", other)),
+        None => Err(missing(&at("schema"))),
+    }
 }
 
 /// `tools` and `tool_choice`.
@@ -154,10 +185,6 @@ fn result(at: &str, block: &Map<String, Value>, names: &HashMap<&str, &str>) -> 
 /// 400 that names the field.
 pub fn refuse(fields: &Fields) -> Result<(), ApiError> {
     fields.string("model")?;
-    generation::refuse_given(fields, &["mcp_servers", "container", "output_format"])?;
-    let has_format = fields.object("output_config")?.is_some_and(|config| config.get("format").is_some());
-    if has_format {
-        return Err(not_supported("output_config", "this server"));
-    }
+    generation::refuse_given(fields, &["mcp_servers", "container"])?;
     fields.object("thinking")?.map_or(Ok(()), |thinking| thinking.string("type").map(|_| ()))
 }
