@@ -174,7 +174,7 @@ HTTP
   gemma2 --api-key KEY            clients must send it as `Authorization: Bearer`
 
 OpenAI's API; any client works with base URL http://127.0.0.1:8080/v1:
-  POST /v1/chat/completions (also tools), /v1/responses, /v1/completions,
+  POST /v1/chat/completions, /v1/responses, /v1/completions,
   /v1/embeddings; GET /v1/models
 
   curl http://127.0.0.1:8080/v1/chat/completions -H 'content-type: application/json' \\
@@ -190,9 +190,10 @@ Ollama's, for its clients (OLLAMA_HOST=http://127.0.0.1:8080):
 Anthropic's, with base URL http://127.0.0.1:8080:
   POST /v1/messages, /v1/messages/count_tokens
 
-`\"stream\": true` sends tokens as they are made. /openapi.json describes it all.
-Only this computer can connect unless --host says otherwise. -np N requests are
-answered side by side, each with its own context of -c tokens.
+`\"stream\": true` sends tokens as they are made, and all chats take tools.
+/openapi.json describes it all. Only this computer can connect unless --host says
+otherwise; then --allow-host adds public names. -np N requests are answered side
+by side, each with its own context of -c tokens.
 ";
 
 /// The text of `help`, of `help TOPIC`, or of a tool's `--help`.

@@ -124,7 +124,7 @@ pub fn list(
         Some(other) => return Err(wrong("tools", "a list", other)),
     };
     if list.len() > MAX_TOOLS {
-        let message = format!("there may be {MAX_TOOLS} tools, not {}", list.len());
+        let message = format!("`tools` may have {MAX_TOOLS} entries, not {}", list.len());
         return Err(ApiError::invalid("tools".to_owned(), message));
     }
     let read = |(at, value): (usize, &Value)| {
