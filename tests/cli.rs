@@ -3,6 +3,9 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
+use serde_json::{Value, json};
+
+use crate::program::Server;
 use crate::util::{Folder, demo_model, finish, run, spawn};
 
 pub const GREEDY: [&str; 5] = ["-q", "--temp", "0", "-n", "8"];
@@ -378,7 +381,7 @@ fn answers_follow_a_grammar_or_a_schema() {
         [["-j", schema], ["--json-schema", schema], ["-jf", "schema.json"], ["--json-schema-file", "schema.json"]]
     {
         let text = folder.run(&[&line[..], &flags].concat()).expect(0).stdout;
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        let value: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
         assert!(value["n"].as_u64().is_some_and(|n| (1..=5).contains(&n)), "{text}");
     }
     let chat = folder.run_with_stdin(&["-q", "--chat", "--grammar", yes_no], b"Hi\nAnd now?\n").expect(0).stdout;
@@ -397,4 +400,24 @@ fn grammars_that_cannot_be_used_are_usage_errors_before_the_model_is_asked() {
     run(&["--grammar-file", "nowhere.gbnf"]).expect(1).says(&["`nowhere.gbnf` cannot be read"]);
     run(&["-j", "{}", "--grammar", "root ::= \"a\""]).expect(2).says(&["--json-schema", "--grammar"]);
     folder.run(&["--server", "-j", "{}"]).expect(2).says(&["`-j` needs a prompt"]);
+}
+
+#[test]
+fn a_server_has_the_name_and_the_usual_length_of_replies_that_its_flags_say() {
+    let server = Server::start("0", &["--alias", "gpt-4o-mini", "-n", "3", "--metrics", "--context-shift"]);
+    let get = |path: &str| serde_json::from_str::<Value>(&server.get(path)).expect("JSON");
+    assert_eq!(get("/v1/models")["data"][0]["id"], "gpt-4o-mini");
+    assert_eq!(get("/props")["default_generation_settings"]["params"]["n_predict"], 3);
+    for (asked, expected) in [("", 3), (r#","n_predict":2"#, 2), (r#","n_predict":9"#, 9)] {
+        let body = format!(r#"{{"prompt":"Hi","ignore_eos":true{asked}}}"#);
+        let mut stream = server.send("POST", "/completion", "", &body);
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let body: Value = serde_json::from_str(answer.split_once("\r\n\r\n").expect("a body").1).expect("JSON");
+        assert_eq!((&body["model"], &body["tokens_predicted"]), (&json!("gpt-4o-mini"), &json!(expected)), "{asked}");
+    }
+    let folder = Folder::new();
+    folder.run(&["--server", "-n", "-2"]).expect(2).says(&["`-n -2` needs a prompt"]);
+    folder.run(&["--server", "--alias", "two words"]).expect(2).says(&["`--alias` takes"]);
+    folder.run(&["-p", "Hi", "--slots"]).expect(2).says(&["is for the server"]);
 }

@@ -40,7 +40,7 @@ fn a_running_server_has_given_up_files_connections_and_programs() {
     let mut stream = server.send("POST", "/completion", "X-Request-Id: mine\r\n", r#"{"prompt":"Hi","n_predict":8}"#);
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut stream, &mut answer).expect("an answer");
-    assert!(answer.contains("200 OK") && answer.contains("x-request-id: mine"), "{answer}");
+    assert!(answer.contains("200 OK") && answer.contains("X-Request-Id: mine"), "{answer}");
     assert!(server.get("/").contains("<!doctype html>"), "the page");
     let log = std::fs::read_to_string(server.folder.path("log.jsonl")).expect("the log");
     let line = log.lines().find(|line| line.contains("/completion")).unwrap_or_else(|| panic!("not in: {log}"));

@@ -13,6 +13,7 @@ mod openai;
 mod openapi;
 mod overflow;
 mod page;
+mod prompts;
 mod quit;
 mod replies;
 mod responses;
@@ -29,7 +30,7 @@ use async_channel::Receiver;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use gemma2::chat::ChatTemplate;
-use gemma2::engine::{Engine, EngineOptions, Sampling};
+use gemma2::engine::{Engine, EngineOptions, Limit, Sampling};
 use gemma2::model::{Cache, Chunk, LanguageModel, ModelError};
 use gemma2::server::{AppState, ModelFacts, ServerOptions, router};
 use gemma2::tokenizer::{Special, SpecialIds, TokenId, Tokenizer};
@@ -155,6 +156,7 @@ pub fn facts() -> ModelFacts {
         n_ctx_train: 8192,
         is_demo: false,
         sampling: Sampling { top_p: 0.9, ..Sampling::default() },
+        limit: Limit::EndOfTurn,
     }
 }
 

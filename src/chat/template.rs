@@ -69,6 +69,18 @@ impl ChatTemplate {
         self.render_turns(&messages, continue_last, !continue_last)
     }
 
+    /// The same with the end of the last turn and nothing behind it.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_closed(&self, messages: &[Message]) -> Result<Vec<Segment>, ChatError> {
+        let messages = fold_system(messages)?;
+        if messages.is_empty() {
+            return Err(ChatError::NoMessages);
+        }
+        self.render_turns(&messages, false, false)
+    }
+
     /// Renders a conversation as the template itself does, system messages included.
     ///
     /// # Errors

@@ -77,6 +77,9 @@ pub struct RunArgs {
     /// Replies to raw prompts end with the context; otherwise the oldest tokens make room
     #[arg(long, help_heading = "Context and speed")]
     pub no_context_shift: bool,
+    /// The opposite, which is the default
+    #[arg(long, hide = true, overrides_with = "no_context_shift")]
+    pub context_shift: bool,
     /// (-ngl) Layers on the GPU; this build has no GPU code and goes on with the CPU
     #[arg(long, visible_alias = "gpu-layers", value_name = "N", help_heading = "Context and speed")]
     pub n_gpu_layers: Option<u32>,
@@ -210,7 +213,7 @@ pub struct RunArgs {
     /// Only errors on stderr
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
     pub quiet: bool,
-    /// What is loaded and how, on stderr
+    /// What is loaded and how, on stderr; a server's answers tell more too (`__verbose`)
     #[arg(short, long, help_heading = "Output")]
     pub verbose: bool,
 
@@ -226,13 +229,16 @@ pub struct RunArgs {
     /// Port to listen on; 0 takes a free one [default: 8080, or the next free one]
     #[arg(long, value_name = "N", help_heading = "Server")]
     pub port: Option<u16>,
+    /// The model's name in the APIs [default: that of its file]
+    #[arg(short, long, value_name = "NAME", help_heading = "Server")]
+    pub alias: Option<String>,
     /// Key that API clients must send (repeatable)
     #[arg(long, value_name = "KEY", help_heading = "Server")]
     pub api_key: Vec<String>,
     /// File with one such key in each line; unlike an argument, other users do not see it in the list of processes
     #[arg(long, value_name = "FILE", help_heading = "Server")]
     pub api_key_file: Option<PathBuf>,
-    /// Origin whose pages may call the API, `*` for all (repeatable)
+    /// Origin whose pages may call the API; `*` for all, `localhost` for those of this machine (repeatable)
     #[arg(long, value_name = "ORIGIN", help_heading = "Server")]
     pub cors: Vec<String>,
     /// Name by which the server is reached, as a proxy or your DNS has it, `*` for any (repeatable)
@@ -247,6 +253,10 @@ pub struct RunArgs {
     /// Let the running server open files, make connections and start programs (Linux)
     #[arg(long, help_heading = "Server")]
     pub no_sandbox: bool,
+    /// What other servers switch on by flags and this one always does
+    #[arg(long = "metrics", hide = true)]
+    #[arg(aliases = ["slots", "cont-batching", "jinja", "embedding", "embeddings"])]
+    pub as_always: bool,
 }
 
 /// A seed, or the wish for a fresh one.
@@ -643,7 +653,8 @@ impl RunArgs {
             lookup: self.lookup.or(defaults.lookup),
             cache_type_k: self.cache_type_k.or(defaults.cache_type_k),
             cache_type_v: self.cache_type_v.or(defaults.cache_type_v),
-            no_context_shift: self.no_context_shift || defaults.no_context_shift,
+            no_context_shift: self.no_context_shift || (defaults.no_context_shift && !self.context_shift),
+            context_shift: self.context_shift || defaults.context_shift,
             n_gpu_layers: self.n_gpu_layers.or(defaults.n_gpu_layers),
             gpu: self.gpu.or(defaults.gpu),
             preset: self.preset.or(defaults.preset),
@@ -692,6 +703,7 @@ impl RunArgs {
             nobrowser: self.nobrowser || defaults.nobrowser,
             host: self.host.or(defaults.host),
             port: self.port.or(defaults.port),
+            alias: self.alias.or(defaults.alias),
             api_key: list(self.api_key, defaults.api_key),
             api_key_file: self.api_key_file.or(defaults.api_key_file),
             cors: list(self.cors, defaults.cors),
@@ -699,6 +711,7 @@ impl RunArgs {
             slot_save_path: self.slot_save_path.or(defaults.slot_save_path),
             log_file: self.log_file.or(defaults.log_file),
             no_sandbox: self.no_sandbox || defaults.no_sandbox,
+            as_always: self.as_always || defaults.as_always,
         }
     }
 
@@ -890,6 +903,17 @@ mod tests {
         let args = run(&["--chat", "--silent-prompt", "-v"]).or(defaults.clone());
         assert_eq!((args.prompt, args.escape, args.echo, args.quiet), (None, false, false, false));
         assert_eq!(run(&["-n", "1"]).or(defaults).prompt.as_deref(), Some("hello"));
+    }
+
+    #[test]
+    fn flags_for_what_a_server_always_does_are_known() {
+        let args = run(&["--metrics", "--slots", "--cont-batching", "--jinja", "--embeddings", "--embedding"]);
+        assert!(args.as_always);
+        let args = run(&["--no-context-shift", "--context-shift"]);
+        assert!(!args.no_context_shift && args.context_shift);
+        let defaults = run(&["--no-context-shift"]);
+        assert!(run(&[]).or(defaults.clone()).no_context_shift);
+        assert!(!run(&["--context-shift"]).or(defaults).no_context_shift);
     }
 
     #[test]

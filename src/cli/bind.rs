@@ -161,6 +161,7 @@ mod tests {
 
     fn serve(port: Option<u16>, host: &str) -> Serve {
         Serve {
+            alias: None,
             host: host.into(),
             port,
             open_browser: false,

@@ -60,7 +60,7 @@ pub fn print_end(reply: &Reply, model: &str, prompt: Option<&str>, is_streaming:
 }
 
 fn numbers(timings: &Timings) -> Value {
-    let n_read = timings.prompt_tokens.saturating_sub(timings.cached_tokens);
+    let n_read = timings.computed_tokens();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     // JSON has no infinity: no time, no rate.
     let rate = |n: usize, time: Duration| (!time.is_zero()).then(|| n as f64 / time.as_secs_f64());
@@ -70,7 +70,7 @@ fn numbers(timings: &Timings) -> Value {
         "prompt_per_second": rate(n_read, timings.prefill),
         "predicted_n": timings.decoded_tokens,
         "predicted_ms": ms(timings.decode),
-        "predicted_per_second": rate(timings.decoded_tokens, timings.decode),
+        "predicted_per_second": rate(timings.decode_steps(), timings.decode),
     })
 }
 

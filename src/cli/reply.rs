@@ -153,12 +153,13 @@ async fn follow(
 pub fn stats(timings: &Timings) -> String {
     let rate = |n: usize, time: Duration| match time.as_secs_f64() {
         0.0 => "-".to_owned(),
+        _ if n == 0 => "-".to_owned(),
         seconds => {
             let rate = n as f64 / seconds;
             if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") }
         }
     };
-    let n_read = timings.prompt_tokens.saturating_sub(timings.cached_tokens);
+    let n_read = timings.computed_tokens();
     let cached = match timings.cached_tokens {
         0 => String::new(),
         n => format!(" ({n} cached)"),
@@ -167,7 +168,7 @@ pub fn stats(timings: &Timings) -> String {
         "prefill {n_read} tok {}/s{cached} · decode {} tok {}/s · {:.1} s",
         rate(n_read, timings.prefill),
         timings.decoded_tokens,
-        rate(timings.decoded_tokens, timings.decode),
+        rate(timings.decode_steps(), timings.decode),
         (timings.prefill + timings.decode).as_secs_f64()
     )
 }
@@ -187,7 +188,7 @@ mod tests {
             decode: Duration::from_millis(6_761),
             ..Timings::default()
         };
-        assert_eq!(stats(&timings), "prefill 812 tok 406/s (88 cached) · decode 96 tok 14.2/s · 8.8 s");
+        assert_eq!(stats(&timings), "prefill 812 tok 406/s (88 cached) · decode 96 tok 14.1/s · 8.8 s");
         assert_eq!(stats(&Timings::default()), "prefill 0 tok -/s · decode 0 tok -/s · 0.0 s");
     }
 }

@@ -38,7 +38,8 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
         *folder = existing_folder(folder)?;
     }
     log::start(terminal.is_verbose, serve.log_file.as_deref())?;
-    let (listener, moved) = match bind(&serve, &opened.id())? {
+    let id = serve.alias.clone().unwrap_or_else(|| opened.id());
+    let (listener, moved) = match bind(&serve, &id)? {
         Bound::Listening { listener, moved } => (listener, moved),
         Bound::AlreadyRunning(address) => return show_running(&serve, &url(address), &terminal),
     };
@@ -70,6 +71,7 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
         // A name that was typed as the address to listen on is one of the server's own.
         options.allowed_hosts = serve.allowed_hosts.iter().chain([&serve.host]).cloned().collect();
         options.context_shift = serve.context_shift;
+        options.verbose = terminal.is_verbose;
         options.slot_save_path = serve.slot_save_path.clone();
         options.moved_from = moved.then_some(super::settings::DEFAULT_PORT);
         let state = AppState::new(options);
@@ -78,7 +80,7 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
         let server = tokio::spawn(server::serve(listener, state.clone(), async move { stopped.notified().await }));
         let mut signal = std::pin::pin!(signals::stop());
         state.set_progress(0.0, "loading");
-        let loading = tokio::task::spawn_blocking(move || load(opened, &settings, &terminal));
+        let loading = tokio::task::spawn_blocking(move || load(opened, id, &settings, &terminal));
         let loaded = tokio::select! {
             loaded = loading => loaded.map_err(|_| CliError::System("loading the model failed".into()))?,
             () = &mut signal => return Ok(()),
@@ -112,6 +114,7 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
 
 fn load(
     opened: Opened,
+    id: String,
     settings: &Settings,
     terminal: &Terminal,
 ) -> Result<(Engine, ModelFacts, ChatTemplate), CliError> {
@@ -120,16 +123,16 @@ fn load(
         Some(template) => template,
         None => ChatTemplate::new(None)?,
     };
-    let facts = facts(&opened, settings);
+    let facts = facts(&opened, id, settings);
     let n_parallel = opened.check_memory(&settings.compute, terminal)?;
     let engine = opened.start(tokenizer, n_parallel, &settings.compute, terminal)?;
     Ok((engine, facts, template))
 }
 
-fn facts(opened: &Opened, settings: &Settings) -> ModelFacts {
+fn facts(opened: &Opened, id: String, settings: &Settings) -> ModelFacts {
     let source = &opened.source;
     ModelFacts {
-        id: opened.id(),
+        id,
         name: source.name().into(),
         quantization: source.quantization().into(),
         path: source.file().into(),
@@ -138,6 +141,7 @@ fn facts(opened: &Opened, settings: &Settings) -> ModelFacts {
         n_ctx_train: source.config().n_ctx_train,
         is_demo: opened.place == Place::Demo,
         sampling: settings.generation.sampling.clone(),
+        limit: settings.generation.limit,
     }
 }
 

@@ -166,6 +166,8 @@ pub struct Serve {
     pub open_browser: bool,
     /// Print a banner.
     pub banner: bool,
+    /// The model's name in the APIs, instead of its own.
+    pub alias: Option<String>,
     /// Keys of API clients.
     pub api_keys: Vec<String>,
     /// More of them, in a file.
@@ -228,6 +230,9 @@ fn is_server(args: &RunArgs) -> bool {
     !is_one_shot(args) && !args.chat
 }
 
+/// `-n` for a reply that ends with the context only.
+const UNTIL_FULL: i64 = -2;
+
 /// A flag that is accepted does something: here are those that cannot, in the mode that `all` arguments select.
 fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
     let needs_prompt = [
@@ -243,7 +248,7 @@ fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
         (given.special, "--special"),
         (given.stats, "--stats"),
         (given.ignore_eos, "--ignore-eos"),
-        (given.n_predict.is_some(), "-n"),
+        (given.n_predict == Some(UNTIL_FULL), "-n -2"),
         (given.system_prompt.is_some(), "-sys"),
         (!given.reverse_prompt.is_empty(), "-r"),
         (given.grammar.is_some(), "--grammar"),
@@ -255,6 +260,9 @@ fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
     let needs_chat = [(given.no_markdown, "--no-markdown"), (given.no_history, "--no-history")];
     let needs_server = [
         (given.parallel.is_some(), "-np"),
+        (given.alias.is_some(), "--alias"),
+        (given.as_always, "--metrics"),
+        (given.context_shift && !all.raw, "--context-shift"),
         (given.host.is_some(), "--host"),
         (given.port.is_some(), "--port"),
         (!given.api_key.is_empty(), "--api-key"),
@@ -317,6 +325,9 @@ fn mode(args: &RunArgs) -> Result<Mode, CliError> {
             prompt_cache: args.prompt_cache.clone(),
         }));
     }
+    if args.alias.as_ref().is_some_and(|name| !is_model_name(name)) {
+        return Err(CliError::usage("`--alias` takes 1 to 128 characters, none of them a space or invisible"));
+    }
     if !args.api_key.iter().all(|key| is_api_key(key)) {
         return Err(CliError::usage("`--api-key` takes visible ASCII characters without spaces"));
     }
@@ -325,6 +336,7 @@ fn mode(args: &RunArgs) -> Result<Mode, CliError> {
         port: args.port,
         open_browser: !args.nobrowser && !args.server,
         banner: !args.nologo,
+        alias: args.alias.clone(),
         api_keys: args.api_key.clone(),
         api_key_file: args.api_key_file.clone(),
         cors_origins: args.cors.clone(),
@@ -334,6 +346,11 @@ fn mode(args: &RunArgs) -> Result<Mode, CliError> {
         context_shift: !args.no_context_shift,
         slot_save_path: args.slot_save_path.clone(),
     }))
+}
+
+/// Whether clients can tell this name and write it down.
+fn is_model_name(name: &str) -> bool {
+    (1..=128).contains(&name.chars().count()) && !name.chars().any(|c| c.is_whitespace() || c.is_control())
 }
 
 /// Whether this can travel in a header.
@@ -413,7 +430,7 @@ pub fn generation(args: &RunArgs) -> Result<Generation, CliError> {
         return Err(CliError::usage("`--repeat-penalty` is 0 and must be more"));
     }
     let (limit, until_full) = match args.n_predict.unwrap_or(-1) {
-        -2 => (Limit::EndOfTurn, true),
+        UNTIL_FULL => (Limit::EndOfTurn, true),
         -1 => (Limit::EndOfTurn, false),
         n => match usize::try_from(n) {
             Ok(n) => (Limit::Tokens(n), false),

@@ -29,6 +29,10 @@ pub struct Metrics {
     pub drafted_tokens: u64,
     /// Those of them that came true.
     pub accepted_tokens: u64,
+    /// Steps that checked such guesses.
+    pub drafts: u64,
+    /// Most tokens of a prompt and its reply together, of requests that have ended.
+    pub longest: u64,
     /// Forward passes.
     pub steps: u64,
     /// Sum over the forward passes of the slots that took part.
@@ -76,8 +80,8 @@ impl Waits {
         if timings.decoded_tokens > 0 {
             self.first_token.record((timings.queued + timings.prefill).as_secs_f64());
         }
-        if timings.decoded_tokens > 1 && !timings.decode.is_zero() {
-            self.tokens_per_second.record((timings.decoded_tokens - 1) as f64 / timings.decode.as_secs_f64());
+        if timings.decode_steps() > 0 && !timings.decode.is_zero() {
+            self.tokens_per_second.record(timings.decode_steps() as f64 / timings.decode.as_secs_f64());
         }
     }
 }

@@ -293,13 +293,28 @@ pub struct Timings {
     pub drafted_tokens: usize,
     /// Those of them that came true.
     pub accepted_tokens: usize,
+    /// Steps that checked such guesses.
+    pub drafts: usize,
+}
+
+impl Timings {
+    /// Tokens of the prompt that were computed.
+    pub fn computed_tokens(&self) -> usize {
+        self.prompt_tokens.saturating_sub(self.cached_tokens)
+    }
+
+    /// Tokens that took a step of their own: the first one's logits come with the prompt.
+    pub fn decode_steps(&self) -> usize {
+        self.decoded_tokens.saturating_sub(1)
+    }
 }
 
 /// A request that cannot be taken or that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// Longer than the context.
-    #[error("the prompt has {prompt} tokens and the context holds {n_ctx}")]
+    // Clients look for these words: "too large" and "exceeds the available context size" are llama.cpp's.
+    #[error("the prompt is too large: it has {prompt} tokens, which exceeds the available context size of {n_ctx}")]
     PromptTooLong {
         /// Tokens of the prompt.
         prompt: usize,
@@ -367,8 +382,12 @@ pub struct SlotState {
     pub n_cached: usize,
     /// Tokens of the running request's prompt.
     pub n_prompt: usize,
+    /// Those of them that the cache had when the request began.
+    pub n_reused: usize,
     /// Tokens made so far.
     pub n_decoded: usize,
+    /// Tokens that the running request may still make, where it has a limit.
+    pub n_remaining: Option<usize>,
 }
 
 /// What the engine needs of a tokenizer; tests fake it.

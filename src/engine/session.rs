@@ -41,6 +41,7 @@ pub(super) struct Session {
     guess: Vec<TokenId>,
     n_drafted: usize,
     n_accepted: usize,
+    n_drafts: usize,
     decoder: StreamDecoder,
     stop: StopMatcher,
     events: Sender<Event>,
@@ -89,6 +90,7 @@ impl Session {
             guess: Vec::new(),
             n_drafted: 0,
             n_accepted: 0,
+            n_drafts: 0,
             decoder: StreamDecoder::default(),
             stop: StopMatcher::new(&request.stop),
             events,
@@ -146,6 +148,19 @@ impl Session {
         self.n_decoded
     }
 
+    /// Tokens of the prompt that the cache had.
+    pub(super) fn n_reused(&self) -> usize {
+        self.n_cached
+    }
+
+    /// Tokens that it may still make, where it has a limit.
+    pub(super) fn n_remaining(&self) -> Option<usize> {
+        match self.limit {
+            Limit::Tokens(n) => Some(n.saturating_sub(self.n_decoded)),
+            Limit::EndOfTurn => None,
+        }
+    }
+
     /// Nobody listens any more.
     pub(super) fn is_cancelled(&self) -> bool {
         self.events.is_closed()
@@ -201,6 +216,7 @@ impl Session {
             self.lookup.learn(n_draft, n_accepted);
             self.n_drafted += n_draft;
             self.n_accepted += n_accepted;
+            self.n_drafts += 1;
         }
         if matches!(next, Next::Shifted(_)) {
             self.lookup.forget();
@@ -294,6 +310,7 @@ impl Session {
             decode: between(self.first_logits, None),
             drafted_tokens: self.n_drafted,
             accepted_tokens: self.n_accepted,
+            drafts: self.n_drafts,
         }
     }
 

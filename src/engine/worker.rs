@@ -327,8 +327,11 @@ impl<M: LanguageModel> Worker<M> {
             slot.tokens = Vec::new();
         }
         let timings = session.timings();
+        let n_tokens = session.tokens().len() as u64;
         self.count(|metrics| {
             metrics.running -= 1;
+            metrics.longest = metrics.longest.max(n_tokens);
+            metrics.drafts += timings.drafts as u64;
             metrics.prefill += timings.prefill;
             metrics.decode += timings.decode;
             metrics.drafted_tokens += timings.drafted_tokens as u64;
@@ -351,7 +354,9 @@ impl<M: LanguageModel> Worker<M> {
             busy: slot.session.is_some(),
             n_cached: slot.cache.len(),
             n_prompt: slot.session.as_ref().map_or(0, |s| s.n_prompt()),
+            n_reused: slot.session.as_ref().map_or(0, |s| s.n_reused()),
             n_decoded: slot.session.as_ref().map_or(0, |s| s.n_decoded()),
+            n_remaining: slot.session.as_ref().and_then(|s| s.n_remaining()),
         }));
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Ready;
 use super::error::ApiError;
-use super::fields::{Fields, missing, wrong};
+use super::fields::{Fields, missing, not_supported, wrong};
 use super::generation::run_blocking;
 use crate::chat::tools::{self, Call};
 use crate::chat::{self, Message, PageTemplates};
@@ -18,7 +18,18 @@ use crate::tokenizer::TokenId;
 pub struct Conversation {
     messages: Vec<Message>,
     templates: Option<PageTemplates>,
-    continue_last: bool,
+    ending: Ending,
+}
+
+/// How a prompt ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// With the start of a reply.
+    Reply,
+    /// Within the last message, which goes on.
+    Open,
+    /// With the end of the last message.
+    Closed,
 }
 
 /// A conversation as the model gets it.
@@ -32,22 +43,31 @@ pub struct Prompt {
 }
 
 impl Conversation {
-    /// Reads `messages` and `templates`. A last message by the assistant is continued, unless `continue_final_message`
-    /// says otherwise.
+    /// Reads `messages` and `templates`. A last message by the assistant is continued, unless `continue_final_message` or
+    /// `add_generation_prompt` says otherwise.
     ///
     /// # Errors
     /// 400 that names the message and the field.
     pub fn read(fields: &Fields) -> Result<Conversation, ApiError> {
         let messages = messages(fields)?;
         let ends_with_assistant = messages.last().is_some_and(|last| last.role == "assistant");
-        let continue_last = fields.bool("continue_final_message", ends_with_assistant)?;
-        if continue_last && !ends_with_assistant {
-            return Err(ApiError::invalid(
-                Some("continue_final_message".to_owned()),
-                "only a last message by the assistant can be continued",
-            ));
+        let templates = templates(fields)?;
+        let asks_for_reply = fields.bool("add_generation_prompt", false)?;
+        let continue_last = fields.bool("continue_final_message", ends_with_assistant && !asks_for_reply)?;
+        let refused = |message: &str| Err(ApiError::invalid(Some("continue_final_message".to_owned()), message));
+        if continue_last && asks_for_reply {
+            return refused("a message that goes on leaves no place for `add_generation_prompt`: one of them is false");
         }
-        Ok(Conversation { messages, templates: templates(fields)?, continue_last })
+        if continue_last && !ends_with_assistant {
+            return refused("only a last message by the assistant can be continued");
+        }
+        let ending = match continue_last {
+            true => Ending::Open,
+            false if fields.bool("add_generation_prompt", true)? => Ending::Reply,
+            false if templates.is_some() => return Err(not_supported("add_generation_prompt", "`templates`")),
+            false => Ending::Closed,
+        };
+        Ok(Conversation { messages, templates, ending })
     }
 
     /// A conversation of an API that lets one speak twice in a row: such messages are joined, with a blank line between. A
@@ -63,8 +83,9 @@ impl Conversation {
                 _ => joined.push(message),
             }
         }
-        let continue_last = joined.last().is_some_and(|last| last.role == "assistant");
-        Conversation { messages: joined, templates: None, continue_last }
+        let ends_with_assistant = joined.last().is_some_and(|last| last.role == "assistant");
+        let ending = if ends_with_assistant { Ending::Open } else { Ending::Reply };
+        Conversation { messages: joined, templates: None, ending }
     }
 
     /// Puts instructions before the first message.
@@ -130,11 +151,13 @@ impl Conversation {
         let (before, after) = self.messages.split_at(start);
         let kept = before.iter().filter(|message| message.role == "system");
         let messages: Vec<Message> = kept.chain(after).cloned().collect();
+        let goes_on = self.ending == Ending::Open;
         let segments = match &self.templates {
-            Some(templates) => templates
-                .render(&messages, self.continue_last)
-                .map_err(|error| ApiError::from(error).about("templates"))?,
-            None => ready.template.render(&messages, self.continue_last)?,
+            Some(templates) => {
+                templates.render(&messages, goes_on).map_err(|error| ApiError::from(error).about("templates"))?
+            }
+            None if self.ending == Ending::Closed => ready.template.render_closed(&messages)?,
+            None => ready.template.render(&messages, goes_on)?,
         };
         Ok(Prompt {
             text: chat::text(&segments),
@@ -168,15 +191,14 @@ pub fn list(fields: &Fields) -> Result<&[Value], ApiError> {
     }
 }
 
-/// The messages, where what functions returned becomes part of the user turn that follows, or one of its own.
+/// The messages, where turns alternate: what functions returned is the user's, and all that the user says in a row is one
+/// message, with instructions in between.
 fn alternating(list: &[Value]) -> Result<Vec<Message>, ApiError> {
     let mut messages: Vec<Message> = Vec::with_capacity(list.len());
     // Calls so far, by id, to name the function in its result.
     let mut names: HashMap<&str, &str> = HashMap::new();
-    let mut is_after_result = false;
     for (index, value) in list.iter().enumerate() {
-        let is_result = value["role"] == "tool";
-        let message = match is_result {
+        let message = match value["role"] == "tool" {
             true => result(index, value, &names)?,
             false => message(&format!("messages[{index}]"), value)?,
         };
@@ -185,14 +207,16 @@ fn alternating(list: &[Value]) -> Result<Vec<Message>, ApiError> {
                 names.insert(id, name);
             }
         }
-        match messages.last_mut() {
-            // Turns alternate: several results, and what the user says to them, are one.
-            Some(last) if is_after_result && message.role == "user" => {
-                last.content.push_str(&format!("\n\n{}", message.content.trim()));
+        let said = messages.iter().rposition(|message| message.role != "system");
+        match said.filter(|at| message.role == "user" && messages[*at].role == "user") {
+            Some(at) => {
+                let rest: Vec<Message> = messages.drain(at + 1..).chain([message]).collect();
+                for message in rest {
+                    messages[at].content.push_str(&format!("\n\n{}", message.content.trim()));
+                }
             }
-            _ => messages.push(message),
+            None => messages.push(message),
         }
-        is_after_result = is_result;
     }
     Ok(messages)
 }

@@ -1,6 +1,6 @@
 //! Texts to vectors: OpenAI's `POST /v1/embeddings` and llama.cpp's `POST /embedding`; Ollama's are in `ollama`.
 //!
-//! A vector is the mean of the final hidden states of a text's tokens (`<bos>` included), scaled to length 1. The texts of
+//! Texts may also be lists of parts, `{"content": [{"type": "text", "text": …}]}`, as llama.cpp takes them. A vector is the mean of the final hidden states of a text's tokens (`<bos>` included), scaled to length 1. The texts of
 //! one call run side by side in the engine's slots, beside whatever else runs there.
 
 use std::sync::Arc;
@@ -9,9 +9,10 @@ use axum::routing::post;
 use axum::{Json, Router};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::error::ApiError;
-use super::fields::{Fields, missing};
+use super::fields::{Fields, missing, not_supported, wrong};
 use super::generation::read_prompts;
 use super::wire::base64;
 use super::{AppState, Loaded, Ready};
@@ -97,6 +98,9 @@ struct LlamaItem {
 
 /// `POST /embedding`: a list, and in it the vector as the only one of its text.
 async fn llama_cpp(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Vec<LlamaItem>>, ApiError> {
+    if fields.integer("embd_normalize", -1..=i64::from(i32::MAX))?.is_some_and(|norm| norm != 2) {
+        return Err(not_supported("embd_normalize", "this server: vectors have the Euclidean length 1"));
+    }
     let vectors = embed(&ready, &fields, &["content", "input"], false).await?;
     let item =
         |(index, Embedded { values, n_tokens })| LlamaItem { index, embedding: [values], tokens_evaluated: n_tokens };
@@ -140,7 +144,11 @@ pub async fn embed(
     cuts: bool,
 ) -> Result<Vec<Embedded>, ApiError> {
     let (name, value) = fields.get_any(names).ok_or_else(|| missing(names[0]))?;
-    let mut texts = read_prompts(name, value.clone(), MAX_INPUTS, ready).await?;
+    let value = match value {
+        Value::Array(list) => list.iter().map(|one| joined(name, one)).collect::<Result<Value, _>>()?,
+        one => joined(name, one)?,
+    };
+    let mut texts = read_prompts(name, value, MAX_INPUTS, ready).await?;
     let n_ctx = ready.engine.options().n_ctx;
     if cuts {
         texts.iter_mut().for_each(|tokens| tokens.truncate(n_ctx));
@@ -156,6 +164,20 @@ pub async fn embed(
     // No more at once than there are slots: what waits in the engine's queue takes the place of others.
     let n_slots = ready.engine.options().n_parallel;
     stream::iter(texts).map(|tokens| embed_one(ready, tokens)).buffered(n_slots).try_collect().await
+}
+
+/// The text of an object whose `content` is a list of parts; anything else as it is.
+fn joined(name: &str, value: &Value) -> Result<Value, ApiError> {
+    let Some(content) = value.get("content") else {
+        return Ok(value.clone());
+    };
+    let field = format!("{name}.content");
+    let parts = content.as_array().ok_or_else(|| wrong(&field, "a list of text parts", content))?;
+    let text = |part: &Value| match (part["type"].as_str(), part["text"].as_str()) {
+        (Some("text"), Some(text)) => Ok(text.to_owned()),
+        _ => Err(wrong(&field, "a list of text parts", part)),
+    };
+    parts.iter().map(text).collect::<Result<String, _>>().map(Value::from)
 }
 
 async fn embed_one(ready: &Arc<Ready>, tokens: Vec<TokenId>) -> Result<Embedded, ApiError> {

@@ -34,7 +34,6 @@ const NOT_IMPLEMENTED: &[(&str, IsNeutral)] = &[
     ("modalities", |value| value.as_array().is_some_and(|list| list.iter().all(|one| one == "text"))),
     ("audio", is_empty),
     ("web_search_options", is_off),
-    ("add_generation_prompt", |value| *value == Value::Bool(true)),
     ("grammar_lazy", is_off),
     ("grammar_triggers", is_empty),
     ("image_data", is_empty),
@@ -271,10 +270,11 @@ pub fn stop_strings(fields: &Fields, name: &str) -> Result<Vec<String>, ApiError
     Ok(stops)
 }
 
-/// The length limit under the first of `names` that is there; negative means none. `least` is the smallest other value.
-pub fn limit(fields: &Fields, names: &[&str], least: i64) -> Result<Limit, ApiError> {
+/// The length limit under the first of `names` that is there, else the server's; negative means none. `least` is the
+/// smallest other value.
+pub fn limit(fields: &Fields, names: &[&str], least: i64, default: Limit) -> Result<Limit, ApiError> {
     let Some((name, _)) = fields.get_any(names) else {
-        return Ok(Limit::EndOfTurn);
+        return Ok(default);
     };
     match fields.integer(name, -2..=i64::from(u32::MAX))? {
         None | Some(..0) => Ok(Limit::EndOfTurn),
@@ -308,7 +308,7 @@ pub fn n_top(fields: &Fields) -> Result<Option<usize>, ApiError> {
 }
 
 /// What decides how a reply is told, the same on every API.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Telling {
     /// As server-sent events.
     pub stream: bool,
@@ -383,6 +383,9 @@ fn parse_prompt(name: &str, value: &Value, tokenizer: &Tokenizer) -> Result<Vec<
     match value {
         Value::String(prompt) => Ok(tokenizer.with_bos(text(prompt))),
         Value::Object(map) => match map.get("prompt_string") {
+            Some(_) if map.get("multimodal_data").is_some_and(|data| !data.is_null() && !is_empty(data)) => {
+                Err(not_supported("multimodal_data", "this model: it reads text only"))
+            }
             Some(Value::String(prompt)) => Ok(tokenizer.with_bos(text(prompt))),
             _ => Err(wrong(name, expected, value)),
         },

@@ -110,7 +110,7 @@ fn to_127(host: &str, uri: &Uri) -> Response {
 
 /// Only asked for origins that may; `finish` adds the origin itself.
 fn preflight(request: &HeaderMap) -> Response {
-    let mut response = StatusCode::NO_CONTENT.into_response();
+    let mut response = StatusCode::OK.into_response();
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
     // Client libraries add headers of their own; the list asked for is the list allowed.
@@ -147,8 +147,18 @@ fn finish(mut response: Response, dialect: Dialect, allowed_origin: Option<Heade
 fn is_allowed(state: &AppState, origin: &HeaderValue) -> bool {
     origin.to_str().is_ok_and(|origin| {
         let allowed = &state.options().cors_origins;
-        allowed.iter().any(|one| one == "*" || one.trim_end_matches('/').eq_ignore_ascii_case(origin))
+        allowed.iter().any(|one| match one.as_str() {
+            "*" => true,
+            "localhost" => is_of_this_machine(origin),
+            one => one.trim_end_matches('/').eq_ignore_ascii_case(origin),
+        })
     })
+}
+
+/// Whether an origin is a page that this machine serves, on whatever port.
+fn is_of_this_machine(origin: &str) -> bool {
+    let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    authority.is_some_and(|authority| is_loopback_name(host_name(authority)))
 }
 
 fn is_same_origin(origin: &HeaderValue, host: Option<&str>) -> bool {

@@ -98,6 +98,8 @@ async fn connection(
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
+            // There are clients that look for `Content-Type` and do not find `content-type`.
+            .title_case_headers(true)
             .header_read_timeout(patience.head)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(Box::pin(stream)), service)

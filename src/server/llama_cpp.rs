@@ -1,6 +1,5 @@
 //! llama.cpp's API: completion, tokens, templates, and what the server says about itself.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Query, State};
@@ -11,20 +10,21 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::completion::{Teller, settings, wire_slot};
 use super::constraint::constraint;
 use super::conversation::Conversation;
-use super::error::{ApiError, Dialect, tidy};
+use super::error::{ApiError, Dialect};
 use super::fields::{Fields, missing, wrong};
-use super::generation::{self, RANDOM_SEED, Replies, Telling, refuse_what_is_not_implemented, run_blocking, token_id};
-use super::overflow::{self, is_truncated};
+use super::generation::{self, Replies, Telling, refuse_what_is_not_implemented, run_blocking, token_id};
+use super::overflow;
 use super::selection::Selection;
 use super::slots::act;
 use super::sse::{self, Narrator, frame};
 use super::tools::Tools;
-use super::wire::{PromptProgress, Watch, WirePiece, WireProbability, WireTimings, stop_reason, stopping_word};
-use super::{AppState, Loaded, Ready};
+use super::wire::{PromptProgress, Watch, WirePiece, WireProbability, WireTimings};
+use super::{AppState, Loaded};
 use crate::chat::PageTemplates;
-use crate::engine::{Done, Event, Limit, MAX_N_PROBS, Overflow, Request, Sampling, StopReason, Token};
+use crate::engine::{Event, MAX_N_PROBS, Request};
 use crate::tokenizer::{Special, TokenId, Tokenizer};
 
 /// The routes that need a key; `/health` needs none and is added by [`super::router`].
@@ -69,19 +69,24 @@ async fn props(State(state): State<AppState>, Loaded(ready): Loaded) -> Json<Val
     let page = PageTemplates::default();
     let mut defaults = Request::new(Vec::new());
     defaults.sampling = facts.sampling.clone();
+    defaults.limit = facts.limit;
     Json(json!({
         "default_generation_settings": {
             "n_ctx": options.n_ctx,
-            "params": settings(&defaults),
+            "params": settings(&defaults, Telling::default(), &ready),
         },
         "total_slots": options.n_parallel,
         "model_alias": facts.id,
         "model_path": facts.path,
         "chat_template": ready.template.source(),
         "build_info": format!("gemma2 {version}"),
-        "modalities": { "vision": false, "audio": false },
+        "modalities": { "vision": false, "audio": false, "video": false },
+        "endpoint_slots": true,
+        "endpoint_metrics": true,
+        "endpoint_props": false,
+        "is_sleeping": false,
         "bos_token": written(tokenizer, tokenizer.bos()),
-        "eos_token": ready.eos.map(|id| written(tokenizer, id)),
+        "eos_token": ready.end_tokens.iter().map(|id| written(tokenizer, *id)).find(|text| text == "<eos>"),
         "model_name": facts.name,
         "quantization": facts.quantization,
         "n_params": facts.n_params,
@@ -123,10 +128,16 @@ async fn slots(Loaded(ready): Loaded, Query(query): Query<SlotsQuery>) -> Result
         json!({
             "id": id,
             "n_ctx": n_ctx,
+            "speculative": ready.engine.options().n_lookup > 0,
             "is_processing": slot.busy,
             "n_prompt_tokens": slot.n_prompt,
+            "n_prompt_tokens_cache": slot.n_reused,
             "n_cached": slot.n_cached,
-            "next_token": [{ "n_decoded": slot.n_decoded }],
+            "next_token": [{
+                "has_next_token": slot.busy && slot.n_remaining != Some(0),
+                "n_remain": slot.n_remaining.map_or(-1, |n| i64::try_from(n).unwrap_or(i64::MAX)),
+                "n_decoded": slot.n_decoded,
+            }],
         })
     });
     Ok(Json(list.collect()))
@@ -224,12 +235,13 @@ async fn completion(
     refuse_what_is_not_implemented(&fields)?;
     let telling = Telling::read(&fields)?;
     let n = generation::n_replies(&fields, &["n_cmpl", "n"])?;
-    let n_probs = fields.integer("n_probs", 0..=MAX_N_PROBS as i64)?;
+    let (n_probs, _) = fields.get_any(&["n_probs", "logprobs"]).unwrap_or(("n_probs", &Value::Null));
+    let n_probs = fields.integer(n_probs, 0..=MAX_N_PROBS as i64)?;
     let n_probs = n_probs.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
     let tokenizer = ready.engine.tokenizer();
     let mut request = Request::new(Vec::new());
     request.sampling = generation::sampling(&fields, &ready.facts.sampling, 100.0, tokenizer)?;
-    request.limit = generation::limit(&fields, &["n_predict", "max_tokens"], 0)?;
+    request.limit = generation::limit(&fields, &["n_predict", "max_tokens"], 0, ready.facts.limit)?;
     request.overflow = overflow::of_text(&fields, state.options().context_shift)?;
     request.stop = generation::stop_strings(&fields, "stop")?;
     request.ignore_eos = fields.bool("ignore_eos", false)?;
@@ -246,10 +258,10 @@ async fn completion(
 
     let prompts = generation::prompts(&fields, &ready).await?;
     let replies = Replies::submit(&ready, &prompts, n, &request).map_err(|error| error.about("prompt"))?;
-    let teller = Teller { prompts, n, request, selection, ready };
+    let teller = Teller::new(prompts, n, request, telling, ready);
     if telling.stream {
         let states = vec![Running { watch: Watch::new(), has_new_line: false }; replies.len()];
-        let story = Parts { states, teller, telling };
+        let story = Parts { states, teller, selection, telling };
         return Ok(sse::respond(replies, story));
     }
     let replies = replies.collect().await?;
@@ -260,42 +272,16 @@ async fn completion(
             let probabilities = (n_probs > 0).then(|| teller.probabilities(&reply.tokens));
             let tokens = reply.tokens.iter().map(|token| token.id);
             let tokens = if return_tokens { tokens.collect() } else { Vec::new() };
-            let mut body = teller.end(index, &reply.done);
-            body.has_new_line = reply.text.contains('\n');
-            body.content = reply.text;
+            let mut body = teller.whole(index, &reply);
             body.tokens = tokens;
             body.completion_probabilities = probabilities;
-            teller.selection.of(&body)
+            selection.of(&body)
         })
         .collect();
     Ok(match bodies.len() {
         1 => Json(bodies.remove(0)).into_response(),
         _ => Json(bodies).into_response(),
     })
-}
-
-/// A finished reply, or the last frame of one.
-#[derive(Serialize)]
-struct Completion {
-    index: usize,
-    content: String,
-    tokens: Vec<TokenId>,
-    id_slot: i64,
-    stop: bool,
-    model: String,
-    tokens_predicted: usize,
-    tokens_evaluated: usize,
-    tokens_cached: usize,
-    generation_settings: Value,
-    prompt: String,
-    has_new_line: bool,
-    truncated: bool,
-    stop_type: &'static str,
-    stop_reason: &'static str,
-    stopping_word: String,
-    timings: WireTimings,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    completion_probabilities: Option<Vec<WireProbability>>,
 }
 
 /// A frame in the middle of a stream.
@@ -316,106 +302,11 @@ struct Part {
     timings: Option<WireTimings>,
 }
 
-/// -1 where it is not known yet.
-fn wire_slot(slot: Option<usize>) -> i64 {
-    slot.and_then(|slot| i64::try_from(slot).ok()).unwrap_or(-1)
-}
-
-/// What it takes to tell the end of a reply.
-struct Teller {
-    prompts: Vec<Vec<TokenId>>,
-    n: usize,
-    request: Request,
-    /// What of the end is told.
-    selection: Selection,
-    ready: Arc<Ready>,
-}
-
-impl Teller {
-    fn probabilities(&self, tokens: &[Token]) -> Vec<WireProbability> {
-        let tokenizer = self.ready.engine.tokenizer();
-        let wire = |token| {
-            let wire = WireProbability::new(token, self.request.n_probs, tokenizer);
-            if self.request.probs_after_sampling { wire.of_the_draw() } else { wire }
-        };
-        tokens.iter().map(wire).collect()
-    }
-
-    fn end(&self, index: usize, done: &Done) -> Completion {
-        let mut request = self.request.clone();
-        request.sampling.seed = Some(done.seed);
-        let tokenizer = self.ready.engine.tokenizer();
-        Completion {
-            index,
-            content: String::new(),
-            tokens: Vec::new(),
-            id_slot: wire_slot(done.slot),
-            stop: true,
-            model: self.ready.facts.id.clone(),
-            tokens_predicted: done.timings.decoded_tokens,
-            tokens_evaluated: done.timings.prompt_tokens,
-            tokens_cached: done.timings.cached_tokens,
-            generation_settings: settings(&request),
-            prompt: tokenizer.decode(&self.prompts[index / self.n], true),
-            has_new_line: false,
-            truncated: is_truncated(done),
-            stop_type: match done.reason {
-                StopReason::EndOfTurn => "eos",
-                StopReason::StopString(_) => "word",
-                StopReason::TokenLimit | StopReason::ContextFull => "limit",
-                StopReason::Shutdown => "none",
-            },
-            stop_reason: stop_reason(&done.reason),
-            stopping_word: stopping_word(&done.reason).to_owned(),
-            timings: WireTimings::from(&done.timings),
-            completion_probabilities: None,
-        }
-    }
-}
-
-/// The settings of a request in llama.cpp's words.
-fn settings(request: &Request) -> Value {
-    let s: &Sampling = &request.sampling;
-    let n_predict = match request.limit {
-        Limit::EndOfTurn => -1,
-        Limit::Tokens(n) => i64::try_from(n).unwrap_or(i64::MAX),
-    };
-    let n_keep = match request.overflow {
-        Overflow::Stop => Some(0),
-        Overflow::Shift { n_keep, .. } => n_keep.and_then(|n| i64::try_from(n).ok()),
-    };
-    let bias = |bias: f32| {
-        if bias.is_finite() { json!(tidy(bias)) } else { json!(false) }
-    };
-    let biases = s.logit_bias.iter().map(|(id, value)| json!([id, bias(*value)]));
-    json!({
-        "n_predict": n_predict,
-        "max_tokens": n_predict,
-        "n_keep": n_keep.unwrap_or(-1),
-        "seed": s.seed.unwrap_or(RANDOM_SEED as u64),
-        "temperature": tidy(s.temperature),
-        "top_k": s.top_k,
-        "top_p": tidy(s.top_p),
-        "min_p": tidy(s.min_p),
-        "typical_p": tidy(s.typical_p),
-        "repeat_penalty": tidy(s.repeat_penalty),
-        "repeat_last_n": s.repeat_last_n,
-        "presence_penalty": tidy(s.presence_penalty),
-        "frequency_penalty": tidy(s.frequency_penalty),
-        "logit_bias": biases.collect::<Vec<_>>(),
-        "samplers": s.steps.iter().map(|step| generation::sampler_name(*step)).collect::<Vec<_>>(),
-        "min_keep": s.min_keep,
-        "stop": request.stop,
-        "ignore_eos": request.ignore_eos,
-        "n_probs": request.n_probs,
-        "post_sampling_probs": request.probs_after_sampling,
-        "cache_prompt": request.cache_prompt,
-    })
-}
-
 /// A stream of parts; it ends with a whole [`Completion`], not with `[DONE]`.
 struct Parts {
     teller: Teller,
+    /// What of the end is told.
+    selection: Selection,
     telling: Telling,
     states: Vec<Running>,
 }
@@ -462,7 +353,8 @@ impl Narrator for Parts {
                 }
                 let told = progress.into_iter().map(|progress| {
                     let mut part = self.part(index);
-                    part.prompt_progress = Some(progress);
+                    part.prompt_progress = Some(progress.prompt);
+                    part.timings = self.telling.timings_per_token.then_some(progress.timings);
                     frame(&part)
                 });
                 told.collect()
@@ -483,7 +375,7 @@ impl Narrator for Parts {
                 let mut body = self.teller.end(index, &done);
                 body.has_new_line = self.states[index].has_new_line || done.text.contains('\n');
                 body.content = done.text;
-                vec![frame(&self.teller.selection.of(&body))]
+                vec![frame(&self.selection.of(&body))]
             }
             Event::Failed(_) => Vec::new(),
         }

@@ -9,12 +9,14 @@
 //! | route | API | needs |
 //! |---|---|---|
 //! | `POST /v1/chat/completions`, `/v1/completions`, `/v1/responses`, `GET /v1/models` | OpenAI ([`openai`]) | key, model |
+//! | `POST /v1/chat/completions/input_tokens`, `/v1/responses/input_tokens` | how long a prompt is | key, model |
 //! | `POST /v1/messages`, `/v1/messages/count_tokens` | Anthropic ([`anthropic`]) | key, model |
 //! | `POST /v1/embeddings`, `/embedding` | OpenAI and llama.cpp (`embeddings.rs`) | key, model |
 //! | `POST /completion`, `/tokenize`, `/detokenize`, `/apply-template` | llama.cpp ([`llama_cpp`]) | key, model |
 //! | `GET /props`, `/slots`, `/metrics` | llama.cpp | key, model |
 //! | `POST /slots/{id}` | llama.cpp: save, restore, erase (`slots.rs`) | key, model |
 //! | `POST /api/chat`, `/api/generate`, `/api/embed`, `/api/embeddings`, `/api/show`, `GET /api/tags`, `/api/ps`, `/api/version` | Ollama ([`ollama`]) | key, model |
+//! | `POST /infill`, `/rerank`, `/props` and others | what these models or this program do not do: 501 (`absent.rs`) | key |
 //! | `GET /replies/{id}`, `POST /replies/{id}/stop` | replies that outlive their connection (`replies.rs`) | key |
 //! | `POST /quit` | ends the program, for the page (`quit.rs`) | key, token, loopback |
 //! | `GET /health` | llama.cpp: 503 with progress while loading | |
@@ -33,13 +35,15 @@
 //!   connection cancels, unless the request carries `x-reply-id`: see `replies.rs`.
 //! - What does not fit the context is the request's choice: `overflow` and `n_keep`, see `overflow.rs`.
 //! - Extensions, for the page and whoever likes them: `templates` (in), `stop_reason`, `stopping_word` and `seed` beside
-//!   `finish_reason`, llama.cpp's `timings`, `timings_per_token` and `return_progress` on every API.
+//!   `finish_reason`, llama.cpp's `timings`, `timings_per_token` and `return_progress` on every API, its `verbose` on OpenAI's.
 //! - Gemma 2 knows no functions: `tools` are told in the first user turn, calls and results travel in fenced blocks
 //!   (`chat/tools.rs`), and a reply that begins with such a block comes out as the calls of the API that was asked
 //!   (`tools.rs`). Where arguments are objects and not texts, a call that was cut off within them is left out.
 //! - 503 carries `Retry-After`: loading (with `progress` and `stage`), a full queue, shutting down.
 
+mod absent;
 pub mod anthropic;
+mod completion;
 mod constraint;
 mod conversation;
 mod embeddings;
@@ -79,7 +83,7 @@ use axum::routing::get;
 use tokio::sync::Semaphore;
 
 use crate::chat::ChatTemplate;
-use crate::engine::{Engine, Sampling};
+use crate::engine::{Engine, Limit, Sampling};
 use crate::grammar::Grammars;
 use crate::tokenizer::TokenId;
 use error::ApiError;
@@ -100,7 +104,8 @@ pub struct ServerOptions {
     pub moved_from: Option<u16>,
     /// Keys that open the APIs; none: everything is open.
     pub api_keys: Vec<String>,
-    /// Origins (`https://example.org`, or `*`) whose pages may call the APIs.
+    /// Origins (`https://example.org`) whose pages may call the APIs; `*` is all of them, `localhost` those that this
+    /// machine serves.
     pub cors_origins: Vec<String>,
     /// Serve the page from this folder instead of the embedded one.
     pub ui_dir: Option<PathBuf>,
@@ -114,6 +119,8 @@ pub struct ServerOptions {
     pub replies: ReplyLimits,
     /// Replies to raw prompts go on past the context, unless a request says otherwise (`overflow.rs`).
     pub context_shift: bool,
+    /// OpenAI's answers come with `__verbose`, unless a request says otherwise.
+    pub verbose: bool,
     /// Where `POST /slots/{id}` saves slots; `None` is nowhere.
     pub slot_save_path: Option<PathBuf>,
 }
@@ -150,6 +157,7 @@ impl ServerOptions {
             patience: Patience::default(),
             replies: ReplyLimits::default(),
             context_shift: true,
+            verbose: false,
             slot_save_path: None,
         }
     }
@@ -176,6 +184,8 @@ pub struct ModelFacts {
     pub is_demo: bool,
     /// Settings of a request that names none.
     pub sampling: Sampling,
+    /// How long a reply may get where a request does not say it.
+    pub limit: Limit,
 }
 
 /// A loaded model.
@@ -190,8 +200,8 @@ pub struct Ready {
     pub template: ChatTemplate,
     /// Seconds since 1970 when it became ready.
     pub loaded_at: u64,
-    /// `<eos>`: the end token that is written so.
-    pub eos: Option<TokenId>,
+    /// Tokens that end a reply.
+    pub end_tokens: Vec<TokenId>,
 }
 
 struct Loading {
@@ -207,6 +217,7 @@ struct Shared {
     open_connections: AtomicUsize,
     replies: Arc<Replies>,
     quit: Quit,
+    started_at: u64,
     sandbox: OnceLock<sandbox::Report>,
 }
 
@@ -220,6 +231,7 @@ impl AppState {
         AppState(Arc::new(Shared {
             replies: Arc::new(Replies::new(options.replies)),
             quit: Quit::new(options.local_addr),
+            started_at: wire::unix_time(),
             sandbox: OnceLock::new(),
             options,
             ready: OnceLock::new(),
@@ -240,10 +252,10 @@ impl AppState {
     pub fn set_ready(&self, engine: Engine, facts: ModelFacts, template: ChatTemplate) {
         let tokenizer = engine.tokenizer();
         let n_vocab = TokenId::try_from(tokenizer.n_vocab()).unwrap_or(TokenId::MAX);
-        let eos = (0..n_vocab).find(|id| tokenizer.is_end(*id) && tokenizer.piece(*id) == b"<eos>");
+        let end_tokens = (0..n_vocab).filter(|id| tokenizer.is_end(*id)).collect();
         let grammars = Grammars::new(tokenizer.clone());
         let loaded_at = wire::unix_time();
-        let _ = self.0.ready.set(Arc::new(Ready { engine, grammars, facts, template, loaded_at, eos }));
+        let _ = self.0.ready.set(Arc::new(Ready { engine, grammars, facts, template, loaded_at, end_tokens }));
     }
 
     /// The model.
@@ -284,6 +296,11 @@ impl AppState {
     /// Ready when the page has asked for the end of the program.
     pub async fn quit_requested(&self) {
         self.0.quit.requested().await;
+    }
+
+    /// Seconds since 1970 when the server began.
+    fn started_at(&self) -> u64 {
+        self.0.started_at
     }
 
     fn quit(&self) -> &Quit {
@@ -329,6 +346,7 @@ pub fn router(state: AppState) -> Router {
         .merge(embeddings::routes())
         .merge(ollama::routes())
         .merge(anthropic::routes())
+        .merge(absent::routes())
         .route("/metrics", get(metrics::metrics))
         .merge(replies::routes())
         .merge(quit::routes())

@@ -32,7 +32,8 @@ fn is_zero(n: &usize) -> bool {
 
 impl From<&Timings> for WireTimings {
     fn from(timings: &Timings) -> WireTimings {
-        let prompt_n = timings.prompt_tokens.saturating_sub(timings.cached_tokens);
+        let prompt_n = timings.computed_tokens();
+        let steps = timings.decode_steps() as f64;
         let prompt_ms = timings.prefill.as_secs_f64() * 1e3;
         let predicted_ms = timings.decode.as_secs_f64() * 1e3;
         let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
@@ -44,8 +45,8 @@ impl From<&Timings> for WireTimings {
             prompt_per_second: ratio(prompt_n as f64 * 1e3, prompt_ms),
             predicted_n: timings.decoded_tokens,
             predicted_ms,
-            predicted_per_token_ms: ratio(predicted_ms, timings.decoded_tokens as f64),
-            predicted_per_second: ratio(timings.decoded_tokens as f64 * 1e3, predicted_ms),
+            predicted_per_token_ms: ratio(predicted_ms, steps),
+            predicted_per_second: ratio(steps * 1e3, predicted_ms),
             draft_n: timings.drafted_tokens,
             draft_n_accepted: timings.accepted_tokens,
         }
@@ -59,6 +60,15 @@ pub struct PromptProgress {
     cache: usize,
     processed: usize,
     time_ms: u64,
+}
+
+/// A step of the prompt.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// How far reading is.
+    pub prompt: PromptProgress,
+    /// How long it took until then.
+    pub timings: WireTimings,
 }
 
 /// Watches a running reply, for what is told before its end.
@@ -78,16 +88,22 @@ impl Watch {
     }
 
     /// A step of the prompt. Before the first one it is told where reading began: after what the cache had.
-    pub fn prefill(&mut self, done: usize, total: usize, cached: usize) -> Vec<PromptProgress> {
+    pub fn prefill(&mut self, done: usize, total: usize, cached: usize) -> Vec<Progress> {
         self.timings.prompt_tokens = total;
         self.timings.cached_tokens = cached;
-        self.timings.prefill = self.started.elapsed();
         let is_first = !std::mem::replace(&mut self.is_read, true);
-        let at = |processed, time: Duration| PromptProgress {
-            total,
-            cache: cached,
-            processed,
-            time_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+        if is_first {
+            // Until now it waited for a slot.
+            self.started = Instant::now();
+        }
+        self.timings.prefill = if done > cached { self.started.elapsed() } else { Duration::ZERO };
+        let at = |processed, prefill: Duration| {
+            let time_ms = u64::try_from(prefill.as_millis()).unwrap_or(u64::MAX);
+            let timings = Timings { prompt_tokens: processed, cached_tokens: cached, prefill, ..Timings::default() };
+            Progress {
+                prompt: PromptProgress { total, cache: cached, processed, time_ms },
+                timings: WireTimings::from(&timings),
+            }
         };
         let start = (is_first && done > cached).then(|| at(cached, Duration::ZERO));
         start.into_iter().chain([at(done, self.timings.prefill)]).collect()

@@ -22,7 +22,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use gemma2::chat::ChatTemplate;
-use gemma2::engine::{Engine, EngineOptions, Sampling};
+use gemma2::engine::{Engine, EngineOptions, Limit, Sampling};
 use gemma2::model::{Cache, Chunk, LanguageModel, ModelError};
 use gemma2::server::{self, AppState, ModelFacts, ServerOptions};
 use gemma2::tokenizer::{Special, TokenId, Tokenizer};
@@ -274,6 +274,7 @@ fn facts(options: &Options) -> ModelFacts {
         n_ctx_train: options.n_ctx_train,
         is_demo: options.demo,
         sampling: Sampling::default(),
+        limit: Limit::EndOfTurn,
     }
 }
 

@@ -109,3 +109,16 @@ async fn what_cannot_be_embedded_is_refused_before_anything_is_computed() {
     let metrics = get(&state, "/metrics").await.text;
     assert!(metrics.contains("llamacpp:prompt_tokens_total 0\n"), "{metrics}");
 }
+
+#[tokio::test]
+async fn a_text_in_parts_is_the_same_as_in_one() {
+    let parts = json!({"content": [{"type": "text", "text": "hello "}, {"type": "text", "text": "world"}]});
+    let body = embed(json!({"input": ["hello world", parts]})).await.ok();
+    assert_eq!(body["data"][0]["embedding"], body["data"][1]["embedding"]);
+    assert_eq!(embed(json!({"input": parts})).await.ok()["data"][0]["embedding"], body["data"][0]["embedding"]);
+    for content in [json!("hello"), json!([{"type": "image_url", "image_url": {"url": "data:,"}}]), json!([5])] {
+        assert_eq!(embed(json!({"input": {"content": content}})).await.error(400)["param"], "input.content");
+    }
+    let error = post(&ready(options()), "/embedding", &json!({"content": "a", "embd_normalize": -1})).await.error(400);
+    assert_eq!(error["param"], "embd_normalize");
+}

@@ -112,11 +112,26 @@ async fn an_allowed_origin_gets_cors_headers_and_its_preflight() {
         ("access-control-request-headers", "authorization, x-stainless-os"),
     ];
     let answer = with(&state, "OPTIONS", "/v1/chat/completions", &ask, "").await;
-    assert_eq!(answer.status, StatusCode::NO_CONTENT);
+    assert_eq!(answer.status, StatusCode::OK);
     assert_eq!(answer.header("access-control-allow-origin"), "https://friend.example");
     assert_eq!(answer.header("access-control-allow-headers"), "authorization, x-stainless-os");
     assert!(answer.header("access-control-allow-methods").contains("POST"));
     tokenize(&state, &[headers[0], ("origin", "https://friend.example.evil.example")]).await.error(403);
+}
+
+#[tokio::test]
+async fn localhost_as_an_allowed_origin_is_every_page_that_this_machine_serves() {
+    let mut options = options();
+    options.cors_origins = vec!["localhost".into()];
+    let state = ready(options);
+    for origin in ["http://localhost", "https://localhost:3000", "http://127.0.0.1:3000", "http://[::1]:3000"] {
+        let answer = tokenize(&state, &[("host", "127.0.0.1:8080"), ("origin", origin)]).await;
+        answer.ok();
+        assert_eq!(answer.header("access-control-allow-origin"), origin);
+    }
+    for origin in ["http://localhost.evil.example", "http://notlocalhost", "localhost", "null", "http://192.168.1.2"] {
+        tokenize(&state, &[("host", "127.0.0.1:8080"), ("origin", origin)]).await.error(403);
+    }
 }
 
 #[tokio::test]

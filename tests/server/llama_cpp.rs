@@ -315,3 +315,81 @@ async fn probabilities_of_the_draw_have_names_of_their_own() {
         }
     }
 }
+
+#[tokio::test]
+async fn the_settings_tell_which_tokens_are_favored_and_which_never_come() {
+    let id = tokenizer().encode("x", Special::Literal)[0];
+    let bias = json!([[id, 1.5], [id, false]]);
+    let body = complete(json!({"prompt": "a", "n_predict": 1, "logit_bias": bias})).await.ok();
+    let settings = &body["generation_settings"];
+    assert_eq!(settings["logit_bias"], json!([{"token": id, "bias": 1.5}, {"token": id, "bias": null}]));
+    for sampler in ["dynatemp_range", "xtc_probability", "dry_multiplier", "mirostat"] {
+        assert_eq!(settings[sampler].as_f64(), Some(0.0), "{sampler} is not there");
+    }
+    let body = complete(json!({"prompt": "a", "n_predict": 1, "ignore_eos": true})).await.ok();
+    let biases = body["generation_settings"]["logit_bias"].as_array().expect("a list");
+    let end = tokenizer().encode("<end_of_turn>", Special::Parse)[0];
+    assert!(biases.contains(&json!({"token": end, "bias": null})), "{biases:?}");
+}
+
+#[tokio::test]
+async fn the_first_token_comes_with_the_prompt_and_counts_for_no_speed() {
+    let one = complete(json!({"prompt": "a", "n_predict": 1})).await.ok()["timings"].clone();
+    assert_eq!((one["predicted_n"].as_f64(), one["predicted_per_second"].as_f64()), (Some(1.0), Some(0.0)));
+    let four = complete(json!({"prompt": "a", "n_predict": 4})).await.ok()["timings"].clone();
+    let ms = four["predicted_ms"].as_f64().expect("a number");
+    let speed = four["predicted_per_second"].as_f64().expect("a number");
+    assert!((speed * ms / 3e3 - 1.0).abs() < 1e-9, "{four}");
+}
+
+#[tokio::test]
+async fn timings_come_with_each_step_of_the_prompt_where_they_are_asked_for() {
+    for (path, kind) in [("/completion", "prompt"), ("/v1/completions", "prompt"), ("/v1/responses", "input")] {
+        let state = ready(options());
+        let body =
+            json!({kind: "a b c d e f g h i j k", "stream": true, "return_progress": true, "timings_per_token": true});
+        let text = post(&state, path, &body).await.text;
+        let frames = text.lines().filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok());
+        let steps: Vec<Value> = frames.filter(|frame| frame["prompt_progress"].is_object()).collect();
+        assert!(steps.len() > 2, "{path}: {text}");
+        assert_eq!(steps[0]["timings"]["prompt_n"], 0, "{path}");
+        for step in &steps {
+            assert_eq!(step["timings"]["prompt_n"], step["prompt_progress"]["processed"], "{path}");
+            assert_eq!(step["timings"]["predicted_n"], 0, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_idle_slot_has_nothing_left_to_do() {
+    let state = ready(options());
+    post(&state, "/completion", &json!({"prompt": "a", "n_predict": 4})).await.ok();
+    for slot in get(&state, "/slots").await.ok().as_array().expect("a list") {
+        assert_eq!(slot["next_token"], json!([{"has_next_token": false, "n_remain": -1, "n_decoded": 0}]));
+        assert_eq!((&slot["is_processing"], &slot["speculative"]), (&json!(false), &json!(false)));
+    }
+}
+
+#[tokio::test]
+async fn pictures_in_a_prompt_are_refused_and_not_passed_over() {
+    let with = |data: Value| json!({"prompt": {"prompt_string": "x", "multimodal_data": data}});
+    let error = complete(with(json!(["iVBORw0KGgo="]))).await.error(400);
+    assert!(error["message"].as_str().is_some_and(|text| text.contains("reads text only")), "{error}");
+    complete(with(json!([]))).await.ok();
+}
+
+#[tokio::test]
+async fn what_these_models_cannot_do_is_said_by_a_501() {
+    let state = ready(options());
+    let paths =
+        ["/infill", "/rerank", "/v1/rerank", "/reranking", "/v1/reranking", "/v1/audio/transcriptions", "/props"];
+    for path in paths.into_iter().chain(["/lora-adapters"]) {
+        let error = post(&state, path, &json!({})).await.error(501);
+        assert_eq!(error["type"], "not_supported_error", "{path}");
+        assert!(error["hint"].is_string(), "{path}");
+    }
+    assert_eq!(get(&state, "/lora-adapters").await.ok(), json!([]));
+    let mut locked = options();
+    locked.api_keys = vec!["one".into()];
+    post(&ready(locked), "/infill", &json!({})).await.error(401);
+}

@@ -248,7 +248,7 @@ fn an_idle_connection_does_not_hold_up_the_end() {
     let mut idle = server.connect();
     let head = format!("GET /health HTTP/1.1\r\nHost: {}\r\n\r\n", server.address);
     idle.get_mut().write_all(head.as_bytes()).expect("to write");
-    let head = read_to(&mut idle, "content-length");
+    let head = read_to(&mut idle, "Content-Length");
     let length = head.trim_end().rsplit(' ').next().and_then(|n| n.parse::<usize>().ok()).expect("a length");
     while !read_line(&mut idle).trim().is_empty() {}
     let mut body = vec![0; length];

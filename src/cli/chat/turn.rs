@@ -156,7 +156,7 @@ impl Repl<'_> {
             _ => "complete",
         };
         let timings = &reply.timings;
-        let n_read = timings.prompt_tokens.saturating_sub(timings.cached_tokens);
+        let n_read = timings.computed_tokens();
         let rate = |n: usize, time: std::time::Duration| (!time.is_zero()).then(|| n as f64 / time.as_secs_f64());
         let mut other = json!({
             "status": status,
@@ -173,7 +173,7 @@ impl Repl<'_> {
         if let Some(per_second) = rate(n_read, timings.prefill) {
             other["timings"]["prompt_per_second"] = json!(per_second);
         }
-        if let Some(per_second) = rate(timings.decoded_tokens, timings.decode) {
+        if let Some(per_second) = rate(timings.decode_steps(), timings.decode) {
             other["timings"]["predicted_per_second"] = json!(per_second);
         }
         if self.model.is_demo {

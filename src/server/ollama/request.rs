@@ -42,7 +42,7 @@ impl Asked {
         let mut request = Request::new(Vec::new());
         request.constraint = constraint(fields, ready).await?;
         request.sampling = generation::sampling(&options, &ready.facts.sampling, 100.0, ready.engine.tokenizer())?;
-        request.limit = match generation::limit(&options, &["num_predict"], 0)? {
+        request.limit = match generation::limit(&options, &["num_predict"], 0, ready.facts.limit)? {
             // Ollama's zero is no limit either.
             Limit::Tokens(0) => Limit::EndOfTurn,
             limit => limit,

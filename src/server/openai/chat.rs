@@ -9,9 +9,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::tools::{CallReader, Piece, WireCall};
-use super::{Body, End, Envelope, Usage};
+use super::{Body, End, Envelope, TokenCount, Usage};
 use crate::chat::tools::take_apart;
 use crate::engine::{Done, Event, Request, StopReason, Token};
+use crate::server::completion::Teller;
 use crate::server::constraint::constraint;
 use crate::server::conversation::Conversation;
 use crate::server::error::{ApiError, Dialect};
@@ -34,16 +35,13 @@ pub async fn completions(
     let telling = Telling::read(&fields)?;
     let n = generation::n_replies(&fields, &["n"])?;
     let n_top = generation::n_top(&fields)?;
-    let mut conversation = Conversation::read(&fields)?;
-    let tools = Tools::of_chat(&fields)?;
-    if let Some(tools) = &tools {
-        conversation.instruct(tools.instructions());
-    }
+    let (conversation, tools) = conversation(&fields)?;
     let (overflow, may_drop) = overflow::of_chat(&fields)?;
     let mut request = Request::new(Vec::new());
     let tokenizer = ready.engine.tokenizer();
     request.sampling = generation::sampling(&fields, &ready.facts.sampling, 2.0, tokenizer)?;
-    request.limit = generation::limit(&fields, &["max_completion_tokens", "max_tokens", "n_predict"], 1)?;
+    request.limit =
+        generation::limit(&fields, &["max_completion_tokens", "max_tokens", "n_predict"], 1, ready.facts.limit)?;
     request.overflow = overflow;
     request.stop = generation::stop_strings(&fields, "stop")?;
     request.ignore_eos = fields.bool("ignore_eos", false)?;
@@ -57,7 +55,11 @@ pub async fn completions(
     let room = overflow::room(may_drop, request.limit, ready.engine.options().n_ctx);
     let prompt = conversation.fitting_prompt(&ready, room).await?;
     let n_dropped = prompt.n_dropped;
-    let replies = Replies::submit(&ready, &[prompt.tokens], n, &request).map_err(|error| error.about("messages"))?;
+    let prompts = vec![prompt.tokens];
+    let replies = Replies::submit(&ready, &prompts, n, &request).map_err(|error| error.about("messages"))?;
+    let verbose = Teller::of_verbose(&fields, state.options().verbose, || {
+        Teller::new(prompts, n, request, telling, ready.clone())
+    })?;
     if telling.stream {
         let envelope = Envelope::new("chatcmpl", "chat.completion.chunk", &state, &ready);
         let story = Chunks {
@@ -71,6 +73,7 @@ pub async fn completions(
             calls: tools.is_some().then(|| vec![CallReader::default(); n]),
             usage: telling.include_usage.then(Usage::default),
             timings: None,
+            verbose,
         };
         return Ok(sse::respond(replies, story));
     }
@@ -78,11 +81,13 @@ pub async fn completions(
     let mut usage = Usage::default();
     let mut timings = None;
     let mut left_out = LeftOut::default();
+    let mut told = None;
     let mut choices = Vec::with_capacity(n);
     for (index, reply) in replies.collect().await?.into_iter().enumerate() {
         usage.add(index, n, &reply.done.timings);
         timings = (n == 1).then(|| WireTimings::from(&reply.done.timings));
         left_out = left_out.and(LeftOut::of(&reply.done, n_dropped));
+        told = told.or_else(|| Some(verbose.as_ref()?.whole(index, &reply)));
         let message = match tools.is_some() {
             true => Message::with_calls(&reply.text),
             false => Message { role: "assistant", content: Some(reply.text), tool_calls: None },
@@ -98,7 +103,26 @@ pub async fn completions(
     body.usage = Some(usage);
     body.timings = timings;
     body.left_out = left_out;
+    body.verbose = told;
     Ok(Json(body).into_response())
+}
+
+/// How long the prompt of a conversation would be.
+pub async fn input_tokens(Loaded(ready): Loaded, fields: Fields) -> Result<Json<TokenCount>, ApiError> {
+    refuse_what_is_not_implemented(&fields)?;
+    let (conversation, _) = conversation(&fields)?;
+    let prompt = conversation.prompt(&ready).await?;
+    Ok(Json(TokenCount::of(&prompt)))
+}
+
+/// The conversation, told of the functions that may be called.
+fn conversation(fields: &Fields) -> Result<(Conversation, Option<Tools>), ApiError> {
+    let mut conversation = Conversation::read(fields)?;
+    let tools = Tools::of_chat(fields)?;
+    if let Some(tools) = &tools {
+        conversation.instruct(tools.instructions());
+    }
+    Ok((conversation, tools))
 }
 
 #[derive(Serialize)]
@@ -212,6 +236,7 @@ struct Chunks {
     calls: Option<Vec<CallReader>>,
     usage: Option<Usage>,
     timings: Option<WireTimings>,
+    verbose: Option<Teller>,
 }
 
 impl Chunks {
@@ -245,7 +270,8 @@ impl Narrator for Chunks {
                 }
                 let told = progress.into_iter().map(|progress| {
                     let mut body = self.choice(index, Delta::default());
-                    body.prompt_progress = Some(progress);
+                    body.prompt_progress = Some(progress.prompt);
+                    body.timings = self.telling.timings_per_token.then_some(progress.timings);
                     frame(&body)
                 });
                 told.collect()
@@ -288,6 +314,7 @@ impl Narrator for Chunks {
                 body.choices[0].end = end;
                 body.timings = Some(timings);
                 body.left_out = left_out;
+                body.verbose = self.verbose.as_ref().map(|teller| teller.end(index, &done));
                 rest.into_iter().chain([frame(&body)]).collect()
             }
             Event::Failed(_) => Vec::new(),

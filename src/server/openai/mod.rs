@@ -15,6 +15,8 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::completion::Completion;
+use super::conversation::Prompt;
 use super::error::ApiError;
 use super::generation::draw_id;
 use super::overflow::LeftOut;
@@ -27,9 +29,13 @@ pub fn routes() -> Router<AppState> {
     Router::new()
         .route("/v1/chat/completions", post(chat::completions))
         .route("/chat/completions", post(chat::completions))
+        .route("/v1/chat/completions/input_tokens", post(chat::input_tokens))
+        .route("/chat/completions/input_tokens", post(chat::input_tokens))
         .route("/v1/completions", post(text::completions))
         .route("/v1/responses", post(responses::responses))
         .route("/responses", post(responses::responses))
+        .route("/v1/responses/input_tokens", post(responses::input_tokens))
+        .route("/responses/input_tokens", post(responses::input_tokens))
         .route("/v1/models", get(models))
         .route("/models", get(models))
         .route("/v1/models/{id}", get(model))
@@ -59,7 +65,7 @@ impl Envelope {
 }
 
 /// A whole response, or one chunk of it.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 struct Body<'a, C> {
     #[serde(flatten)]
     envelope: &'a Envelope,
@@ -72,11 +78,22 @@ struct Body<'a, C> {
     prompt_progress: Option<PromptProgress>,
     #[serde(flatten)]
     left_out: LeftOut,
+    /// llama.cpp's account of the reply, for those who look closer.
+    #[serde(rename = "__verbose", skip_serializing_if = "Option::is_none")]
+    verbose: Option<Completion>,
 }
 
 impl<'a, C> Body<'a, C> {
     fn new(envelope: &'a Envelope, choices: Vec<C>) -> Body<'a, C> {
-        Body { envelope, choices, usage: None, timings: None, prompt_progress: None, left_out: LeftOut::default() }
+        Body {
+            envelope,
+            choices,
+            usage: None,
+            timings: None,
+            prompt_progress: None,
+            left_out: LeftOut::default(),
+            verbose: None,
+        }
     }
 }
 
@@ -133,6 +150,19 @@ impl Usage {
         }
         self.completion_tokens += timings.decoded_tokens;
         self.total_tokens = self.prompt_tokens + self.completion_tokens;
+    }
+}
+
+/// OpenAI's answer about the length of a prompt.
+#[derive(Serialize)]
+struct TokenCount {
+    object: &'static str,
+    input_tokens: usize,
+}
+
+impl TokenCount {
+    fn of(prompt: &Prompt) -> TokenCount {
+        TokenCount { object: "response.input_tokens", input_tokens: prompt.tokens.len() }
     }
 }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{Body, End, Envelope, Usage};
 use crate::engine::{Event, Request, Token};
+use crate::server::completion::Teller;
 use crate::server::constraint::constraint;
 use crate::server::error::{ApiError, Dialect};
 use crate::server::fields::Fields;
@@ -40,7 +41,7 @@ pub async fn completions(
     let tokenizer = ready.engine.tokenizer();
     let mut request = Request::new(Vec::new());
     request.sampling = generation::sampling(&fields, &ready.facts.sampling, 2.0, tokenizer)?;
-    request.limit = generation::limit(&fields, &["max_tokens", "n_predict"], 0)?;
+    request.limit = generation::limit(&fields, &["max_tokens", "n_predict"], 0, ready.facts.limit)?;
     request.overflow = overflow::of_text(&fields, state.options().context_shift)?;
     request.stop = generation::stop_strings(&fields, "stop")?;
     request.ignore_eos = fields.bool("ignore_eos", false)?;
@@ -50,6 +51,8 @@ pub async fn completions(
 
     let prompts = generation::prompts(&fields, &ready).await?;
     let replies = Replies::submit(&ready, &prompts, n, &request).map_err(|error| error.about("prompt"))?;
+    let teller = || Teller::new(prompts.clone(), n, request, telling, ready.clone());
+    let verbose = Teller::of_verbose(&fields, state.options().verbose, teller)?;
     let choices = prompts
         .iter()
         .flat_map(|prompt| {
@@ -74,6 +77,7 @@ pub async fn completions(
             states: choices,
             usage: telling.include_usage.then(Usage::default),
             timings: None,
+            verbose,
         };
         return Ok(sse::respond(replies, story));
     }
@@ -81,12 +85,14 @@ pub async fn completions(
     let mut usage = Usage::default();
     let mut timings = None;
     let mut left_out = LeftOut::default();
+    let mut told = None;
     let mut bodies = Vec::with_capacity(replies.len());
     let replies = replies.collect().await?;
     for (index, (reply, mut state)) in replies.into_iter().zip(choices).enumerate() {
         usage.add(index, n, &reply.done.timings);
         timings = is_single.then(|| WireTimings::from(&reply.done.timings));
         left_out = left_out.and(LeftOut::of(&reply.done, 0));
+        told = told.or_else(|| Some(verbose.as_ref()?.whole(index, &reply)));
         let end = End::of(&reply.done);
         bodies.push(Choice {
             index,
@@ -99,6 +105,7 @@ pub async fn completions(
     body.usage = Some(usage);
     body.timings = timings;
     body.left_out = left_out;
+    body.verbose = told;
     Ok(Json(body).into_response())
 }
 
@@ -155,6 +162,7 @@ struct Pieces {
     states: Vec<Running>,
     usage: Option<Usage>,
     timings: Option<WireTimings>,
+    verbose: Option<Teller>,
 }
 
 impl Pieces {
@@ -185,7 +193,8 @@ impl Narrator for Pieces {
                 }
                 let told = progress.into_iter().map(|progress| {
                     let mut body = self.choice(index, String::new());
-                    body.prompt_progress = Some(progress);
+                    body.prompt_progress = Some(progress.prompt);
+                    body.timings = self.telling.timings_per_token.then_some(progress.timings);
                     frame(&body)
                 });
                 told.collect()
@@ -212,11 +221,13 @@ impl Narrator for Pieces {
                 let end = End::of(&done);
                 let left_out = LeftOut::of(&done, 0);
                 // Clients do not look for text beside a `finish_reason`.
+                let told = self.verbose.as_ref().map(|teller| teller.end(index, &done));
                 let rest = (!done.text.is_empty()).then(|| frame(&self.choice(index, done.text)));
                 let mut body = self.choice(index, String::new());
                 body.choices[0].end = end;
                 body.left_out = left_out;
                 body.timings = Some(timings);
+                body.verbose = told;
                 rest.into_iter().chain([frame(&body)]).collect()
             }
             Event::Failed(_) => Vec::new(),

@@ -17,10 +17,11 @@ use serde_json::{Value, json};
 
 use item::Item;
 
+use super::TokenCount;
 use crate::engine::{Done, EngineError, Request, StopReason};
 use crate::server::error::{ApiError, tidy};
 use crate::server::fields::Fields;
-use crate::server::generation::{Replies, Telling, draw_id};
+use crate::server::generation::{Replies, Telling, draw_id, refuse_what_is_not_implemented};
 use crate::server::overflow::{self, LeftOut};
 use crate::server::sse;
 use crate::server::wire::{WireTimings, unix_time};
@@ -51,6 +52,14 @@ pub async fn responses(Loaded(ready): Loaded, fields: Fields) -> Result<Response
     let mut body = object.ended(&Item::all(reply.text, tools.is_some()), &reply.done);
     body["timings"] = json!(WireTimings::from(&reply.done.timings));
     Ok(Json(body).into_response())
+}
+
+/// How long the prompt of a response would be.
+pub async fn input_tokens(Loaded(ready): Loaded, fields: Fields) -> Result<Json<TokenCount>, ApiError> {
+    refuse_what_is_not_implemented(&fields)?;
+    let tools = request::tools(&fields)?;
+    let prompt = request::conversation(&fields, tools.as_ref())?.prompt(&ready).await?;
+    Ok(Json(TokenCount::of(&prompt)))
 }
 
 /// A response object. It repeats what was asked for.

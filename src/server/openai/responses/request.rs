@@ -31,7 +31,7 @@ pub async fn request(fields: &Fields, ready: &Arc<Ready>) -> Result<Request, Api
     let mut request = Request::new(Vec::new());
     request.constraint = constraint(fields, ready).await?;
     request.sampling = generation::sampling(fields, &ready.facts.sampling, 2.0, ready.engine.tokenizer())?;
-    request.limit = generation::limit(fields, &["max_output_tokens"], 1)?;
+    request.limit = generation::limit(fields, &["max_output_tokens"], 1, ready.facts.limit)?;
     request.stop = generation::stop_strings(fields, "stop")?;
     Ok(request)
 }

@@ -152,7 +152,10 @@ impl Narrator for Events {
                     return Vec::new();
                 }
                 let told = progress.into_iter().map(|progress| {
-                    let body = json!({ "response": self.object.body, "prompt_progress": progress });
+                    let mut body = json!({ "response": self.object.body, "prompt_progress": progress.prompt });
+                    if self.telling.timings_per_token {
+                        body["timings"] = json!(progress.timings);
+                    }
                     self.tell("response.in_progress", body)
                 });
                 told.collect()
