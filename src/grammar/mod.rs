@@ -6,9 +6,11 @@
 //!
 //! - The trie of a vocabulary is built with the first grammar and kept: a start without grammars pays nothing.
 //! - End tokens may come exactly where the grammar may stop; other control tokens never.
+//! - Objects of a JSON schema have the properties that it names, and others only where it says so (`closed`).
 //! - Grammars come from anywhere. Size, nesting, states and work per step have limits, and a grammar is compiled on a
 //!   thread of its own whose stack bears the deepest that these let through.
 
+mod closed;
 mod constraint;
 mod gbnf;
 mod vocabulary;
@@ -28,6 +30,7 @@ use crate::error::Hint;
 use crate::tokenizer::Tokenizer;
 use vocabulary::Vocabulary;
 
+pub use closed::close;
 pub use constraint::{Constraint, ConstraintError};
 
 /// Most bytes of a grammar or a schema.
@@ -234,6 +237,7 @@ fn with_options(schema: Value) -> Result<Value, GrammarError> {
         Value::Object(map) => Value::Object(map),
         _ => return Err(GrammarError::Invalid("a JSON schema is a JSON object".into())),
     };
+    close(&mut schema);
     let options = JsonCompileOptions {
         whitespace_pattern: Some(JSON_WHITESPACE.into()),
         // Alternatives that exclude each other cannot be told from others; what fits one of them is taken.

@@ -79,6 +79,10 @@ fn a_schema_allows_the_json_it_describes_and_nothing_else() {
             "[]",
         ],
     );
+    let open = json!({ "properties": { "a": { "type": "integer" } }, "required": ["a"] });
+    check(Source::JsonSchema(open), &[r#"{"a":1}"#], &[r#"{"a":1,"b":2}"#]);
+    let open = json!({ "properties": { "a": { "type": "integer" } }, "additionalProperties": true });
+    check(Source::JsonSchema(open), &[r#"{"a":1,"b":2}"#], &[]);
     let any = Source::json_object();
     check(any, &["{}", r#"{"a": [1, {"b": null}]}"#], &["[]", "1", "{", "{} "]);
     check(Source::JsonSchema(json!({})), &["1", "[]", "\"x\"", "{}"], &["", "x"]);

@@ -49,9 +49,12 @@ impl Conversation {
     /// # Errors
     /// 400 that names the message and the field.
     pub fn read(fields: &Fields) -> Result<Conversation, ApiError> {
-        let messages = messages(fields)?;
-        let ends_with_assistant = messages.last().is_some_and(|last| last.role == "assistant");
         let templates = templates(fields)?;
+        let mut messages = messages(list(fields)?)?;
+        if templates.is_none() {
+            messages = alternating(messages);
+        }
+        let ends_with_assistant = messages.last().is_some_and(|last| last.role == "assistant");
         let asks_for_reply = fields.bool("add_generation_prompt", false)?;
         let continue_last = fields.bool("continue_final_message", ends_with_assistant && !asks_for_reply)?;
         let refused = |message: &str| Err(ApiError::invalid(Some("continue_final_message".to_owned()), message));
@@ -167,14 +170,6 @@ impl Conversation {
     }
 }
 
-/// Reads `messages`.
-///
-/// # Errors
-/// 400 that names the message and the field; none at all.
-pub fn messages(fields: &Fields) -> Result<Vec<Message>, ApiError> {
-    alternating(list(fields)?)
-}
-
 /// `messages` as they are.
 ///
 /// # Errors
@@ -191,9 +186,11 @@ pub fn list(fields: &Fields) -> Result<&[Value], ApiError> {
     }
 }
 
-/// The messages, where turns alternate: what functions returned is the user's, and all that the user says in a row is one
-/// message, with instructions in between.
-fn alternating(list: &[Value]) -> Result<Vec<Message>, ApiError> {
+/// Reads messages. What functions returned is the user's.
+///
+/// # Errors
+/// 400 that names the message and the field.
+pub fn messages(list: &[Value]) -> Result<Vec<Message>, ApiError> {
     let mut messages: Vec<Message> = Vec::with_capacity(list.len());
     // Calls so far, by id, to name the function in its result.
     let mut names: HashMap<&str, &str> = HashMap::new();
@@ -207,18 +204,28 @@ fn alternating(list: &[Value]) -> Result<Vec<Message>, ApiError> {
                 names.insert(id, name);
             }
         }
-        let said = messages.iter().rposition(|message| message.role != "system");
-        match said.filter(|at| message.role == "user" && messages[*at].role == "user") {
-            Some(at) => {
-                let rest: Vec<Message> = messages.drain(at + 1..).chain([message]).collect();
-                for message in rest {
-                    messages[at].content.push_str(&format!("\n\n{}", message.content.trim()));
-                }
-            }
-            None => messages.push(message),
-        }
+        messages.push(message);
     }
     Ok(messages)
+}
+
+/// Turns alternate: all that the user says in a row is one message, with instructions in between.
+fn alternating(messages: Vec<Message>) -> Vec<Message> {
+    let mut joined: Vec<Message> = Vec::with_capacity(messages.len());
+    for message in messages {
+        let is_said = |message: &Message| message.role != "system";
+        let said = if message.role == "user" { joined.iter().rposition(is_said) } else { None };
+        match said.filter(|at| joined[*at].role == "user") {
+            Some(at) => {
+                let rest: Vec<Message> = joined.drain(at + 1..).chain([message]).collect();
+                for message in rest {
+                    joined[at].content.push_str(&format!("\n\n{}", message.content.trim()));
+                }
+            }
+            None => joined.push(message),
+        }
+    }
+    joined
 }
 
 /// A message of the role `tool`.

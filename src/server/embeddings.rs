@@ -1,7 +1,8 @@
 //! Texts to vectors: OpenAI's `POST /v1/embeddings` and llama.cpp's `POST /embedding`; Ollama's are in `ollama`.
 //!
-//! Texts may also be lists of parts, `{"content": [{"type": "text", "text": …}]}`, as llama.cpp takes them. A vector is the mean of the final hidden states of a text's tokens (`<bos>` included), scaled to length 1. The texts of
-//! one call run side by side in the engine's slots, beside whatever else runs there.
+//! A vector is the mean of the final hidden states of a text's tokens (`<bos>` included), scaled to length 1. The texts of
+//! one call run side by side in the engine's slots, beside whatever else runs there. A text may come in parts, as
+//! `{"content": [{"type": "text", "text": …}]}`.
 
 use std::sync::Arc;
 

@@ -302,7 +302,7 @@ struct Part {
     timings: Option<WireTimings>,
 }
 
-/// A stream of parts; it ends with a whole [`Completion`], not with `[DONE]`.
+/// A stream of parts; it ends with a whole [`Completion`](super::completion::Completion), not with `[DONE]`.
 struct Parts {
     teller: Teller,
     /// What of the end is told.

@@ -11,7 +11,7 @@ use super::error::ApiError;
 use super::fields::{Fields, missing, wrong};
 use crate::chat::tools::{self, MARKER, Tool};
 use crate::engine::Request;
-use crate::grammar::Source;
+use crate::grammar::{Source, close};
 
 /// Most functions in one request, as in OpenAI's API.
 const MAX_TOOLS: usize = 128;
@@ -101,7 +101,13 @@ impl Tools {
             let message = "`tools` and a form of the whole reply exclude each other: leave one out";
             return Err(ApiError::invalid(param.to_owned(), message));
         }
-        let source = Source::Lark(tools::grammar(&self.tools, self.one_only));
+        let closed = |tool: &Tool| {
+            let mut tool = tool.clone();
+            close(&mut tool.parameters);
+            tool
+        };
+        let closed: Vec<Tool> = self.tools.iter().map(closed).collect();
+        let source = Source::Lark(tools::grammar(&closed, self.one_only));
         let constraint = compile(Wanted { source, param: param.into() }, ready).await?;
         request.constraint = Some(if self.is_required { constraint } else { constraint.only_after(MARKER) });
         Ok(())

@@ -7,7 +7,6 @@ const CHAT: &str = "/v1/chat/completions";
 fn tools() -> Value {
     let color = json!({
         "type": "object", "properties": { "color": { "enum": ["red", "green"] } }, "required": ["color"],
-        "additionalProperties": false,
     });
     json!([
         { "type": "function", "function": { "name": "paint", "description": "Paints the wall", "parameters": color } },

@@ -25,7 +25,7 @@ pub async fn chat(Loaded(ready): Loaded, fields: Fields) -> Result<Response, Api
     for message in list {
         refuse_images(message.get("images"))?;
     }
-    let mut conversation = Conversation::of(messages(&fields)?);
+    let mut conversation = Conversation::of(messages(list)?);
     let tools = Tools::of_chat(&fields)?;
     if let Some(tools) = &tools {
         conversation.instruct(tools.instructions());
