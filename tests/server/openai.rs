@@ -319,8 +319,8 @@ async fn what_would_change_the_result_and_is_not_there_is_refused() {
 
 #[tokio::test]
 async fn a_template_that_refuses_the_roles_is_a_400() {
-    let twice = json!([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]);
-    let error = chat(json!({"messages": twice})).await.error(400);
+    let first = json!([{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]);
+    let error = chat(json!({"messages": first})).await.error(400);
     assert_eq!(error["param"], "messages");
 }
 

@@ -162,7 +162,7 @@ fn a_stopped_reply_frees_its_slot_and_keeps_its_text() {
     });
     assert_eq!(server.engine.metrics().cancelled, 1);
     let mut kept = reattach(&server, 0);
-    assert!(read_to(&mut kept, "x-reply-state").contains("stopped"));
+    assert!(read_to(&mut kept, "X-Reply-State").contains("stopped"));
     assert_eq!(read_event(&mut kept), first);
     assert_eq!(read_all(kept).matches("data:").count(), 0);
     assert_eq!(stop()["state"], "stopped", "twice is once");

@@ -84,7 +84,7 @@ fn ids_of_requests_are_echoed_where_they_are_harmless() {
     let server = impatient(|_| {});
     let id_of = |given: &str| {
         let answer = read_all(server.send("GET", "/health", &[("x-request-id", given)], ""));
-        answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).expect("an id").to_owned()
+        answer.lines().find_map(|line| line.strip_prefix("X-Request-Id: ")).expect("an id").to_owned()
     };
     assert_eq!(id_of("my-request_1.2:3"), "my-request_1.2:3");
     for odd in ["", "two words", "quote\"", "{json}", &"a".repeat(129)] {
