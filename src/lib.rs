@@ -43,7 +43,8 @@
 //! - `engine` speaks token ids and settings: no JSON, no terminal, no tokio.
 //! - Only `server` has wire types. Only `cli` prints and exits; `main` alone maps errors to exit codes.
 //! - No build file sets `target-cpu`: the binary must run on a machine that is not this one.
-//! - `unsafe` lives in `kernels` and in `bundle/map.rs` (with `map/joined.rs`) only.
+//! - `unsafe` lives in `kernels`, in `bundle/map.rs` (with `map/joined.rs`) and, for one question to Windows, in
+//!   `cli/console.rs` only.
 
 pub mod bench;
 pub mod bundle;

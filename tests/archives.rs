@@ -81,6 +81,15 @@ fn several_models_in_one_file_are_chosen_by_name() {
     assert_eq!(inside(&["--model-name", "hf-bf16-sharded"]), alone(&tiny));
     let beside = folder.run(&[&args[..], &["-m", "packed", "--model-name", "hf-bf16-sharded"]].concat()).expect(0);
     assert_eq!(beside.stdout, alone(&tiny));
+    let tool = |args: &[&str]| run(folder.command(&packed).args(args).args(["--model-name", "hf-bf16-sharded"]));
+    assert!(tool(&["info"]).expect(0).stdout.contains("format        safetensors"));
+    assert_ne!(
+        tool(&["tokenize", "Hello"]).expect(0).stdout,
+        run(folder.command(&packed).args(["tokenize", "Hello"])).expect(0).stdout
+    );
+    folder.run(&["quantize", "packed", "small.gguf", "BF16", "--model-name", "hf-bf16-sharded"]).expect(0);
+    assert_eq!(alone("small.gguf"), alone(&tiny));
+    folder.run(&["bench", "-m", "packed", "--model-name", "x"]).expect(2).says(&["`x`"]);
     run(folder.command(&packed).args(args).args(["--model-name", "x"]))
         .expect(2)
         .says(&["`x`", "`m`, `hf-bf16-sharded`"]);

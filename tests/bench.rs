@@ -15,6 +15,7 @@ fn json_has_the_fields_of_llama_bench_and_equal_arithmetic_has_equal_hashes() {
         assert_eq!((&row["n_prompt"], &row["n_gen"]), (&n_prompt.into(), &n_gen.into()));
         assert_eq!(row["n_threads"], n_threads);
         assert_eq!(row["samples_ts"].as_array().expect("samples").len(), 2);
+        assert!(row.as_object().expect("an object").contains_key("build_commit"));
         assert!(row["avg_ts"].as_f64().expect("a rate") > 0.0);
         assert_eq!(row["weight_bytes_per_s"].is_null(), n_gen == 0);
     }

@@ -150,12 +150,73 @@ fn on_a_terminal_the_answer_is_whole_and_ends_its_line() {
 fn mistakes_on_the_command_line_are_explained() {
     let folder = Folder::new();
     folder.run(&["--tmp", "1"]).expect(2).says(&["--tmp", "did you mean `--temp`"]);
-    folder.run(&["packs"]).expect(2).says(&["packs"]);
-    folder.run(&["-tb", "4"]).expect(2).says(&["`-tb` is not in this version"]);
-    folder.run(&["--temp", "warm"]).expect(2).says(&["warm", "--temp"]);
+    folder.run(&["packs"]).expect(2).says(&["packs", "did you mean `pack`"]);
+    folder.run(&["What is Rust?"]).expect(2).says(&["`What is Rust?` is no tool", "-p"]);
+    folder.run(&["gemma-2.gguf"]).expect(2).says(&["`gemma2 -m gemma-2.gguf`"]);
+    folder.run(&["bench", "-fa", "1"]).expect(2).says(&["`-fa` is no flag of this tool"]);
+    folder
+        .run(&["-hf", "google/gemma-2-2b-it"])
+        .expect(2)
+        .says(&["`-hf google/gemma-2-2b-it`: this program downloads"]);
+    folder.run(&["--chat", "-p", "x"]).expect(2).says(&["`-sys TEXT` gives it instructions"]);
+    folder.run(&["--temp", "warm"]).expect(2).says(&["warm", "--temp", "it is no number"]);
+    folder.run(&["--port", "-1"]).expect(2).says(&["`-1` for `--port <N>`"]);
+    folder.run(&["--port", "99999"]).expect(2).says(&["99999 is not in 0..=65535"]);
     folder.run(&["-p", "x", "--port", "1"]).expect(2).says(&["`--port` is for the server"]);
-    folder.run(&["--gpu", "nvidia"]).expect(2).says(&["nvidia", "auto, disable"]);
+    folder.run(&["--gpu", "intel"]).expect(2).says(&["intel", "auto, disable"]);
     folder.run(&["--isa", "z80"]).expect(2).says(&["z80", "scalar"]);
+}
+
+#[test]
+fn recipes_for_llamafile_work_as_they_are_written() {
+    let folder = Folder::new();
+    let expected = answer(&folder, &["-p", "Hi"]);
+    let text = |args: &[&str]| folder.run(&[&["--temp", "0", "-n", "8"], args].concat()).expect(0).stdout;
+    assert_eq!(
+        text(&["--cli", "-p", "Hi", "-ngl", "999", "-fa", "on", "--log-disable", "--no-display-prompt"]),
+        expected
+    );
+    assert_eq!(
+        text(&["-cnv", "-st", "-p", "Hi", "-t", "1", "-tb", "2", "-b", "64", "-ub", "32", "--no-warmup"]),
+        expected
+    );
+    assert_eq!(text(&["-no-cnv", "-p", "Once upon"]), answer(&folder, &["--raw", "-p", "Once upon"]));
+    let piped = folder.run_with_stdin(&[&GREEDY[..], &["-f", "/dev/stdin", "-c", "0", "--simple-io"]].concat(), b"Hi");
+    assert_eq!(piped.expect(0).stdout, expected);
+    let prompt = r"<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n";
+    assert_eq!(text(&["-e", "-p", prompt, "-r", r"```\n", "--silent-prompt"]), expected);
+    folder.write("system.txt", "Answer in French. Always.\n");
+    let system = answer(&folder, &["-p", "Hi", "-sys", "Answer in French. Always."]);
+    assert_eq!(text(&["-p", "Hi", "-sysf", "system.txt"]), system);
+    let noted = folder.run(&["-p", "Hi", "-n", "1", "--prio", "2", "-fa", "off"]).expect(0).stderr;
+    assert!(noted.contains("note: `--prio 2` changes nothing: ") && noted.contains("note: `-fa off`"), "{noted}");
+    folder.run(&["-p", "Hi", "--mirostat", "2"]).expect(2).says(&["`--mirostat 2`", "`--min-p`"]);
+    folder.run(&["--cli"]).expect(2).says(&["`--cli` needs a prompt"]);
+    assert!(folder.run(&["help", "llamafile"]).expect(0).stdout.contains("\n-fa --flash-attn\n"));
+}
+
+#[test]
+fn with_vv_the_exact_prompt_and_the_settings_are_told() {
+    let run = Folder::new().run(&["-p", "Hi", "-n", "1", "-vv", "--top-k", "7"]).expect(0);
+    for says in
+        ["<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n", "top-k 7", "decode 1 tok", "weights  "]
+    {
+        assert!(run.stderr.contains(says), "{says}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn a_cut_answer_that_had_a_form_to_keep_is_told() {
+    let folder = Folder::new();
+    let letters = ["-p", "Hi", "--temp", "0", "--grammar", "root ::= [a-z]+"];
+    let cut = folder.run(&[&letters[..], &["-n", "2"]].concat()).expect(0);
+    assert!(
+        cut.stderr.contains("warning: `-n` has cut the answer") && cut.stderr.contains("`--grammar`"),
+        "{}",
+        cut.stderr
+    );
+    let whole = folder.run(&["-p", "Hi", "--grammar", "root ::= \"yes\"", "-n", "20"]).expect(0);
+    assert!(!whole.stderr.contains("warning"), "{}", whole.stderr);
 }
 
 #[test]
@@ -175,6 +236,8 @@ fn help_and_version_are_results() {
     assert!(folder.run(&["pack", "--help"]).expect(0).stdout.contains("--license"));
     assert!(folder.run(&["--version"]).expect(0).stdout.starts_with(concat!("gemma2 ", env!("CARGO_PKG_VERSION"))));
     assert!(folder.run(&["completions", "bash"]).expect(0).stdout.contains("--top-k"));
+    let fish = folder.run(&["completions", "fish"]).expect(0).stdout;
+    assert!(fish.contains("    set -e cmd[1]\n    string match -q -- '-*'"), "{fish}");
 }
 
 #[test]
@@ -212,7 +275,7 @@ fn presets_and_modes_print_the_flags_they_stand_for() {
     let folder = Folder::new();
     let run = folder.run(&["-p", "Hi", "-n", "8", "--mode", "factual", "--preset", "memory", "-c", "256"]).expect(0);
     assert!(run.stderr.contains("mode     factual: --temp 0\n"), "{}", run.stderr);
-    assert!(run.stderr.contains("preset   memory: --dtype bf16 -c 512 -ub 64\n"), "{}", run.stderr);
+    assert!(run.stderr.contains("preset   memory: --dtype bf16 -c 512 -ub 64 -ctk q8_0 -ctv q8_0\n"), "{}", run.stderr);
     assert_eq!(run.stdout, answer(&folder, &["-p", "Hi"]));
     folder.run(&["-p", "Hi", "--preset", "fast"]).expect(2).says(&["auto, exact, speed, memory"]);
 }
@@ -236,6 +299,8 @@ fn models_that_are_none_are_explained() {
     folder.run(&["-m", "gemma-2-2b-Q6_K.gguf", "-p", "x"]).expect(3).says(&["gemma-2-2b-it-Q6_K.gguf"]);
     folder.run(&["-m", "gemma-2-2b-it-Q6_K.gguf", "-p", "x"]).expect(3).says(&["gemma-2-2b-it-Q6_K.gguf"]);
     folder.run(&["-m", "text.gguf", "-p", "x"]).expect(3).says(&["text.gguf"]);
+    std::fs::write(folder.path("empty.zip"), b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0").expect("a file");
+    folder.run(&["-m", "empty.zip", "-p", "x"]).expect(3).says(&["empty.zip"]);
     folder.run(&["-m", ".", "-p", "x"]).expect(3).says(&["gemma-2-2b-it-Q6_K.gguf"]);
     let mut cut = std::fs::read(demo_model()).expect("the demo model");
     cut.truncate(1_500_000);
@@ -321,12 +386,12 @@ fn get(url: &str, path: &str, header: &str) -> String {
 #[cfg(unix)]
 fn a_server_prints_its_url_answers_and_stops_when_told() {
     let folder = Folder::new();
-    let (child, url) = serve(&folder, &["--api-key", "secret", "--temp", "0.25"]);
+    let (child, url) = serve(&folder, &["--api-key", "secret", "--temp", "0.25", "--alias", "my-gemma"]);
     assert!(url.starts_with("http://127.0.0.1:") && url.ends_with('/'), "{url}");
     let health = get(&url, "/health", "");
-    assert!(health.contains("200 OK") && health.contains("gemma2-demo-q8_0"), "{health}");
+    assert!(health.contains("200 OK") && health.contains("my-gemma"), "{health}");
     assert!(get(&url, "/v1/models", "").contains("401"));
-    assert!(get(&url, "/v1/models", "Authorization: Bearer secret\r\n").contains("gemma2-demo-q8_0"));
+    assert!(get(&url, "/v1/models", "Authorization: Bearer secret\r\n").contains("my-gemma"));
     assert!(get(&url, "/props", "Authorization: Bearer secret\r\n").contains("0.25"));
     crate::util::signal(&child, "TERM");
     let run = finish(child).expect(0);

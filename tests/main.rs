@@ -1,6 +1,8 @@
 //! Everything that shows through the library or the binary.
 
 mod archives;
+#[cfg(target_os = "linux")]
+mod banner;
 mod batch;
 mod bench;
 mod bundle;

@@ -74,6 +74,22 @@ fn a_file_of_another_kind_is_left_alone() {
 }
 
 #[test]
+fn a_chat_goes_on_without_reading_it_again() {
+    let folder = Folder::new();
+    let chat = |typed: &str| {
+        let args = ["--chat", "--temp", "0", "-n", "8", "--stats", "--prompt-cache", "chat.cache"];
+        folder.run_with_stdin(&args, typed.as_bytes()).expect(0)
+    };
+    let first = chat("Hi\n/save chat.json\n");
+    assert_eq!(counts(&first).1, 0, "{}", first.stderr);
+    let more = chat("/load chat.json\nAnd then?\n");
+    let (n_read, n_cached) = counts(&more);
+    assert!(n_cached > n_read, "{}", more.stderr);
+    let plain = folder.run_with_stdin(&["--chat", "--temp", "0", "-n", "8"], b"/load chat.json\nAnd then?\n").expect(0);
+    assert_eq!(more.stdout, plain.stdout);
+}
+
+#[test]
 fn a_prompt_that_cannot_be_kept_is_answered_all_the_same() {
     let folder = Folder::new();
     let answer = folder.run(&["--raw", "-n", "3", "-p", PROMPT, "--prompt-cache", "no/such/folder/x"]).expect(0);

@@ -73,9 +73,13 @@ fn one_object_says_all_about_an_answer() {
     let object: Value = serde_json::from_str(&printed).expect("JSON");
     assert_eq!((&object["content"], &object["stop_type"]), (&Value::from(text), &Value::from("limit")));
     assert_eq!((&object["seed"], &object["tokens_predicted"]), (&Value::from(7), &Value::from(8)));
-    assert_eq!(object["model"], "gemma2-demo-q8_0");
+    assert_eq!(
+        (&object["model"], &object["finish_reason"]),
+        (&Value::from("gemma2-demo-q8_0"), &Value::from("length"))
+    );
     let stopped: Value = serde_json::from_str(&answer(&folder, &["-p", "Hi", "--json", "-r", "e"])).expect("JSON");
     assert_eq!((&stopped["stop_type"], &stopped["stopping_word"]), (&Value::from("word"), &Value::from("e")));
+    assert_eq!(stopped["finish_reason"], "stop");
     let echoed: Value = serde_json::from_str(&answer(&folder, &["-p", "Hi", "--json", "--echo"])).expect("JSON");
     assert_eq!(echoed["prompt"], "Hi\n");
 }

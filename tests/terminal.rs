@@ -14,15 +14,15 @@ use crate::util::Folder;
 
 /// Nothing takes as long; only a test that fails waits for it.
 const PATIENCE: Duration = Duration::from_secs(120);
-const CTRL_C: &str = "\x03";
+pub const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
 const CTRL_J: &str = "\n";
 const CTRL_R: &str = "\x12";
 const UP: &str = "\x1b[A";
 
-/// The program in a terminal of 80 columns. What is typed while it does not read lines is not edited: each test waits for
+/// The program in a terminal of 24 lines. What is typed while it does not read lines is not edited: each test waits for
 /// the end of what it has begun.
-struct Session {
+pub struct Session {
     child: Child,
     keyboard: File,
     screen: Receiver<Vec<u8>>,
@@ -38,7 +38,12 @@ impl Session {
     }
 
     fn of(folder: &Folder, program: &Path, args: &[&str], variables: &[(&str, &str)]) -> Session {
-        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        Session::sized(folder, program, 80, args, variables)
+    }
+
+    /// So many columns wide.
+    pub fn sized(folder: &Folder, program: &Path, columns: u16, args: &[&str], variables: &[(&str, &str)]) -> Session {
+        let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).expect("a pseudo-terminal");
         let slave = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
         // Ctrl-C needs a controlling terminal, which a new session takes.
@@ -72,13 +77,13 @@ impl Session {
         self.keys(keys);
     }
 
-    fn keys(&mut self, keys: &str) {
+    pub fn keys(&mut self, keys: &str) {
         self.keyboard.write_all(keys.as_bytes()).expect("to type");
     }
 
     /// Waits until this is on the screen, after all that was waited for before.
     #[track_caller]
-    fn wait_for(&mut self, wanted: &str) {
+    pub fn wait_for(&mut self, wanted: &str) {
         let start = Instant::now();
         loop {
             let text = self.text();
@@ -94,7 +99,7 @@ impl Session {
     }
 
     /// What was written, without escape sequences and carriage returns.
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let raw = String::from_utf8_lossy(&self.raw);
         let mut out = String::new();
         let mut rest = raw.as_ref();
@@ -110,13 +115,20 @@ impl Session {
         (out + rest).replace('\r', "")
     }
 
+    /// The lines as they are when all has been written: what was erased is gone.
+    pub fn lines(&self) -> Vec<String> {
+        let raw = String::from_utf8_lossy(&self.raw);
+        let shown = raw.split('\n').map(|line| line.rsplit("\r\x1b[K").next().unwrap_or_default());
+        shown.map(|line| line.trim_end_matches('\r').to_owned()).collect()
+    }
+
     fn raw(&self) -> String {
         String::from_utf8_lossy(&self.raw).into_owned()
     }
 
     /// Waits for the end, with this status; all that was on the screen.
     #[track_caller]
-    fn ends(mut self, status: i32) -> Session {
+    pub fn ends(mut self, status: i32) -> Session {
         while let Ok(bytes) = self.screen.recv_timeout(PATIENCE) {
             self.raw.extend(bytes);
         }

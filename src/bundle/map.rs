@@ -85,33 +85,54 @@ impl Bytes {
         Bytes { owner: Arc::new(Owner::Static(bytes)), range: 0..bytes.len() }
     }
 
-    /// A copy in memory of its own, on a page boundary as mapped files are: no file is read again for it.
+    /// A copy in memory of its own, on a page boundary as mapped files are: no file is read again for it. `on_piece` is
+    /// called after each piece of `piece` bytes and the rest, with its size.
     ///
     /// # Errors
     /// Not enough memory.
-    pub fn copied(&self) -> std::io::Result<Bytes> {
+    pub fn copied(&self, piece: usize, on_piece: &mut dyn FnMut(usize)) -> std::io::Result<Bytes> {
         if self.is_empty() {
             return Ok(Bytes::from(Vec::new()));
         }
         let mut map = memmap2::MmapMut::map_anon(self.len())?;
-        map.copy_from_slice(self);
+        for (to, from) in map.chunks_mut(piece.max(1)).zip(self.chunks(piece.max(1))) {
+            to.copy_from_slice(from);
+            on_piece(from.len());
+        }
         let map = map.make_read_only()?;
         let range = 0..map.len();
         Ok(Bytes { owner: Arc::new(Owner::Copied(map)), range })
     }
 
-    /// Keeps the whole mapping that these bytes are a part of from being swapped out.
+    /// Reads these bytes into memory, as far as there is room: what is mapped is otherwise read when it is first needed.
+    pub fn read(&self) {
+        #[cfg(unix)]
+        if let Owner::Mapped(map) = &*self.owner {
+            // All at once, where the system can; should it refuse, the pages come one by one below.
+            let _ = map.advise_range(memmap2::Advice::WillNeed, self.range.start, self.range.len());
+        }
+        const PAGE: usize = 4096;
+        let sum = self.iter().step_by(PAGE).fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+        std::hint::black_box(sum);
+    }
+
+    /// Keeps these bytes from being swapped out.
     ///
     /// # Errors
     /// The system's limit for locked memory, or a system that cannot do it.
     pub fn lock(&self) -> std::io::Result<()> {
-        match &*self.owner {
-            #[cfg(unix)]
-            Owner::Mapped(map) | Owner::Copied(map) => map.lock(),
-            #[cfg(unix)]
-            Owner::Joined(mapping) => mapping.lock(),
-            _ => Err(std::io::Error::from(std::io::ErrorKind::Unsupported)),
+        #[cfg(unix)]
+        {
+            let bytes: &[u8] = self;
+            // SAFETY: the bytes are readable as long as the owner lives, and locking changes none of them. The system
+            // takes the whole pages that they lie in.
+            match unsafe { libc::mlock(bytes.as_ptr().cast(), bytes.len()) } {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
         }
+        #[cfg(not(unix))]
+        Err(std::io::Error::from(std::io::ErrorKind::Unsupported))
     }
 
     /// Tells the system that these bytes are not read again soon. Memory that holds mapped pages becomes free for
@@ -271,10 +292,12 @@ mod tests {
     fn copies_and_static_bytes_are_the_same_bytes() {
         let bytes = Bytes::from_static(b"some weights");
         assert_eq!(&bytes.slice(5..12).unwrap()[..], b"weights");
-        let copy = bytes.slice(5..12).unwrap().copied().unwrap();
+        let mut sizes = Vec::new();
+        let copy = bytes.slice(5..12).unwrap().copied(4, &mut |n| sizes.push(n)).unwrap();
+        assert_eq!(sizes, [4, 3]);
         assert_eq!(&copy[..], b"weights");
         assert_eq!(copy.as_ptr() as usize % 4096, 0);
         assert!(bytes.slice(5..13).is_none());
-        assert!(Bytes::from(Vec::new()).copied().unwrap().is_empty());
+        assert!(Bytes::from(Vec::new()).copied(4, &mut |_| ()).unwrap().is_empty());
     }
 }

@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use super::foreign::{self, Foreign, Refusal, Translation};
 use super::help;
 use crate::ops::KvType;
 
@@ -16,6 +18,7 @@ use crate::ops::KvType;
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     args_override_self = true,
+    allow_negative_numbers = true,
     max_term_width = 100
 )]
 pub struct Args {
@@ -55,6 +58,9 @@ pub struct RunArgs {
     /// CPU threads [default: physical cores]
     #[arg(short, long, value_name = "N", help_heading = "Context and speed")]
     pub threads: Option<usize>,
+    /// (-tb) CPU threads while a prompt is read [default: as many as `-t`]
+    #[arg(long, value_name = "N", help_heading = "Context and speed")]
+    pub threads_batch: Option<usize>,
     /// Most tokens of a prompt read together; at most `-ub` are [default: 2048]
     #[arg(short, long, value_name = "N", help_heading = "Context and speed")]
     pub batch_size: Option<usize>,
@@ -77,11 +83,8 @@ pub struct RunArgs {
     /// Replies to raw prompts end with the context; otherwise the oldest tokens make room
     #[arg(long, help_heading = "Context and speed")]
     pub no_context_shift: bool,
-    /// The opposite, which is the default
-    #[arg(long, hide = true, overrides_with = "no_context_shift")]
-    pub context_shift: bool,
     /// (-ngl) Layers on the GPU; this build has no GPU code and goes on with the CPU
-    #[arg(long, visible_alias = "gpu-layers", value_name = "N", help_heading = "Context and speed")]
+    #[arg(long = "gpu-layers", visible_alias = "n-gpu-layers", value_name = "N", help_heading = "Context and speed")]
     pub n_gpu_layers: Option<u32>,
     /// Which GPU to use [default: auto]
     #[arg(long, value_name = "WHICH", help_heading = "Context and speed")]
@@ -99,7 +102,7 @@ pub struct RunArgs {
     /// Prompt from a file, `-` is stdin; beside `-p` it follows after a blank line
     #[arg(short, long, value_name = "FILE", help_heading = "Prompt")]
     pub file: Option<PathBuf>,
-    /// In `-p`, \n \t \r \" \' \\ and \xNN are escapes
+    /// In `-p`, `-r` and `-sys`, \n \t \r \" \' \\ and \xNN are escapes
     #[arg(short, long, help_heading = "Prompt")]
     pub escape: bool,
     /// The prompt goes to the model as it is, without the chat template
@@ -111,6 +114,9 @@ pub struct RunArgs {
     /// (-sys) Instructions before the first message
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Prompt")]
     pub system_prompt: Option<String>,
+    /// (-sysf) The same from a file
+    #[arg(long, value_name = "FILE", conflicts_with = "system_prompt", help_heading = "Prompt")]
+    pub system_prompt_file: Option<PathBuf>,
     /// Tokens of a `--raw` prompt that stay when the reply outgrows the context; -1 is all of them [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Prompt")]
     pub keep: Option<i64>,
@@ -161,7 +167,7 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Sampling")]
     pub ignore_eos: bool,
     /// Raise or lower a token's score: 235265+2.5, 235265-inf (repeatable)
-    #[arg(long, value_name = "ID±BIAS", value_parser = parse_logit_bias, help_heading = "Sampling")]
+    #[arg(short, long, value_name = "ID±BIAS", value_parser = parse_logit_bias, help_heading = "Sampling")]
     pub logit_bias: Vec<LogitBias>,
 
     /// The answer follows this grammar (GBNF, or Lark after `%llguidance`)
@@ -213,9 +219,9 @@ pub struct RunArgs {
     /// Only errors on stderr
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
     pub quiet: bool,
-    /// What is loaded and how, on stderr; a server's answers tell more too (`__verbose`)
-    #[arg(short, long, help_heading = "Output")]
-    pub verbose: bool,
+    /// What is loaded and how, on stderr; -vv: also exact prompts, settings and speed. A server's answers tell more too
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Output")]
+    pub verbose: u8,
 
     /// Serve without opening a browser
     #[arg(long, conflicts_with_all = ["prompt", "file"], help_heading = "Server")]
@@ -229,8 +235,8 @@ pub struct RunArgs {
     /// Port to listen on; 0 takes a free one [default: 8080, or the next free one]
     #[arg(long, value_name = "N", help_heading = "Server")]
     pub port: Option<u16>,
-    /// The model's name in the APIs [default: that of its file]
-    #[arg(short, long, value_name = "NAME", help_heading = "Server")]
+    /// (-a) The model's name in the APIs [default: that of its file]
+    #[arg(long, value_name = "NAME", help_heading = "Server")]
     pub alias: Option<String>,
     /// Key that API clients must send (repeatable)
     #[arg(long, value_name = "KEY", help_heading = "Server")]
@@ -253,10 +259,10 @@ pub struct RunArgs {
     /// Let the running server open files, make connections and start programs (Linux)
     #[arg(long, help_heading = "Server")]
     pub no_sandbox: bool,
-    /// What other servers switch on by flags and this one always does
-    #[arg(long = "metrics", hide = true)]
-    #[arg(aliases = ["slots", "cont-batching", "jinja", "embedding", "embeddings"])]
-    pub as_always: bool,
+
+    /// What flags that are not ours came to.
+    #[arg(skip)]
+    pub foreign: Foreign,
 }
 
 /// A seed, or the wish for a fresh one.
@@ -284,6 +290,12 @@ pub enum Gpu {
     Auto,
     /// None.
     Disable,
+    /// One of NVIDIA's.
+    Nvidia,
+    /// One of AMD's.
+    Amd,
+    /// Apple's.
+    Apple,
 }
 
 /// `--dtype`.
@@ -369,7 +381,7 @@ pub enum Tool {
     Completions(CompletionsArgs),
     /// Check that this program computes right on this machine, and how fast it can be
     Doctor(DoctorArgs),
-    /// Help about a topic (prompt, sampling, chat, gpu, api, man) or a tool
+    /// Help about a topic (prompt, sampling, chat, gpu, api, llamafile, man) or a tool
     Help(HelpArgs),
 }
 
@@ -379,6 +391,9 @@ pub struct DoctorArgs {
     /// The model whose speed is measured, as for the program itself
     #[arg(short, long, value_name = "PATH")]
     pub model: Option<PathBuf>,
+    /// Which model of a file with several [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub model_name: Option<String>,
     /// CPU threads [default: physical cores]
     #[arg(short, long, value_name = "N")]
     pub threads: Option<usize>,
@@ -483,6 +498,9 @@ pub struct TokenizeArgs {
     /// Where the vocabulary comes from, as for the program itself
     #[arg(short, long, value_name = "PATH")]
     pub model: Option<PathBuf>,
+    /// Which model of a file with several [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub model_name: Option<String>,
     /// Control tokens in the text are plain characters
     #[arg(long)]
     pub literal: bool,
@@ -497,6 +515,9 @@ pub struct InfoArgs {
     /// The model, as for the program itself
     #[arg(short, long, value_name = "PATH")]
     pub model: Option<PathBuf>,
+    /// Which model of a file with several [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub model_name: Option<String>,
     /// The context to count memory for; 0 is the model's maximum [default: 512]
     #[arg(short, long, value_name = "N")]
     pub ctx_size: Option<usize>,
@@ -508,6 +529,9 @@ pub struct BenchArgs {
     /// The model, as for the program itself
     #[arg(short, long, value_name = "PATH")]
     pub model: Option<PathBuf>,
+    /// Which model of a file with several [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub model_name: Option<String>,
     /// Tokens of the prompt to read; 0 leaves this out
     #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
     pub n_prompt: usize,
@@ -561,6 +585,9 @@ pub struct PerplexityArgs {
     /// The model, as for the program itself
     #[arg(short, long, value_name = "PATH")]
     pub model: Option<PathBuf>,
+    /// Which model of a file with several [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub model_name: Option<String>,
     /// Tokens of a chunk, of whose second half each token is scored; 0 is the model's maximum [default: 512]
     #[arg(short, long, value_name = "N")]
     pub ctx_size: Option<usize>,
@@ -593,6 +620,9 @@ pub struct QuantizeArgs {
     /// Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0, BF16, F16 or another of llama.cpp's names
     #[arg(value_name = "TYPE")]
     pub recipe: String,
+    /// Which model of a file with several [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub model_name: Option<String>,
     /// Replace an existing file
     #[arg(long)]
     pub force: bool,
@@ -618,10 +648,12 @@ impl Args {
     /// What clap says; also for `--help` and `--version`, whose text is in the error.
     pub fn parse_from_words(words: &[OsString], version: &'static str) -> Result<Args, clap::Error> {
         let mut command = command(version).override_help(help::SHORT);
-        let words = long_names(words, &command);
+        let (words, foreign) = our_words(words, &command)?;
         let name = OsString::from("gemma2");
         let mut matches = command.try_get_matches_from_mut(std::iter::once(name).chain(words))?;
-        Args::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+        let mut args = Args::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))?;
+        args.run.foreign = foreign;
+        Ok(args)
     }
 }
 
@@ -647,6 +679,7 @@ impl RunArgs {
             dtype: self.dtype.or(defaults.dtype),
             ctx_size: self.ctx_size.or(defaults.ctx_size),
             threads: self.threads.or(defaults.threads),
+            threads_batch: self.threads_batch.or(defaults.threads_batch),
             batch_size: self.batch_size.or(defaults.batch_size),
             ubatch_size: self.ubatch_size.or(defaults.ubatch_size),
             parallel: self.parallel.or(defaults.parallel),
@@ -654,7 +687,6 @@ impl RunArgs {
             cache_type_k: self.cache_type_k.or(defaults.cache_type_k),
             cache_type_v: self.cache_type_v.or(defaults.cache_type_v),
             no_context_shift: self.no_context_shift || (defaults.no_context_shift && !self.context_shift),
-            context_shift: self.context_shift || defaults.context_shift,
             n_gpu_layers: self.n_gpu_layers.or(defaults.n_gpu_layers),
             gpu: self.gpu.or(defaults.gpu),
             preset: self.preset.or(defaults.preset),
@@ -663,6 +695,11 @@ impl RunArgs {
             file: self.file.or(mode.file),
             escape: self.escape || mode.escape,
             raw: self.raw || defaults.raw,
+            system_prompt_file: self.system_prompt_file.or(if self.system_prompt.is_some() {
+                None
+            } else {
+                defaults.system_prompt_file
+            }),
             system_prompt: self.system_prompt.or(defaults.system_prompt),
             prompt_cache: self.prompt_cache.or(defaults.prompt_cache),
             keep: self.keep.or(defaults.keep),
@@ -697,8 +734,8 @@ impl RunArgs {
             ascii: self.ascii || defaults.ascii,
             no_markdown: self.no_markdown || defaults.no_markdown,
             no_history: self.no_history || defaults.no_history,
-            quiet: self.quiet || (defaults.quiet && !self.verbose),
-            verbose: self.verbose || (defaults.verbose && !self.quiet),
+            quiet: self.quiet || (defaults.quiet && self.verbose == 0),
+            verbose: self.verbose.max(if self.quiet { 0 } else { defaults.verbose }),
             server: self.server || mode.server,
             nobrowser: self.nobrowser || defaults.nobrowser,
             host: self.host.or(defaults.host),
@@ -711,7 +748,10 @@ impl RunArgs {
             slot_save_path: self.slot_save_path.or(defaults.slot_save_path),
             log_file: self.log_file.or(defaults.log_file),
             no_sandbox: self.no_sandbox || defaults.no_sandbox,
-            as_always: self.as_always || defaults.as_always,
+            foreign: Foreign {
+                notes: [self.foreign.notes, defaults.foreign.notes].concat(),
+                needs_prompt: self.foreign.needs_prompt.or(mode.foreign.needs_prompt),
+            },
         }
     }
 
@@ -737,18 +777,32 @@ const LONG_NAMES: &[(&str, &str)] = &[
     ("-ub", "--ubatch-size"),
     ("-sys", "--system-prompt"),
     ("-jf", "--json-schema-file"),
+    ("-sp", "--special"),
+    ("-sysf", "--system-prompt-file"),
+    ("-tb", "--threads-batch"),
+    ("-a", "--alias"),
 ];
 
-/// Flags of llamafile that this version does not have; read as clap does, some would turn into others (`-tb` is `-t b`).
-pub const ABSENT: &[&str] = &["-tb", "-fa"];
-
-/// Replaces flags of several letters, but not in the place of a value: `-p -np` is a prompt.
-fn long_names(words: &[OsString], command: &clap::Command) -> Vec<OsString> {
+/// Replaces flags of several letters and those that are not ours, but not in the place of a value: `-p -np` is a prompt.
+///
+/// # Errors
+/// A flag of llamafile's that cannot be had.
+fn our_words(words: &[OsString], command: &clap::Command) -> Result<(Vec<OsString>, Foreign), clap::Error> {
     let with_value = flags_with_value(command);
+    let is_tool = words
+        .first()
+        .and_then(|word| word.to_str())
+        .is_some_and(|word| command.get_subcommands().any(|tool| tool.get_name() == word));
+    let mut translation = Translation::default();
+    let mut n_skipped = 0;
     let mut is_value = false;
     let mut is_literal = false;
     let mut out = Vec::with_capacity(words.len());
-    for word in words {
+    for (at, word) in words.iter().enumerate() {
+        if n_skipped > 0 {
+            n_skipped -= 1;
+            continue;
+        }
         let text = word.to_str().unwrap_or_default();
         if is_value || is_literal {
             out.push(word.clone());
@@ -756,6 +810,11 @@ fn long_names(words: &[OsString], command: &clap::Command) -> Vec<OsString> {
             continue;
         }
         is_literal = text == "--";
+        if !is_tool && let Some((ours, n_used)) = translation.read(text, &words[at + 1..]).map_err(refusal)? {
+            out.extend(ours);
+            n_skipped = n_used;
+            continue;
+        }
         let (flag, value) = match text.split_once('=') {
             Some((flag, value)) => (flag, Some(value)),
             None => (text, None),
@@ -764,13 +823,22 @@ fn long_names(words: &[OsString], command: &clap::Command) -> Vec<OsString> {
             (Some((_, long)), Some(value)) => format!("{long}={value}").into(),
             (Some((_, long)), None) => long.into(),
             // A long flag that is unknown leads to an error that names it.
-            (None, _) if ABSENT.contains(&flag) => format!("-{text}").into(),
+            (None, _) if foreign::is_short(flag) => format!("-{text}").into(),
             (None, _) => word.clone(),
         };
         is_value = word.to_str().is_some_and(|word| with_value.iter().any(|flag| flag == word));
         out.push(word);
     }
-    out
+    let (mode, foreign) = translation.finish();
+    out.extend(mode.map(OsString::from));
+    Ok((out, foreign))
+}
+
+/// In the form of the parser's own errors.
+fn refusal(refusal: Refusal) -> clap::Error {
+    let mut error = clap::Error::raw(ErrorKind::UnknownArgument, refusal.what);
+    error.insert(ContextKind::Custom, ContextValue::String(refusal.hint.to_owned()));
+    error
 }
 
 fn flags_with_value(command: &clap::Command) -> Vec<String> {
@@ -835,6 +903,18 @@ mod tests {
     }
 
     #[test]
+    fn no_flag_looks_like_two_to_fish() {
+        // Its `argparse` reads `n-gpu-layers` as `-n` and `--gpu-layers`, and then gives up.
+        let command = command("0");
+        for command in std::iter::once(&command).chain(command.get_subcommands()) {
+            for arg in command.get_arguments().filter(|arg| arg.get_short().is_none()) {
+                let long = arg.get_long().unwrap_or_default();
+                assert_ne!(long.as_bytes().get(1), Some(&b'-'), "--{long}");
+            }
+        }
+    }
+
+    #[test]
     fn flags_of_several_letters_are_accepted_as_written() {
         let args = run(&["-ngl", "999", "-np", "2", "-ub", "64", "-sys", "Be brief.", "-np=3"][..8]);
         assert_eq!(args.n_gpu_layers, Some(999));
@@ -850,10 +930,16 @@ mod tests {
     }
 
     #[test]
-    fn flags_that_are_not_here_yet_are_not_taken_for_others() {
-        for flag in ABSENT {
-            let error = parse(&[flag, "4"]).unwrap_err();
-            assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{flag}");
+    fn flags_of_llama_cpp_are_not_taken_for_others() {
+        assert_eq!(run(&["-tb", "4"]).threads_batch, Some(4));
+        assert_eq!(run(&["-a", "name", "-sp", "-l", "5+1"]).alias.as_deref(), Some("name"));
+        assert_eq!(run(&["-p", "x", "-fa", "-c", "7"]).ctx_size, Some(7));
+        assert_eq!(run(&["-p", "-fa"]).prompt.as_deref(), Some("-fa"), "in the place of a value");
+        assert_eq!(run(&["--poll", "50", "-cb"]).foreign.notes.len(), 1);
+        assert!(run(&["-cnv"]).chat && !run(&["-cnv", "-st", "-p", "x"]).chat);
+        assert_eq!((run(&["-vv"]).verbose, run(&["-lv", "1"]).verbose), (2, 1));
+        for line in [&["-hf", "x"][..], &["bench", "-fa", "1"], &["bench", "-tb", "4"], &["--image", "x.png"]] {
+            assert_eq!(parse(line).unwrap_err().kind(), ErrorKind::UnknownArgument, "{line:?}");
         }
     }
 
@@ -887,7 +973,7 @@ mod tests {
     fn the_modes_exclude_each_other() {
         for line in [&["--chat", "-p", "x"][..], &["--server", "-f", "x"], &["--chat", "--server"]] {
             let error = parse(line).unwrap_err();
-            assert_eq!(error.kind(), clap::error::ErrorKind::ArgumentConflict, "{line:?}");
+            assert_eq!(error.kind(), ErrorKind::ArgumentConflict, "{line:?}");
         }
     }
 
@@ -903,17 +989,6 @@ mod tests {
         let args = run(&["--chat", "--silent-prompt", "-v"]).or(defaults.clone());
         assert_eq!((args.prompt, args.escape, args.echo, args.quiet), (None, false, false, false));
         assert_eq!(run(&["-n", "1"]).or(defaults).prompt.as_deref(), Some("hello"));
-    }
-
-    #[test]
-    fn flags_for_what_a_server_always_does_are_known() {
-        let args = run(&["--metrics", "--slots", "--cont-batching", "--jinja", "--embeddings", "--embedding"]);
-        assert!(args.as_always);
-        let args = run(&["--no-context-shift", "--context-shift"]);
-        assert!(!args.no_context_shift && args.context_shift);
-        let defaults = run(&["--no-context-shift"]);
-        assert!(run(&[]).or(defaults.clone()).no_context_shift);
-        assert!(!run(&["--context-shift"]).or(defaults).no_context_shift);
     }
 
     #[test]

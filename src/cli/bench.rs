@@ -5,9 +5,11 @@ use std::fmt::Write as _;
 use super::args::{BenchArgs, RunArgs, TableFormat};
 use super::error::CliError;
 use super::load::Opened;
+use super::loading::Loading;
 use super::settings::Settings;
 use super::terminal::{Terminal, print};
 use super::tools::open_model;
+use super::{COMMIT, number_and_commit};
 use crate::bench::{Row, Workload, read_bandwidth, run};
 use crate::kernels::Isa;
 
@@ -45,17 +47,18 @@ pub fn bench(args: &BenchArgs, terminal: &Terminal) -> Result<(), CliError> {
         let settings = Settings::resolve(run_args, RunArgs::default())?;
         // Each sequence has a context of this size, but takes memory only as it fills.
         let n_ctx = args.n_prompt.max(args.n_gen).saturating_add(8);
-        let opened = open_model(args.model.as_deref(), n_ctx, terminal)?;
+        let opened = open_model(args.model.as_deref(), args.model_name.as_deref(), n_ctx, terminal)?;
         let facts = (opened.id(), opened.source.quantization().to_owned(), opened.source.weight_bytes());
         measure(opened, &settings, args, &mut lines, terminal)?;
         model = Some(facts);
     }
     let Some((name, quantization, weight_bytes)) = model else { return Ok(()) };
     let size = weight_bytes as f64 / 1e9;
+    let head = format!("{name} ({quantization}, {size:.2} GB), gemma2 {}", number_and_commit());
     print(&match args.output {
         TableFormat::Json => json(&name, &quantization, weight_bytes, &lines),
-        TableFormat::Table => format!("{name} ({quantization}, {size:.2} GB)\n{}", table(&lines, "  ", "")),
-        TableFormat::Md => format!("{name} ({quantization}, {size:.2} GB)\n\n{}", table(&lines, " | ", "| ")),
+        TableFormat::Table => format!("{head}\n{}", table(&lines, "  ", "")),
+        TableFormat::Md => format!("{head}\n\n{}", table(&lines, " | ", "| ")),
     })
 }
 
@@ -70,7 +73,7 @@ fn measure(
     let weight_bytes = opened.source.weight_bytes() as f64;
     let tokenizer = opened.tokenizer()?;
     let n_slots = args.parallel.iter().copied().max().unwrap_or(1);
-    let engine = opened.start(tokenizer, n_slots, compute, terminal)?;
+    let engine = opened.start(tokenizer, n_slots, compute, Loading::new(terminal))?;
     let mut workloads = Vec::new();
     if args.n_prompt > 0 {
         workloads.push(Workload::Prefill(args.n_prompt));
@@ -147,6 +150,7 @@ fn json(name: &str, quantization: &str, weight_bytes: u64, lines: &[Line]) -> St
         let squares: f64 = samples.iter().map(|s| (s - mean).powi(2)).sum();
         serde_json::json!({
             "build_version": env!("CARGO_PKG_VERSION"),
+            "build_commit": COMMIT,
             "model_filename": name,
             "model_type": format!("gemma2 {quantization}"),
             "model_size": weight_bytes,

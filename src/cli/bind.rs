@@ -35,7 +35,13 @@ pub fn bind(serve: &Serve, model_id: &str) -> Result<Bound, CliError> {
         let listener = bind_first(&addresses, port).map_err(|error| explain(&serve.host, port, &error))?;
         return Ok(Bound::Listening { listener, moved: false });
     }
-    bind_default(&addresses, DEFAULT_PORT, model_id).map_err(|error| explain(&serve.host, DEFAULT_PORT, &error))
+    bind_default(&addresses, DEFAULT_PORT, model_id).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => CliError::Network {
+            what: format!("ports {DEFAULT_PORT} to {} are all in use", DEFAULT_PORT + SPARE_PORTS),
+            hint: "`gemma2 --port 0` takes any free port".into(),
+        },
+        _ => explain(&serve.host, DEFAULT_PORT, &error),
+    })
 }
 
 fn bind_default(addresses: &[IpAddr], default: u16, model_id: &str) -> io::Result<Bound> {

@@ -7,8 +7,8 @@ pub const DEMO_NAME: &str = "gemma2-demo-q8_0.gguf";
 
 /// What people are told who run it.
 pub const DEMO_NOTICE: &str = "\
-DEMO MODEL: tiny; it only shows that everything works. Real chat:
-gemma2 -m gemma-2-2b-it-Q6_K.gguf, or put that file beside this program and start again.";
+DEMO MODEL: tiny; it only shows that everything works. Real chat: gemma2 -m gemma-2-2b-it-Q6_K.gguf, \
+or put that file beside this program and start again.";
 
 /// Bytes that start on a page-friendly boundary, as a mapped file's would.
 #[repr(C, align(64))]

@@ -1,4 +1,5 @@
-//! Started by a double-click there may be no terminal: then an error is shown as a page.
+//! Started by a double-click there may be no terminal: then an error is shown as a page. Or, on Windows, one that closes with
+//! the program: then it stays until somebody has read it.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -7,8 +8,9 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use super::browser;
+use super::console;
 use super::error::CliError;
-use super::terminal::{Terminal, error_line};
+use super::terminal::{Terminal, error_line, prompt};
 use crate::error::render;
 
 /// Tells the error on stderr, and where nobody can read that, in a browser. `has_arguments` is about the command line: a
@@ -16,11 +18,20 @@ use crate::error::render;
 pub fn report(error: &CliError, has_arguments: bool) {
     let text = render(error);
     error_line(&text);
-    if needs_page(&Terminal::detect(), has_arguments, |name| std::env::var_os(name))
+    let terminal = Terminal::detect();
+    if closes_at_once(&terminal, console::n_programs()) {
+        prompt("\nPress Enter to close ");
+        let _ = std::io::stdin().read_line(&mut String::new());
+    } else if needs_page(&terminal, has_arguments, |name| std::env::var_os(name))
         && let Some(path) = write_page(&text)
     {
         browser::open(&format!("file://{}", path.display()));
     }
+}
+
+/// The console was opened for this program alone, and somebody sees it.
+fn closes_at_once(terminal: &Terminal, n_programs: Option<u32>) -> bool {
+    n_programs == Some(1) && terminal.stdin_is_terminal && terminal.stderr_is_terminal
 }
 
 /// No stream is a terminal, nothing was typed, and there is a display.
@@ -75,6 +86,16 @@ mod tests {
         assert!(!check(none, true, Some(":0")), "a script reads stderr");
         assert!(!check(none, false, None), "nothing to show it on");
         assert!(!check(Terminal { stderr_is_terminal: true, ..none }, false, Some(":0")));
+    }
+
+    #[test]
+    fn a_console_that_closes_with_the_program_waits_for_its_reader() {
+        let seen = Terminal { stdin_is_terminal: true, stderr_is_terminal: true, ..Terminal::detect() };
+        assert!(closes_at_once(&seen, Some(1)), "a double-click");
+        assert!(!closes_at_once(&seen, Some(2)), "a shell has the same console");
+        assert!(!closes_at_once(&seen, None), "another system");
+        assert!(!closes_at_once(&Terminal { stdin_is_terminal: false, ..seen }, Some(1)), "nobody could press a key");
+        assert!(!closes_at_once(&Terminal { stderr_is_terminal: false, ..seen }, Some(1)), "nobody sees it");
     }
 
     #[test]

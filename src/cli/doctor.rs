@@ -9,6 +9,7 @@ use super::args::{DoctorArgs, RunArgs};
 use super::demo::{DEMO_NAME, demo_model};
 use super::error::CliError;
 use super::load::Opened;
+use super::loading::Loading;
 use super::locate::Place;
 use super::machine::available_memory;
 use super::settings::Settings;
@@ -266,7 +267,7 @@ fn measure(args: &DoctorArgs, settings: &Settings, terminal: &Terminal) -> Resul
         SIZES.iter().take(3).map(|(name, size)| format!("{name} {:.1}", bandwidth / size)).collect();
     print(&format!("         so at most, tokens/s: {}\n", bounds.join(", ")))?;
 
-    let opened = open_model(args.model.as_deref(), 1024, terminal)?;
+    let opened = open_model(args.model.as_deref(), args.model_name.as_deref(), 1024, terminal)?;
     let (name, is_demo) = (opened.id(), opened.place == Place::Demo);
     let weight_bytes = opened.source.weight_bytes() as f64;
     terminal.status("measuring speed");
@@ -286,7 +287,7 @@ fn decode_speed(opened: Opened, settings: &Settings, time: Duration, terminal: &
     let tokenizer = opened.tokenizer()?;
     let n_ctx = opened.n_ctx;
     let prompt = tokenizer.with_bos(tokenizer.encode("Once upon a time", Special::Literal));
-    let engine = opened.start(tokenizer, 1, &settings.compute, terminal)?;
+    let engine = opened.start(tokenizer, 1, &settings.compute, Loading::new(terminal))?;
     let (mut n_tokens, mut measured) = (0_u32, Duration::ZERO);
     // A fast model fills its context before the time is over: then it begins again.
     while measured < time {

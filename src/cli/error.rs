@@ -10,7 +10,7 @@ use crate::error::Hint;
 use crate::model::ModelError;
 use crate::quantize::QuantizeError;
 use crate::tokenizer::TokenizerError;
-use crate::weights::{ConvertError, WeightsError};
+use crate::weights::{PlaceError, WeightsError};
 
 /// Why the program ends. [`CliError::exit_status`] is the promise of the command line.
 #[derive(Debug, thiserror::Error)]
@@ -35,9 +35,9 @@ pub enum CliError {
     /// The model's files.
     #[error(transparent)]
     Weights(Box<WeightsError>),
-    /// `--dtype`.
+    /// `--no-mmap` and `--dtype`.
     #[error(transparent)]
-    Convert(#[from] ConvertError),
+    Place(#[from] PlaceError),
     /// A packed file.
     #[error(transparent)]
     Bundle(#[from] BundleError),
@@ -136,14 +136,14 @@ impl CliError {
             CliError::SeveralModels(_)
             | CliError::Weights(_)
             | CliError::Bundle(_)
-            | CliError::Convert(ConvertError::NotFloat { .. })
+            | CliError::Place(PlaceError::NotFloat { .. })
             | CliError::Tokenizer { .. }
             | CliError::Model(_)
             | CliError::Chat(ChatError::Broken(_))
             | CliError::Unpack(UnpackError::Bundle(_))
             | CliError::Pack(PackError::Map(_) | PackError::Bundle(_) | PackError::NoWeights { .. }) => 3,
             CliError::Network { .. } => 4,
-            CliError::Memory { .. } | CliError::Convert(ConvertError::Memory { .. }) => 5,
+            CliError::Memory { .. } | CliError::Place(PlaceError::Memory { .. }) => 5,
             CliError::PromptTooLong { .. } | CliError::Engine(EngineError::PromptTooLong { .. }) => 6,
             CliError::Quantize(
                 QuantizeError::Weights(_) | QuantizeError::Tokenizer(_) | QuantizeError::Value { .. },
@@ -185,7 +185,7 @@ impl Hint for CliError {
                 Some(format!("say which: `gemma2 -m {}`", names.first().map_or("FILE", |name| name)))
             }
             CliError::Weights(error) => error.hint(),
-            CliError::Convert(error) => error.hint(),
+            CliError::Place(error) => error.hint(),
             CliError::Bundle(error) => error.hint(),
             CliError::Tokenizer { source, .. } => source.hint(),
             CliError::Chat(error) => error.hint(),

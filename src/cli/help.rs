@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::args;
 use super::error::CliError;
+use super::foreign;
 use super::nearest::nearest;
 
 /// The text of `--help`.
@@ -60,7 +61,8 @@ Tools
   gemma2 info, gemma2 doctor         what the model is; whether all is well here
   gemma2 quantize, perplexity, bench, tokenize, completions
 
-More: gemma2 help prompt|sampling|chat|gpu|api|man; --help-all; --version
+More: gemma2 help prompt|sampling|chat|gpu|api|llamafile|man
+      gemma2 --help-all (every flag), gemma2 --version
 ";
 
 /// What `help TOPIC` knows besides tools.
@@ -151,6 +153,8 @@ each line is one turn.
 
   --no-markdown   no colors for Markdown (also NO_COLOR, or TERM=dumb)
   --no-history    what is typed is not remembered in a file
+  --prompt-cache FILE   what the model remembers is kept: a chat that is loaded
+                        again goes on without being read again
   --ascii         only ASCII in what the program itself says
 ";
 
@@ -210,13 +214,16 @@ pub fn topic(name: Option<&str>, version: &'static str) -> Result<String, CliErr
     if let Some((_, text)) = TOPICS.iter().find(|(topic, _)| *topic == name) {
         return Ok((*text).to_owned());
     }
+    if name == "llamafile" {
+        return Ok(foreign::help());
+    }
     let mut command = args::command(version);
     command.build();
     let tools: Vec<String> = command.get_subcommands().map(|tool| tool.get_name().to_owned()).collect();
     if let Some(tool) = command.find_subcommand_mut(name) {
         return Ok(tool.render_long_help().to_string());
     }
-    let known = TOPICS.iter().map(|(topic, _)| *topic).chain(["man"]);
+    let known = TOPICS.iter().map(|(topic, _)| *topic).chain(["llamafile", "man"]);
     let near = nearest(name, known.clone().chain(tools.iter().map(String::as_str)));
     let all = known.collect::<Vec<_>>().join(", ");
     Err(CliError::Usage {
@@ -363,7 +370,7 @@ mod tests {
 
     #[test]
     fn every_topic_and_every_tool_has_help() {
-        for name in ["prompt", "sampling", "chat", "gpu", "api", "man", "pack", "doctor"] {
+        for name in ["prompt", "sampling", "chat", "gpu", "api", "llamafile", "man", "pack", "doctor"] {
             assert!(topic(Some(name), "0").unwrap().lines().count() > 3, "{name}");
         }
         let text = crate::error::render(&topic(Some("samplin"), "0").unwrap_err());

@@ -30,6 +30,12 @@ impl Sink for JsonLines {
 /// # Errors
 /// stdout that cannot be written.
 pub fn print_end(reply: &Reply, model: &str, prompt: Option<&str>, is_streaming: bool) -> Result<(), CliError> {
+    let is_cut = matches!(reply.reason, StopReason::TokenLimit | StopReason::ContextFull);
+    // In the words of OpenAI, for programs that look for no others.
+    let finish_reason = match is_cut && !reply.is_interrupted {
+        true => Some("length"),
+        false => (!reply.is_interrupted).then_some("stop"),
+    };
     let (stop_type, stopping_word) = match &reply.reason {
         _ if reply.is_interrupted => ("interrupted", ""),
         StopReason::EndOfTurn => ("eos", ""),
@@ -43,6 +49,7 @@ pub fn print_end(reply: &Reply, model: &str, prompt: Option<&str>, is_streaming:
         "stop": true,
         "model": model,
         "stop_type": stop_type,
+        "finish_reason": finish_reason,
         "stopping_word": stopping_word,
         "truncated": !reply.is_interrupted && reply.reason == StopReason::ContextFull,
         "tokens_evaluated": timings.prompt_tokens,

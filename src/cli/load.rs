@@ -1,13 +1,14 @@
 //! From files to a running engine, in the order in which mistakes are cheapest: headers, vocabulary, memory, weights.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::error::CliError;
+use super::loading::Loading;
 use super::locate::{Located, Place};
 use super::machine::available_memory;
-use super::settings::{ComputeSettings, Settings};
+use super::settings::ComputeSettings;
 use super::terminal::Terminal;
-use crate::bundle::Bytes;
 use crate::chat::ChatTemplate;
 use crate::engine::{Engine, EngineOptions};
 use crate::error::bytes_for_people;
@@ -15,7 +16,7 @@ use crate::kernels::Format;
 use crate::model::{Config, Model};
 use crate::ops::Compute;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{Files, NamedBytes, Source};
+use crate::weights::{Placed, Placement, Source};
 
 /// Requests that may wait for a slot of a server.
 const MAX_QUEUE: usize = 64;
@@ -125,13 +126,26 @@ impl Opened {
     /// Takes the weights.
     ///
     /// # Errors
-    /// Weights that do not make a Gemma 2; not enough memory for `--dtype`.
-    pub fn model(&self, compute: &ComputeSettings) -> Result<Model, CliError> {
-        let mut tensors = self.source.tensors()?;
-        if let Some(dtype) = compute.dtype.filter(|_| self.is_convertible()) {
-            tensors = tensors.converted(dtype)?;
+    /// Weights that do not make a Gemma 2; not enough memory for `--no-mmap` or `--dtype`.
+    pub fn model(&self, compute: &ComputeSettings, loading: &mut Loading<'_>) -> Result<Model, CliError> {
+        let weight_bytes = self.source.weight_bytes();
+        let placement = Placement {
+            format: compute.dtype.filter(|_| self.is_convertible()),
+            copy: compute.no_mmap,
+            lock: compute.mlock,
+            // What does not fit would only push itself out of memory again.
+            read: loading.is_server() && available_memory().is_some_and(|free| free > weight_bytes),
+        };
+        let Placed { tensors, unlocked } =
+            self.source.tensors()?.placed(&placement, &mut |done, total| loading.update(done, total))?;
+        loading.erase();
+        if let Some(error) = unlocked {
+            let size = bytes_for_people(weight_bytes);
+            let what = format!("`--mlock`: {size} cannot be locked ({error}); `ulimit -l` is the limit");
+            loading.terminal().note(what);
         }
         let on_cpu = Compute::cpu(compute.kernels, compute.n_threads).map_err(crate::model::ModelError::from)?;
+        let on_cpu = on_cpu.with_batch_threads(compute.n_threads_batch).map_err(crate::model::ModelError::from)?;
         let on_cpu = on_cpu.with_kv_types(compute.kv_types);
         Ok(Model::new(self.source.config().clone(), tensors, on_cpu, compute.n_ubatch)?)
     }
@@ -145,10 +159,12 @@ impl Opened {
         tokenizer: Arc<Tokenizer>,
         n_parallel: usize,
         compute: &ComputeSettings,
-        terminal: &Terminal,
+        mut loading: Loading<'_>,
     ) -> Result<Engine, CliError> {
-        let model = self.model(compute)?;
-        terminal.detail(format!(
+        let start = Instant::now();
+        let model = self.model(compute, &mut loading)?;
+        loading.terminal().trace(format!("weights  taken in {:.2} s", start.elapsed().as_secs_f64()));
+        loading.terminal().detail(format!(
             "engine   {n_parallel} × {} tokens of context, {} prompt tokens a step",
             self.n_ctx, compute.n_ubatch
         ));
@@ -161,42 +177,6 @@ impl Opened {
         };
         Ok(Engine::start(model, tokenizer, options))
     }
-}
-
-/// `--no-mmap` and `--mlock`: copies the files' bytes into memory, and keeps them there.
-///
-/// # Errors
-/// Not enough memory for the copy.
-pub fn place_in_memory(files: &mut Files, settings: &Settings, terminal: &Terminal) -> Result<(), CliError> {
-    let compute = &settings.compute;
-    let parts: Vec<&mut NamedBytes> = match files {
-        Files::Gguf(parts) => parts.iter_mut().collect(),
-        Files::HuggingFace(files) => files.shards.iter_mut().collect(),
-    };
-    for part in parts {
-        if compute.no_mmap {
-            part.bytes = copied(part)?;
-        }
-        if compute.mlock {
-            // What lies inside the program's own image cannot be locked where it is.
-            let locked = part.bytes.lock().or_else(|_| {
-                part.bytes = part.bytes.copied()?;
-                part.bytes.lock()
-            });
-            if let Err(error) = locked {
-                let size = bytes_for_people(part.bytes.len() as u64);
-                terminal.note(format!("`--mlock`: {size} cannot be locked ({error}); `ulimit -l` is the limit"));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn copied(part: &NamedBytes) -> Result<Bytes, CliError> {
-    part.bytes.copied().map_err(|error| CliError::Memory {
-        what: format!("`--no-mmap`: no memory for {} of weights: {error}", bytes_for_people(part.bytes.len() as u64)),
-        hint: "leave `--no-mmap` out: mapped weights need no memory of their own".into(),
-    })
 }
 
 fn tokenizer(source: &Source) -> Result<Tokenizer, CliError> {
@@ -254,6 +234,7 @@ fn fit_memory(
 mod tests {
     use super::*;
     use crate::cli::args::RunArgs;
+    use crate::cli::settings::Settings;
     use crate::ops::KvType;
 
     /// Gemma 2 2B's numbers.

@@ -117,6 +117,7 @@ pub fn locate_model(
 fn at_path(path: &Path, name: Option<&str>) -> Result<Located, CliError> {
     let files = match mapped(path)? {
         Some((bytes, is_in_parts)) => match bundle_in(path, &bytes)? {
+            Some(bundle) if !bundle.has_weights() => return Err(no_weights(path)),
             Some(bundle) => {
                 return Ok(Located { files: files_of(&bundle, None, name)?, place: Place::Path });
             }
@@ -175,6 +176,13 @@ fn files_of(bundle: &Bundle, member: Option<&str>, name: Option<&str>) -> Result
     };
     let named = |(name, bytes)| NamedBytes { name, bytes };
     Ok(Files::from_members(members.into_iter().map(named).collect())?)
+}
+
+fn no_weights(path: &Path) -> CliError {
+    CliError::Weights(Box::new(WeightsError::NoModel {
+        file: path.display().to_string(),
+        what: "it is an archive without a `.gguf` or `.safetensors` file in it",
+    }))
 }
 
 fn no_model(name: &str, models: &[PackedModel]) -> CliError {

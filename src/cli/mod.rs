@@ -8,13 +8,16 @@ mod bench;
 mod bind;
 mod browser;
 mod chat;
+mod console;
 mod demo;
 mod desktop;
 mod doctor;
 mod error;
+mod foreign;
 mod help;
 mod json;
 mod load;
+mod loading;
 mod locate;
 mod log;
 mod machine;
@@ -109,10 +112,14 @@ fn run_model(
     mut terminal: Terminal,
 ) -> Result<(), CliError> {
     let merged = typed.clone().or(defaults.clone());
-    (terminal.is_quiet, terminal.is_verbose, terminal.is_ascii) = (merged.quiet, merged.verbose, merged.ascii);
+    (terminal.is_quiet, terminal.is_ascii) = (merged.quiet, merged.ascii);
+    (terminal.is_verbose, terminal.is_very_verbose) = (merged.verbose > 0, merged.verbose > 1);
     let settings = Settings::resolve(typed, defaults)?;
     for warning in &settings.warnings {
         terminal.note(format!("warning: {warning}"));
+    }
+    for note in &settings.args.foreign.notes {
+        terminal.note(format!("note: {note}"));
     }
     for line in &settings.presets {
         terminal.note(line);
@@ -124,27 +131,30 @@ fn run_model(
     };
     let (model, default_model) = (settings.model.as_deref(), settings.default_model.as_deref());
     let model_name = settings.model_name.as_deref();
-    let mut located = match locate_model(model, default_model, model_name, surroundings) {
+    let located = match locate_model(model, default_model, model_name, surroundings) {
         Err(CliError::SeveralModels(names)) if terminal.stdin_is_terminal && terminal.stderr_is_terminal => {
             locate_model(Some(&ask_which(names)?), None, model_name, surroundings)?
         }
         located => located?,
     };
-    load::place_in_memory(&mut located.files, &settings, &terminal)?;
     let opened = Opened::new(located, settings.n_ctx, &terminal)?;
     opened.check_dtype(&settings.compute, &terminal)?;
-    serve::demo_notice(&opened, &terminal);
-    terminal.detail(format!("model    {} in `{}`", serve::describe(&opened.source), opened.source.file()));
-    terminal.detail(format!(
-        "device   CPU, {} threads, {}",
-        settings.compute.n_threads,
-        settings.compute.kernels.isa()
-    ));
+    // A server says this when it has its port.
+    if !matches!(settings.mode, Mode::Serve(_)) {
+        serve::demo_notice(&opened, &terminal);
+    }
+    terminal.detail(format!("file     {}", opened.source.file()));
+    if !matches!(&settings.mode, Mode::Serve(serve) if serve.banner) {
+        for line in serve::banner_lines(&opened, &settings.compute) {
+            terminal.detail(line);
+        }
+    }
+    terminal.trace(format!("sampling {}", chat::on_one_line(&settings.generation)));
     match &settings.mode {
         Mode::OneShot(one_shot) => {
             one_shot::run(&settings, one_shot, text.as_deref().unwrap_or_default(), opened, &terminal)
         }
-        Mode::Chat(options) => chat::run(&settings, *options, opened, &terminal),
+        Mode::Chat(options) => chat::run(&settings, options.clone(), opened, &terminal),
         Mode::Serve(serve) => {
             let serve = serve.clone();
             serve::run(settings, serve, opened, terminal)
@@ -170,16 +180,23 @@ fn ask_which(names: Vec<String>) -> Result<PathBuf, CliError> {
     }
 }
 
+/// The commit, where the build was told one: see `build.rs`.
+const COMMIT: Option<&str> = option_env!("GEMMA2_COMMIT");
+
+/// `0.1.0 (a1b2c3d4e5)`
+fn number_and_commit() -> String {
+    let commit = COMMIT.map(|commit| format!(" ({commit})")).unwrap_or_default();
+    format!("{}{commit}", env!("CARGO_PKG_VERSION"))
+}
+
 /// `0.1.0`, the commit where the build was told one, and what the program can use on this machine.
 fn version() -> &'static str {
     static VERSION: OnceLock<String> = OnceLock::new();
     VERSION.get_or_init(|| {
-        let number = env!("CARGO_PKG_VERSION");
-        // Set by whoever builds a release; a build script that asked git would fail without one.
-        let commit = option_env!("GEMMA2_COMMIT").map(|commit| format!(" ({commit})")).unwrap_or_default();
+        let number = number_and_commit();
         let usable: Vec<String> = Kernels::available().map(|kernels| kernels.isa().to_string()).collect();
         let best = Kernels::get().isa();
-        format!("{number}{commit}\nCPU: {best} (can run {})\nGPU: none in this build", usable.join(", "))
+        format!("{number}\nCPU: {best} (can run {})\nGPU: none in this build", usable.join(", "))
     })
 }
 
@@ -221,6 +238,25 @@ fn usage_error(error: &clap::Error) -> CliError {
         Some(ContextValue::Strings(values)) if !values.is_empty() => Some(values.join(", ")),
         _ => None,
     };
+    if let Some(ContextValue::String(hint)) = error.get(ContextKind::Custom) {
+        return CliError::Usage { what: usage_text(error), hint: hint.clone() };
+    }
+    let names = [ContextKind::InvalidArg, ContextKind::PriorArg].map(|kind| match error.get(kind) {
+        Some(ContextValue::String(name)) => name.clone(),
+        Some(ContextValue::Strings(names)) => names.join(" "),
+        _ => String::new(),
+    });
+    let is_chat = error.kind() == ErrorKind::ArgumentConflict && names.iter().any(|name| name.contains("--chat"));
+    if is_chat && names.iter().any(|name| name.contains("--prompt") || name.contains("--file")) {
+        let hint = "a chat begins with what you type in it, and `-sys TEXT` gives it instructions; \
+                    without `--chat` the prompt is answered";
+        return CliError::Usage { what: usage_text(error), hint: hint.into() };
+    }
+    if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
+        && suggested.is_none()
+    {
+        return CliError::Usage { what: format!("`{word}` is no tool of this program"), hint: meant_by(word) };
+    }
     let hint = match (suggested, valid) {
         (Some(suggested), _) => format!("did you mean `{suggested}`? `gemma2 --help-all` lists every flag"),
         (None, Some(valid)) => format!("possible values: {valid}"),
@@ -229,17 +265,31 @@ fn usage_error(error: &clap::Error) -> CliError {
     CliError::Usage { what: usage_text(error), hint }
 }
 
+/// What somebody may have meant who typed this without a flag.
+fn meant_by(word: &str) -> String {
+    let is_model = [".gguf", ".llamafile", ".safetensors"].iter().any(|ending| word.ends_with(ending));
+    match is_model || std::path::Path::new(word).exists() {
+        true => format!("weights are named with `-m`: `gemma2 -m {word}`"),
+        false => "a question is asked with `-p`: `gemma2 -p 'TEXT'`; `gemma2 --help` lists the tools".into(),
+    }
+}
+
 /// What is wrong, in clap's words, on one line.
 fn usage_text(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let first: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
     let mut text = first.join(" ").replace('\'', "`");
+    for (said, plain) in
+        [("invalid digit found in string", "it is no whole number"), ("invalid float literal", "it is no number")]
+    {
+        text = text.replace(said, plain);
+    }
     let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string);
     if let Some(flag) = flag.as_deref().and_then(|flag| flag.strip_prefix('-'))
-        && args::ABSENT.contains(&flag)
+        && foreign::is_short(flag)
     {
-        text = format!("`{flag}` is not in this version");
+        text = format!("`{flag}` is no flag of this tool");
     }
     text
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use super::error::CliError;
 use super::json::{JsonLines, print_end};
 use super::load::Opened;
+use super::loading::Loading;
 use super::prompt;
 use super::prompt_cache;
-use super::reply::{Plain, Sink, answer, stats};
+use super::reply::{Plain, Reply, Sink, answer, stats};
 use super::settings::{Generation, OneShot, Output, Settings, Shape};
-use super::terminal::{Terminal, print};
-use crate::engine::Request;
+use super::terminal::{Terminal, print, without_controls};
+use crate::engine::{Request, StopReason};
 use crate::error::Hint;
 use crate::grammar::{Constraint, Grammars};
 use crate::tokenizer::{TokenId, Tokenizer};
@@ -37,10 +38,14 @@ pub fn run(
         let n_ctx_train = opened.source.config().n_ctx_train;
         return Err(CliError::PromptTooLong { n_prompt, n_ctx, n_ctx_train });
     }
+    if terminal.is_very_verbose {
+        let exact: String = prompt.tokens.iter().map(|id| String::from_utf8_lossy(tokenizer.piece(*id))).collect();
+        terminal.tell(format!("prompt   {n_prompt} tokens:\n{}", without_controls(&exact)));
+    }
     let constraint = constraint(generation, &tokenizer)?;
     let n_parallel = opened.check_memory(&settings.compute, terminal)?;
     let model = opened.id();
-    let engine = opened.start(tokenizer, n_parallel, &settings.compute, terminal)?;
+    let engine = opened.start(tokenizer, n_parallel, &settings.compute, Loading::new(terminal))?;
     let echo = one_shot.echo.then_some(prompt.echo.as_str());
     let (mut plain, mut json) = (Plain, JsonLines { is_streaming: one_shot.output == Output::StreamJson });
     let is_json = one_shot.output != Output::Text;
@@ -68,13 +73,29 @@ pub fn run(
     }
     let reply = reply?;
     terminal.detail(format!("stopped  {:?}, seed {}", reply.reason, reply.seed));
-    if settings.show_stats {
+    if settings.show_stats || terminal.is_very_verbose {
         terminal.note(stats(&reply.timings));
+    }
+    if let Some(warning) = cut_warning(&reply, generation) {
+        terminal.note(format!("warning: {warning}"));
     }
     match reply.is_interrupted {
         true => Err(CliError::Interrupted),
         false => Ok(()),
     }
+}
+
+/// What is to be said of a reply that had a form to keep and was cut before its end.
+pub fn cut_warning(reply: &Reply, generation: &Generation) -> Option<String> {
+    let flag = generation.shape.as_ref().filter(|_| !reply.is_interrupted)?.flag;
+    let (by, hint) = match reply.reason {
+        StopReason::TokenLimit => ("`-n`", "a larger `-n`"),
+        StopReason::ContextFull => ("the context", "`-c 0`"),
+        _ => return None,
+    };
+    Some(format!(
+        "{by} has cut the answer before it was what `{flag}` asks for; {hint} or bounds in the form itself help"
+    ))
 }
 
 /// A request with the settings of the command line.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::args::{PerplexityArgs, RunArgs};
 use super::error::CliError;
+use super::loading::Loading;
 use super::prompt::read_text;
 use super::settings::{DEFAULT_N_CTX, Settings};
 use super::signals;
@@ -30,7 +31,8 @@ pub fn run_perplexity(args: &PerplexityArgs, terminal: &Terminal) -> Result<(), 
         ..RunArgs::default()
     };
     let compute = Settings::resolve(run_args, RunArgs::default())?.compute;
-    let opened = open_model(args.model.as_deref(), args.ctx_size.unwrap_or(DEFAULT_N_CTX), terminal)?;
+    let n_ctx = args.ctx_size.unwrap_or(DEFAULT_N_CTX);
+    let opened = open_model(args.model.as_deref(), args.model_name.as_deref(), n_ctx, terminal)?;
     let n_ctx = opened.n_ctx;
     if n_ctx < 4 {
         return Err(CliError::usage(format!("`-c {n_ctx}` is too small a chunk; it must be at least 4")));
@@ -44,7 +46,7 @@ pub fn run_perplexity(args: &PerplexityArgs, terminal: &Terminal) -> Result<(), 
         });
     }
     let (id, quantization) = (opened.id(), opened.source.quantization().to_owned());
-    let model = opened.model(&compute)?;
+    let model = opened.model(&compute, &mut Loading::new(terminal))?;
     let interrupted = signals::interrupt_flag()?;
     let n_step = MAX_STEP.min(compute.n_ubatch);
     let found = perplexity(&model, &tokens, n_ctx, n_step, &mut |so_far, n_chunks| {

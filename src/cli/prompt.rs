@@ -29,16 +29,9 @@ pub struct Prompt {
 
 impl PromptSource {
     /// `None` where the arguments have no prompt.
-    ///
-    /// # Errors
-    /// An escape that is no text.
-    pub fn of(args: &RunArgs) -> Result<Option<PromptSource>, CliError> {
-        let text = match &args.prompt {
-            Some(text) if args.escape => Some(unescape(text)?),
-            text => text.clone(),
-        };
-        let file = args.file.clone();
-        Ok((text.is_some() || file.is_some()).then_some(PromptSource { text, file }))
+    pub fn of(args: &RunArgs) -> Option<PromptSource> {
+        let (text, file) = (args.prompt.clone(), args.file.clone());
+        (text.is_some() || file.is_some()).then_some(PromptSource { text, file })
     }
 
     /// The text. `allow_empty` where the model may start from nothing.
@@ -110,8 +103,11 @@ pub fn messages(system_prompt: Option<&str>, text: &str) -> Vec<Message> {
     system.into_iter().chain([message("user", text)]).collect()
 }
 
-/// Escapes of C as llama.cpp knows them. Unknown ones stay as they are.
-fn unescape(text: &str) -> Result<String, CliError> {
+/// Undoes escapes of C as llama.cpp knows them. Unknown ones stay as they are.
+///
+/// # Errors
+/// Bytes that are no text.
+pub fn unescape(text: &str) -> Result<String, CliError> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -138,7 +134,7 @@ fn unescape(text: &str) -> Result<String, CliError> {
         out.extend_from_slice(bytes);
         rest = &rest[n_used..];
     }
-    String::from_utf8(out).map_err(|_| CliError::usage("`-e`: the \\x escapes of `-p` do not make UTF-8 text"))
+    String::from_utf8(out).map_err(|_| CliError::usage("`-e`: the \\x escapes do not make UTF-8 text"))
 }
 
 fn hex_byte(digits: &[u8]) -> Option<u8> {

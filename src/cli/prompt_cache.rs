@@ -1,4 +1,4 @@
-//! `--prompt-cache FILE`: what the model remembers of a prompt, kept from one run to the next.
+//! `--prompt-cache FILE`: what the model remembers of a prompt or a chat, kept from one run to the next.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -11,7 +11,7 @@ use crate::bundle::NewFile;
 use crate::engine::{Engine, Limit, Request, SlotError};
 use crate::error::bytes_for_people;
 
-/// The slot of a one-shot run.
+/// The only slot outside of a server.
 const SLOT: usize = 0;
 
 /// Reads the prompt of `request` with the help of `file`, and keeps what the model remembers of it there where that is more
@@ -26,16 +26,24 @@ pub fn read_prompt(engine: &Engine, request: &Request, file: &Path, terminal: &T
     let reply = answer(engine, Request { limit: Limit::Tokens(0), ..request.clone() }, &mut Plain, terminal)?;
     // The last token is always computed.
     let is_new = reply.timings.cached_tokens + 1 < reply.timings.prompt_tokens;
-    if is_new
-        && !reply.is_interrupted
-        && let Err(error) = save(engine, file, terminal)
-    {
-        terminal.note(format!("warning: the prompt cannot be kept in `{}`: {error}", file.display()));
+    if is_new && !reply.is_interrupted {
+        keep(engine, file, terminal);
     }
     Ok(reply)
 }
 
-fn restore(engine: &Engine, file: &Path, terminal: &Terminal) -> Result<(), CliError> {
+/// Keeps what the model remembers in `file`, or says why it cannot.
+pub fn keep(engine: &Engine, file: &Path, terminal: &Terminal) {
+    if let Err(error) = save(engine, file, terminal) {
+        terminal.note(format!("warning: the prompt cannot be kept in `{}`: {error}", file.display()));
+    }
+}
+
+/// Takes what the model remembers from `file`, where it is there.
+///
+/// # Errors
+/// A file of another kind, which is left alone. What is wrong with a saved prompt is only said.
+pub fn restore(engine: &Engine, file: &Path, terminal: &Terminal) -> Result<(), CliError> {
     let input = match File::open(file) {
         Ok(input) => input,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),

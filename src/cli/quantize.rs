@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::args::QuantizeArgs;
 use super::error::CliError;
-use super::locate::{Surroundings, locate_weights};
+use super::locate::{Surroundings, locate_model};
 use super::machine::physical_cores;
 use super::signals;
 use super::terminal::Terminal;
@@ -21,7 +21,7 @@ use crate::weights::Source;
 pub fn run_quantize(args: QuantizeArgs, terminal: &Terminal) -> Result<(), CliError> {
     let recipe = recipe(&args.recipe)?;
     let n_threads = check_threads(args.threads)?.unwrap_or_else(physical_cores);
-    let located = locate_weights(Some(&args.input), None, &Surroundings::default())?;
+    let located = locate_model(Some(&args.input), None, args.model_name.as_deref(), &Surroundings::default())?;
     let source = Source::open(located.files)?;
     note_double_loss(&source, terminal);
     let options = QuantizeOptions { output: args.output, recipe, overwrite: args.force, n_threads };

@@ -3,19 +3,21 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::bind::{Bound, bind, lan_address, url};
-use super::browser::{self, Opener};
+use super::browser::{self, NoBrowser, Opener};
 use super::demo::DEMO_NOTICE;
 use super::error::CliError;
 use super::load::Opened;
+use super::loading::Loading;
 use super::locate::Place;
 use super::log;
 use super::settings::{ComputeSettings, Serve, Settings, is_api_key};
 use super::signals;
-use super::terminal::{Terminal, print, prompt};
+use super::terminal::{Terminal, cut, print, prompt};
 use crate::chat::ChatTemplate;
 use crate::engine::Engine;
 use crate::error::bytes_for_people;
@@ -24,6 +26,8 @@ use crate::server::{self, AppState, ModelFacts, ServerOptions};
 
 /// Threads that answer HTTP; the model has its own.
 const SERVER_THREADS: usize = 2;
+/// How long the line with the URL waits to hear whether a browser has opened.
+const BROWSER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves until Ctrl-C or SIGTERM.
 ///
@@ -46,14 +50,12 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
     let io_error = |error: std::io::Error| CliError::System(format!("the listener does not work: {error}"));
     listener.set_nonblocking(true).map_err(io_error)?;
     let address = listener.local_addr().map_err(io_error)?;
+    demo_notice(&opened, &terminal);
     if serve.banner {
         banner(&opened, &settings.compute, &terminal);
     }
     warn_about_address(&serve, address, moved, &terminal);
-    let opener = (serve.open_browser && browser::can_open(|name| std::env::var_os(name)).is_ok()).then(|| {
-        let (url, terminal) = (url(address), terminal);
-        Opener::new(move || terminal.note(format!("Open {url} in a browser.")))
-    });
+    let opener = (serve.open_browser && browser::expected().is_ok()).then(Opener::new);
     // The first fence holds for threads that are started from now on: the last moment is before the first of them.
     let folders = Folders { read: Vec::new(), write: serve.slot_save_path.clone().into_iter().collect() };
     let has_landlock = serve.sandbox && sandbox::fence_files(&folders);
@@ -79,15 +81,24 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
         let stopped = stop.clone();
         let server = tokio::spawn(server::serve(listener, state.clone(), async move { stopped.notified().await }));
         let mut signal = std::pin::pin!(signals::stop());
-        state.set_progress(0.0, "loading");
-        let loading = tokio::task::spawn_blocking(move || load(opened, id, &settings, &terminal));
+        let watched = state.clone();
+        let loading = tokio::task::spawn_blocking(move || {
+            let tell = move |share| watched.set_progress(share, "loading");
+            load(opened, id, &settings, Loading::of_server(&terminal, tell))
+        });
         let loaded = tokio::select! {
+            // Looked at first, so that from here on no signal is missed.
+            biased;
+            () = &mut signal => {
+                erase_ctrl_c(&terminal);
+                terminal.note("stopped");
+                return Ok(());
+            }
             loaded = loading => loaded.map_err(|_| CliError::System("loading the model failed".into()))?,
-            () = &mut signal => return Ok(()),
         };
         let (engine, facts, template) = loaded?;
         state.set_ready(engine, facts, template);
-        announce(&serve, opener, &url(address), &terminal)?;
+        announce(&serve, opener, &url(address), &terminal).await?;
         if serve.sandbox {
             state.set_sandbox(close_sandbox(has_landlock, &folders, address, &terminal));
         }
@@ -96,6 +107,7 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
             () = &mut signal => {}
             () = state.quit_requested() => {}
         }
+        erase_ctrl_c(&terminal);
         terminal.note("stopping; Ctrl-C again quits at once");
         tracing::info!(target: server::log::TARGET, "stopping");
         stop.notify_one();
@@ -116,7 +128,7 @@ fn load(
     opened: Opened,
     id: String,
     settings: &Settings,
-    terminal: &Terminal,
+    loading: Loading<'_>,
 ) -> Result<(Engine, ModelFacts, ChatTemplate), CliError> {
     let tokenizer = opened.tokenizer()?;
     let template = match opened.template()? {
@@ -124,8 +136,8 @@ fn load(
         None => ChatTemplate::new(None)?,
     };
     let facts = facts(&opened, id, settings);
-    let n_parallel = opened.check_memory(&settings.compute, terminal)?;
-    let engine = opened.start(tokenizer, n_parallel, &settings.compute, terminal)?;
+    let n_parallel = opened.check_memory(&settings.compute, loading.terminal())?;
+    let engine = opened.start(tokenizer, n_parallel, &settings.compute, loading)?;
     Ok((engine, facts, template))
 }
 
@@ -151,7 +163,8 @@ fn banner(opened: &Opened, compute: &ComputeSettings, terminal: &Terminal) {
     }
 }
 
-fn banner_lines(opened: &Opened, compute: &ComputeSettings) -> Vec<String> {
+/// What the model is and how it runs, a line each.
+pub fn banner_lines(opened: &Opened, compute: &ComputeSettings) -> Vec<String> {
     let (source, n_ctx_train) = (&opened.source, opened.source.config().n_ctx_train);
     let place = match opened.place {
         Place::Path => "",
@@ -169,12 +182,12 @@ fn banner_lines(opened: &Opened, compute: &ComputeSettings) -> Vec<String> {
 
 /// `Gemma 2 2B it · Q6_K · 2.61 B params · 2.15 GB`
 pub fn describe(source: &crate::weights::Source) -> String {
-    let mut name = crate::error::name_for_people(source.name().as_bytes());
+    let name = crate::error::name_for_people(source.name().as_bytes());
     // The line stays below 80 columns.
-    if let Some((end, _)) = name.char_indices().nth(24) {
-        name.truncate(end);
-        name.push('…');
-    }
+    let name = match cut(&name, 24) {
+        start if start.len() < name.len() => format!("{start}…"),
+        _ => name,
+    };
     let n_params = match source.n_params() {
         n if n >= 1_000_000_000 => format!("{:.2} B", n as f64 / 1e9),
         n => format!("{:.2} M", n as f64 / 1e6),
@@ -254,49 +267,88 @@ fn close_sandbox(has_landlock: bool, folders: &Folders, own: SocketAddr, termina
     report
 }
 
-/// The URL, alone on stdout; then the browser.
-fn announce(serve: &Serve, opener: Option<Opener>, url: &str, terminal: &Terminal) -> Result<(), CliError> {
-    if !terminal.is_quiet && serve.banner {
-        // Where both streams are one screen, the line of the banner is completed by the URL.
-        if terminal.stdout_is_terminal && terminal.stderr_is_terminal {
-            prompt("chat     ");
-        } else {
-            terminal.note(format!("chat     {url}"));
-        }
+/// The URL, alone on stdout, and the browser.
+async fn announce(serve: &Serve, opener: Option<Opener>, url: &str, terminal: &Terminal) -> Result<(), CliError> {
+    let has_banner = serve.banner && !terminal.is_quiet;
+    // Where both streams are one screen, the URL is a part of the banner's line.
+    let is_one_line = has_banner && terminal.stdout_is_terminal && terminal.stderr_is_terminal;
+    if !is_one_line {
+        print(&format!("{url}\n"))?;
     }
-    print(&format!("{url}\n"))?;
-    match opener {
-        Some(opener) => opener.open(url),
+    let opened = match opener {
+        Some(opener) => opened(opener, url, terminal).await,
+        None => None,
+    };
+    let aside = match opened {
+        Some(true) => "     (opened in your browser)",
+        Some(false) | None => "",
+    };
+    if is_one_line {
+        prompt("chat     ");
+        print(url)?;
+        prompt(&format!("{aside}\n"));
+    } else if has_banner {
+        terminal.note(format!("chat     {url}{aside}"));
+    }
+    match opened {
+        Some(true) => {}
+        Some(false) => ask_to_open(url, terminal),
         None if serve.open_browser => explain_missing_browser(url, terminal),
         None => {}
     }
-    if serve.banner {
+    if has_banner {
         terminal.note("stop     press Ctrl-C here");
     }
     Ok(())
 }
 
+/// Opens the URL; whether a browser came. What becomes known later is said later.
+async fn opened(opener: Opener, url: &str, terminal: &Terminal) -> Option<bool> {
+    let mut outcome = opener.open(url);
+    match tokio::time::timeout(BROWSER_PATIENCE, &mut outcome).await {
+        Ok(outcome) => Some(outcome.unwrap_or(false)),
+        Err(_) => {
+            let (url, terminal) = (url.to_owned(), *terminal);
+            tokio::spawn(async move {
+                if !outcome.await.unwrap_or(false) {
+                    ask_to_open(&url, &terminal);
+                }
+            });
+            // An opener that stays has most likely become the browser.
+            Some(true)
+        }
+    }
+}
+
+fn ask_to_open(url: &str, terminal: &Terminal) {
+    terminal.note(format!("Open {url} in a browser."));
+}
+
 fn explain_missing_browser(url: &str, terminal: &Terminal) {
-    match browser::can_open(|name| std::env::var_os(name)) {
-        Ok(()) | Err(browser::NoBrowser::Automation) => {}
-        Err(browser::NoBrowser::NoDisplay) => terminal.note(format!("Open {url} in a browser.")),
-        Err(browser::NoBrowser::Remote) => {
-            terminal.note(format!("Open {url} in a browser."));
-            let port = url.trim_end_matches('/').rsplit(':').next().unwrap_or_default();
-            terminal.note(format!(
-                "From another computer: ssh -L {port}:127.0.0.1:{port} USER@HOST, then the same URL there"
-            ));
+    match browser::expected() {
+        Ok(()) | Err(NoBrowser::Automation | NoBrowser::Service) => {}
+        Err(NoBrowser::NoDisplay | NoBrowser::Remote) => {
+            ask_to_open(url, terminal);
+            // A server for the network has said where that reaches it.
+            if let Some(port) = url.strip_prefix("http://127.0.0.1:").and_then(|rest| rest.strip_suffix('/')) {
+                terminal.note(format!("From another computer: ssh -L {port}:127.0.0.1:{port} USER@HOST"));
+                terminal.note(format!("and then {url} there."));
+            }
         }
     }
 }
 
 fn show_running(serve: &Serve, url: &str, terminal: &Terminal) -> Result<(), CliError> {
-    terminal.note(format!("already running: {url}"));
     print(&format!("{url}\n"))?;
-    if serve.open_browser && browser::can_open(|name| std::env::var_os(name)).is_ok() {
-        browser::open(url);
-    }
+    let is_opened = serve.open_browser && browser::expected().is_ok() && browser::open(url);
+    let aside = if is_opened { "     (opened in your browser)" } else { "" };
+    terminal.note(format!("already running: {url}{aside}"));
     Ok(())
+}
+
+/// The terminal has shown `^C`, where the cursor still is.
+fn erase_ctrl_c(terminal: &Terminal) {
+    terminal.status("");
 }
 
 /// What people are told who run the demo model, in any mode.

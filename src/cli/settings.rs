@@ -6,7 +6,7 @@ use super::args::{Dtype, Gpu, RunArgs, Seed};
 use super::error::CliError;
 use super::machine::{available_memory, physical_cores};
 use super::presets;
-use super::prompt::{PromptSource, read_text};
+use super::prompt::{PromptSource, read_text, unescape};
 use crate::engine::{Limit, Overflow, Sampling};
 use crate::grammar::Source;
 use crate::kernels::{Format, Isa, Kernels};
@@ -59,6 +59,8 @@ pub struct ComputeSettings {
     pub kernels: &'static Kernels,
     /// Threads.
     pub n_threads: usize,
+    /// Threads for steps of several tokens.
+    pub n_threads_batch: usize,
     /// Most prompt tokens in one step.
     pub n_ubatch: usize,
     /// Slots.
@@ -147,12 +149,14 @@ pub enum Output {
 }
 
 /// A chat in the terminal.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Chat {
     /// Color Markdown.
     pub markdown: bool,
     /// Remember what was typed in a file.
     pub history: bool,
+    /// Where what the model remembers of the chat is kept.
+    pub prompt_cache: Option<PathBuf>,
 }
 
 /// A server.
@@ -200,6 +204,7 @@ impl Settings {
         if let Err(what) = check_use(&defaults, &args) {
             warnings.push(format!("in this file's `.args`, {what}"));
         }
+        let args = completed(args)?;
         let is_dtype_given = args.dtype.is_some();
         let is_server = is_server(&args);
         let (args, presets) = presets::expand(args, is_server, available_memory())?;
@@ -222,6 +227,20 @@ impl Settings {
     }
 }
 
+/// With escapes undone and the text of files in place.
+fn completed(mut args: RunArgs) -> Result<RunArgs, CliError> {
+    if let Some(path) = args.system_prompt_file.take() {
+        args.system_prompt = Some(read_text(&path)?.trim_end().to_owned());
+    } else if args.escape {
+        args.system_prompt = args.system_prompt.as_deref().map(unescape).transpose()?;
+    }
+    if std::mem::take(&mut args.escape) {
+        args.prompt = args.prompt.as_deref().map(unescape).transpose()?;
+        args.reverse_prompt = args.reverse_prompt.iter().map(|text| unescape(text)).collect::<Result<_, _>>()?;
+    }
+    Ok(args)
+}
+
 fn is_one_shot(args: &RunArgs) -> bool {
     args.prompt.is_some() || args.file.is_some()
 }
@@ -235,13 +254,8 @@ const UNTIL_FULL: i64 = -2;
 
 /// A flag that is accepted does something: here are those that cannot, in the mode that `all` arguments select.
 fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
-    let needs_prompt = [
-        (given.raw, "--raw"),
-        (given.echo, "--echo"),
-        (given.json, "--json"),
-        (given.stream_json, "--stream-json"),
-        (given.prompt_cache.is_some(), "--prompt-cache"),
-    ];
+    let needs_prompt =
+        [(given.raw, "--raw"), (given.echo, "--echo"), (given.json, "--json"), (given.stream_json, "--stream-json")];
     let needs_raw =
         [(given.keep.is_some(), "--keep"), (given.no_context_shift && !is_server(all), "--no-context-shift")];
     let needs_text = [
@@ -250,6 +264,8 @@ fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
         (given.ignore_eos, "--ignore-eos"),
         (given.n_predict == Some(UNTIL_FULL), "-n -2"),
         (given.system_prompt.is_some(), "-sys"),
+        (given.system_prompt_file.is_some(), "-sysf"),
+        (given.prompt_cache.is_some(), "--prompt-cache"),
         (!given.reverse_prompt.is_empty(), "-r"),
         (given.grammar.is_some(), "--grammar"),
         (given.grammar_file.is_some(), "--grammar-file"),
@@ -260,11 +276,9 @@ fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
     let needs_chat = [(given.no_markdown, "--no-markdown"), (given.no_history, "--no-history")];
     let needs_server = [
         (given.parallel.is_some(), "-np"),
-        (given.alias.is_some(), "--alias"),
-        (given.as_always, "--metrics"),
-        (given.context_shift && !all.raw, "--context-shift"),
         (given.host.is_some(), "--host"),
         (given.port.is_some(), "--port"),
+        (given.alias.is_some(), "--alias"),
         (!given.api_key.is_empty(), "--api-key"),
         (given.api_key_file.is_some(), "--api-key-file"),
         (!given.cors.is_empty(), "--cors"),
@@ -274,8 +288,13 @@ fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
         (given.no_sandbox, "--no-sandbox"),
     ];
     let first = |flags: &[(bool, &'static str)]| flags.iter().find(|(is_given, _)| *is_given).map(|(_, flag)| *flag);
-    if given.escape && all.prompt.is_none() {
-        return Err("`-e` unescapes the text of `-p`, which is missing".into());
+    if given.escape && all.prompt.is_none() && all.reverse_prompt.is_empty() && all.system_prompt.is_none() {
+        return Err("`-e` unescapes the texts of `-p`, `-r` and `-sys`, and none is there".into());
+    }
+    if let Some(flag) = given.foreign.needs_prompt
+        && !is_one_shot(all)
+    {
+        return Err(format!("`{flag}` needs a prompt (`-p` or `-f`)"));
     }
     if !is_one_shot(all)
         && let Some(flag) = first(&needs_prompt)
@@ -309,9 +328,10 @@ fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
 
 fn mode(args: &RunArgs) -> Result<Mode, CliError> {
     if args.chat {
-        return Ok(Mode::Chat(Chat { markdown: !args.no_markdown, history: !args.no_history }));
+        let prompt_cache = args.prompt_cache.clone();
+        return Ok(Mode::Chat(Chat { markdown: !args.no_markdown, history: !args.no_history, prompt_cache }));
     }
-    if let Some(prompt) = PromptSource::of(args)? {
+    if let Some(prompt) = PromptSource::of(args) {
         let output = match (args.json, args.stream_json) {
             (_, true) => Output::StreamJson,
             (true, false) => Output::Json,
@@ -359,18 +379,25 @@ pub fn is_api_key(key: &str) -> bool {
 }
 
 fn compute(args: &RunArgs, warnings: &mut Vec<String>) -> Result<ComputeSettings, CliError> {
-    if args.n_gpu_layers.is_some_and(|n| n > 0) && args.gpu != Some(Gpu::Disable) {
-        warnings.push("`-ngl`: this build has no GPU code; going on with the CPU".into());
+    let flag = match args.gpu {
+        Some(Gpu::Disable) => None,
+        Some(Gpu::Nvidia | Gpu::Amd | Gpu::Apple) => Some("--gpu"),
+        Some(Gpu::Auto) | None => args.n_gpu_layers.is_some_and(|n| n > 0).then_some("-ngl"),
+    };
+    if let Some(flag) = flag {
+        warnings.push(format!("`{flag}`: this build has no GPU code; going on with the CPU"));
     }
     let positive = |flag: &str, value: Option<usize>, default: usize| match value {
         Some(0) => Err(CliError::usage(format!("`{flag}` is 0 and must be at least 1"))),
         value => Ok(value.unwrap_or(default)),
     };
     let n_batch = positive("-b", args.batch_size, DEFAULT_N_BATCH)?;
+    let n_threads = positive("-t", args.threads, physical_cores())?;
     let default_slots = if is_server(args) { DEFAULT_SERVER_SLOTS } else { 1 };
     Ok(ComputeSettings {
         kernels: kernels(args.isa.as_deref())?,
-        n_threads: positive("-t", args.threads, physical_cores())?,
+        n_threads,
+        n_threads_batch: positive("-tb", args.threads_batch, n_threads)?,
         n_ubatch: positive("-ub", args.ubatch_size, DEFAULT_N_UBATCH)?.min(n_batch),
         n_parallel: positive("-np", args.parallel, default_slots)?,
         kv_types: [args.cache_type_k, args.cache_type_v].map(Option::unwrap_or_default),
@@ -565,7 +592,7 @@ mod tests {
 
     #[test]
     fn values_out_of_range_are_usage_errors_that_name_the_flag() {
-        let cases: [&[&str]; 14] = [
+        let cases: [&[&str]; 15] = [
             &["--keep=-2", "--raw", "-p", "x"],
             &["--temp=-1"],
             &["--temp", "nan"],
@@ -577,6 +604,7 @@ mod tests {
             &["--repeat-last-n", "-2"],
             &["--presence-penalty", "inf"],
             &["-t", "0"],
+            &["-tb", "0"],
             &["-b", "0"],
             &["--isa", "z80"],
             &["--api-key", "two words"],
@@ -596,7 +624,7 @@ mod tests {
     fn no_flag_is_accepted_where_it_would_do_nothing() {
         let cases: [&[&str]; 15] = [
             &["--prompt-cache", "x"],
-            &["--chat", "--prompt-cache", "x"],
+            &["--cli"],
             &["--keep", "5"],
             &["-p", "x", "--keep", "5"],
             &["-p", "x", "--no-context-shift"],
@@ -621,10 +649,24 @@ mod tests {
     }
 
     #[test]
+    fn escapes_and_files_are_read_once() {
+        let settings = resolve(&["-e", "-p", r"a\nb", "-r", r"```\n", "-sys", r"x\ty"], &[]).unwrap();
+        assert_eq!(settings.generation.stop, ["```\n"]);
+        assert_eq!(settings.generation.system_prompt.as_deref(), Some("x\ty"));
+        assert_eq!((settings.args.prompt.as_deref(), settings.args.escape), (Some("a\nb"), false));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("system.txt");
+        std::fs::write(&path, "Be brief.\n").unwrap();
+        let settings = resolve(&["-sysf", path.to_str().unwrap(), "-p", "x"], &["-sys", "Be long."]).unwrap();
+        assert_eq!(settings.generation.system_prompt.as_deref(), Some("Be brief."));
+    }
+
+    #[test]
     fn a_wish_for_a_gpu_is_answered_with_a_warning() {
         assert_eq!(resolve(&["-ngl", "999"], &[]).unwrap().warnings.len(), 1);
         assert!(resolve(&["-ngl", "0"], &[]).unwrap().warnings.is_empty());
         assert!(resolve(&["-ngl", "9", "--gpu", "disable"], &[]).unwrap().warnings.is_empty());
+        assert_eq!(resolve(&["-ngl", "9", "--gpu", "nvidia"], &[]).unwrap().warnings.len(), 1);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
 use super::error::CliError;
 
 /// Who is listening on each stream, and how much they want to hear.
@@ -25,6 +27,8 @@ pub struct Terminal {
     pub is_quiet: bool,
     /// Details on stderr.
     pub is_verbose: bool,
+    /// More of them.
+    pub is_very_verbose: bool,
 }
 
 impl Terminal {
@@ -43,20 +47,40 @@ impl Terminal {
             is_ascii: false,
             is_quiet: false,
             is_verbose: false,
+            is_very_verbose: false,
         }
     }
 
-    /// A line on stderr, unless `-q`. A closed stderr is no reason to stop.
+    /// A line on stderr, unless `-q`; on a terminal it breaks between words. A closed stderr is no reason to stop.
     pub fn note(&self, line: impl AsRef<str>) {
         if !self.is_quiet {
-            self.tell(line);
+            self.say(line.as_ref());
         }
     }
 
-    /// A line on stderr, with `-v`.
+    /// The same, with `-v`.
     pub fn detail(&self, line: impl AsRef<str>) {
         if self.is_verbose {
-            self.tell(line);
+            self.say(line.as_ref());
+        }
+    }
+
+    /// The same, with `-vv`.
+    pub fn trace(&self, line: impl AsRef<str>) {
+        if self.is_very_verbose {
+            self.say(line.as_ref());
+        }
+    }
+
+    /// What was asked for, also with `-q`, in lines that fit the terminal.
+    pub fn explain(&self, text: &str) {
+        self.say(text);
+    }
+
+    fn say(&self, line: &str) {
+        match self.stderr_is_terminal {
+            true => self.tell(wrapped(line, width())),
+            false => self.tell(line),
         }
     }
 
@@ -69,8 +93,8 @@ impl Terminal {
     pub fn status(&self, text: &str) {
         if self.has_cursor && !self.is_quiet {
             // A line that wraps could not be overwritten.
-            let n_columns = width().saturating_sub(1);
-            let text: String = self.plain(text).chars().take(n_columns).collect();
+            let text = self.plain(text);
+            let text = cut(&text, width().saturating_sub(1));
             let mut stderr = io::stderr().lock();
             let _ = write!(stderr, "\r\x1b[K{text}");
             let _ = stderr.flush();
@@ -122,6 +146,46 @@ pub fn print(text: &str) -> Result<(), CliError> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(CliError::Output)
 }
 
+/// As much of the text as takes this many columns.
+pub fn cut(text: &str, n_columns: usize) -> &str {
+    let mut used = 0;
+    let end = text.char_indices().find(|(_, c)| {
+        used += c.width().unwrap_or(0);
+        used > n_columns
+    });
+    end.map_or(text, |(end, _)| &text[..end])
+}
+
+/// The text with lines of at most this many columns, broken at spaces; longer words stay whole. What follows a label, such
+/// as `model    `, stays behind it.
+fn wrapped(text: &str, n_columns: usize) -> String {
+    let mut out = String::new();
+    for (number, line) in text.split('\n').enumerate() {
+        if number > 0 {
+            out.push('\n');
+        }
+        let rest = line.find("  ").map_or("", |label| line[label..].trim_start());
+        let label = line[..line.len() - rest.len()].width();
+        let indent = if rest.is_empty() || label > n_columns / 2 { 0 } else { label };
+        let (mut at, mut n_spaces) = (0, 0);
+        for (number, word) in line.split(' ').enumerate() {
+            n_spaces += usize::from(number > 0);
+            if word.is_empty() {
+                continue;
+            }
+            if at > indent && at + n_spaces + word.width() > n_columns {
+                out.push('\n');
+                (at, n_spaces) = (0, indent);
+            }
+            out.push_str(&" ".repeat(n_spaces));
+            out.push_str(word);
+            at += n_spaces + word.width();
+            n_spaces = 0;
+        }
+    }
+    out
+}
+
 /// Columns of the terminal that stderr is; 80 where that cannot be told.
 fn width() -> usize {
     terminal_size::terminal_size_of(io::stderr()).map_or(80, |(width, _)| usize::from(width.0))
@@ -160,6 +224,22 @@ mod tests {
         assert_eq!(terminal.bar(0, 0), format!("{}   0 %", "░".repeat(20)));
         let ascii = Terminal { is_ascii: true, ..terminal };
         assert_eq!(ascii.plain("█░ a · b × c … ä"), "#. a | b x c ... ä");
+    }
+
+    #[test]
+    fn lines_break_between_words_and_what_follows_a_label_stays_behind_it() {
+        assert_eq!(wrapped("one two three", 7), "one two\nthree");
+        assert_eq!(wrapped("one two\nthree", 80), "one two\nthree");
+        assert_eq!(wrapped("model    Gemma 2 2B it", 18), "model    Gemma 2\n         2B it");
+        assert_eq!(wrapped("context  512     -c 0 uses all", 18), "context  512\n         -c 0\n         uses all");
+        assert_eq!(wrapped("http://127.0.0.1:8080/ is long", 10), "http://127.0.0.1:8080/\nis long");
+        assert_eq!(wrapped("模型 模型", 5), "模型\n模型");
+        assert_eq!(wrapped("", 5), "");
+    }
+
+    #[test]
+    fn texts_are_cut_by_the_columns_they_take() {
+        assert_eq!((cut("abc", 2), cut("abc", 3), cut("模型", 3), cut("", 0)), ("ab", "abc", "模", ""));
     }
 
     #[test]

@@ -53,9 +53,20 @@ pub fn run(tool: Tool, version: &'static str, mut terminal: Terminal) -> Result<
         Tool::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut args::command(version), "gemma2", &mut script);
-            print(&String::from_utf8_lossy(&script))
+            let script = String::from_utf8_lossy(&script);
+            print(&match args.shell {
+                clap_complete::Shell::Fish => with_waiting_options(&script),
+                _ => script.into_owned(),
+            })
         }
     }
+}
+
+/// fish's completions as they are made fail behind an option that waits for its value, where values are to be offered.
+fn with_waiting_options(script: &str) -> String {
+    const FIRST: &str = "    set -e cmd[1]\n";
+    const LAST: &str = "    string match -q -- '-*' \"$cmd[-1]\"; and set -e cmd[-1]\n";
+    script.replacen(FIRST, &format!("{FIRST}{LAST}"), 1)
 }
 
 fn open(path: &Path) -> Result<Bundle, CliError> {
@@ -91,8 +102,9 @@ fn list(bundle: &Bundle) -> Result<(), CliError> {
 
 fn run_verify(path: Option<&Path>, terminal: &Terminal) -> Result<(), CliError> {
     let own = running_executable()?;
-    let bundle = open(path.unwrap_or(&own))?;
+    let bundle = Bundle::open(path.unwrap_or(&own))?;
     let path = path.map_or_else(|| std::env::current_exe().unwrap_or(own), Path::to_owned);
+    let bundle = bundle.ok_or_else(|| BundleError::NoArchive(path.clone()))?;
     // Where the weights are a file of their own, they are what matters.
     let beside = if bundle.has_weights() { None } else { Bundle::beside(&path, Some(&bundle))? };
     let mut is_intact = true;
@@ -125,7 +137,7 @@ fn verify_one(bundle: &Bundle, terminal: &Terminal) -> Result<bool, CliError> {
 }
 
 fn tokenize(args: &TokenizeArgs, terminal: &Terminal) -> Result<(), CliError> {
-    let opened = open_model(args.model.as_deref(), DEFAULT_N_CTX, terminal)?;
+    let opened = open_model(args.model.as_deref(), args.model_name.as_deref(), DEFAULT_N_CTX, terminal)?;
     let text = match &args.text {
         Some(text) => text.clone(),
         None => read_text(Path::new("-"))?,
@@ -145,7 +157,8 @@ fn tokenize(args: &TokenizeArgs, terminal: &Terminal) -> Result<(), CliError> {
 }
 
 fn info(args: &InfoArgs, terminal: &Terminal) -> Result<(), CliError> {
-    let opened = open_model(args.model.as_deref(), args.ctx_size.unwrap_or(DEFAULT_N_CTX), terminal)?;
+    let n_ctx = args.ctx_size.unwrap_or(DEFAULT_N_CTX);
+    let opened = open_model(args.model.as_deref(), args.model_name.as_deref(), n_ctx, terminal)?;
     let settings = Settings::resolve(RunArgs::default(), RunArgs::default())?;
     let (source, compute) = (&opened.source, &settings.compute);
     let config = source.config();
@@ -201,13 +214,21 @@ fn info(args: &InfoArgs, terminal: &Terminal) -> Result<(), CliError> {
 }
 
 /// The model that the program itself would take.
-pub(super) fn open_model(typed: Option<&Path>, n_ctx: usize, terminal: &Terminal) -> Result<Opened, CliError> {
+///
+/// # Errors
+/// A path without a model, a name that there is not, files that are no Gemma 2.
+pub(super) fn open_model(
+    typed: Option<&Path>,
+    name: Option<&str>,
+    n_ctx: usize,
+    terminal: &Terminal,
+) -> Result<Opened, CliError> {
     let surroundings = Surroundings::detect()?;
     let defaults = match &surroundings.bundle {
         Some(bundle) => super::default_arguments(bundle)?,
         None => RunArgs::default(),
     };
-    let name = defaults.model_name.as_deref().filter(|_| typed.is_none());
+    let name = name.or(defaults.model_name.as_deref().filter(|_| typed.is_none()));
     let located = locate_model(typed, defaults.model.as_deref(), name, &surroundings)?;
     if located.place == super::locate::Place::Demo {
         error_line("note: this is the built-in demo model; `-m` takes another");

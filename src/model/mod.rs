@@ -236,7 +236,8 @@ impl LanguageModel for Model {
 
     fn forward(&self, batch: &mut [Chunk<'_, KvCache>]) -> Result<Vec<f32>, ModelError> {
         self.check(batch)?;
-        let logits = self.compute.install(|| self.step(batch))?;
+        let n_tokens = batch.iter().map(|chunk| chunk.tokens.len()).sum();
+        let logits = self.compute.install(n_tokens, || self.step(batch))?;
         let logits: Vec<f32> = match logits {
             Some(logits) => logits.flatten_all()?.to_vec1()?,
             None => Vec::new(),

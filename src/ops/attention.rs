@@ -113,7 +113,7 @@ impl CustomOp1 for CpuAttention<'_, '_> {
         let mut spans = self.spans.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let spans: &mut [SequenceSpan<'_>] = &mut spans;
         let mut out = vec![0.0; n_tokens * q_width];
-        self.cpu.pool.install(|| -> Result<()> {
+        self.cpu.run(|| -> Result<()> {
             for span in spans.iter_mut() {
                 self.store(qkv, width, span)?;
             }

@@ -17,7 +17,7 @@ pub fn embed(compute: &Compute, embedding: &Linear, tokens: &[u32], scale: f32) 
     match compute {
         Compute::Cpu(cpu) => {
             let mut out = vec![0.0; tokens.len() * width];
-            cpu.pool.install(|| {
+            cpu.run(|| {
                 out.par_chunks_mut(width).zip(tokens).for_each(|(row, &token)| {
                     embedding.dequantize_row(token as usize, row);
                     cpu.kernels.scale(row, scale);

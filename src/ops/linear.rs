@@ -65,7 +65,7 @@ impl Linear {
         let n_rows = parts.iter().map(|p| p.n_rows).sum();
         let mut linear = Linear { parts, n_rows, n_cols, pieces: Vec::new(), widened: None };
         match compute {
-            Compute::Cpu(cpu) => linear.pieces = pieces(&linear.parts, cpu.pool.current_num_threads()),
+            Compute::Cpu(cpu) => linear.pieces = pieces(&linear.parts, cpu.n_threads()),
             Compute::Candle(device) => {
                 let mut values = vec![0.0; n_rows * n_cols];
                 for (row, out) in values.chunks_exact_mut(n_cols).enumerate() {
@@ -175,7 +175,7 @@ impl CustomOp1 for MatMul<'_> {
         let kernels = self.cpu.kernels;
         let mut out = vec![0.0; n_tokens * n_rows];
         let widths = pieces.iter().map(|p| p.rows.len());
-        self.cpu.pool.install(|| {
+        self.cpu.run(|| {
             // Activations are quantised once and shared by all rows; formats of floats take them as they are.
             let quantized =
                 parts.iter().any(|p| p.format.is_quantized()).then(|| quantize(kernels, x, n_tokens, n_cols));

@@ -37,8 +37,10 @@ pub enum Compute {
 pub struct Cpu {
     /// The instruction set in use.
     pub kernels: &'static Kernels,
-    /// Its threads; a forward pass runs inside `pool.install`.
-    pub pool: rayon::ThreadPool,
+    /// Its threads; a forward pass runs on them.
+    pool: rayon::ThreadPool,
+    /// Others for steps of several tokens, where their number differs.
+    batch_pool: Option<rayon::ThreadPool>,
     /// How caches keep keys, and values.
     pub kv_types: [KvType; 2],
 }
@@ -49,12 +51,20 @@ impl Compute {
     /// # Errors
     /// The system refuses to start threads.
     pub fn cpu(kernels: &'static Kernels, n_threads: usize) -> Result<Compute> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(n_threads.max(1))
-            .thread_name(|i| format!("compute-{i}"))
-            .build()
-            .map_err(candle_core::Error::wrap)?;
-        Ok(Compute::Cpu(Cpu { kernels, pool, kv_types: [KvType::default(); 2] }))
+        let pool = threads(n_threads, "compute")?;
+        Ok(Compute::Cpu(Cpu { kernels, pool, batch_pool: None, kv_types: [KvType::default(); 2] }))
+    }
+
+    /// The same with this many threads for steps of several tokens.
+    ///
+    /// # Errors
+    /// The system refuses to start threads.
+    pub fn with_batch_threads(mut self, n_threads: usize) -> Result<Compute> {
+        if let Compute::Cpu(cpu) = &mut self {
+            let is_other = n_threads != cpu.pool.current_num_threads();
+            cpu.batch_pool = is_other.then(|| threads(n_threads, "batch")).transpose()?;
+        }
+        Ok(self)
     }
 
     /// The same with caches that keep keys and values in these types; candle's keep F32.
@@ -81,13 +91,38 @@ impl Compute {
         }
     }
 
-    /// Runs `f` on the pool, so that parallel loops inside find their threads without a hand-over each, and awake.
-    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+    /// Runs `f`, a step of this many tokens, on the threads for it, so that parallel loops inside find them without a
+    /// hand-over each, and awake.
+    pub fn install<R: Send>(&self, n_tokens: usize, f: impl FnOnce() -> R + Send) -> R {
         match self {
-            Compute::Cpu(cpu) => cpu.pool.install(|| with_threads_awake(f)),
+            Compute::Cpu(cpu) => {
+                let pool = cpu.batch_pool.as_ref().filter(|_| n_tokens > 1).unwrap_or(&cpu.pool);
+                pool.install(|| with_threads_awake(f))
+            }
             Compute::Candle(_) => f(),
         }
     }
+}
+
+impl Cpu {
+    /// Runs `f` on the threads of the step that it is a part of; outside of any, on those for one token.
+    fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        match rayon::current_thread_index() {
+            Some(_) => f(),
+            None => self.pool.install(f),
+        }
+    }
+
+    /// The most threads that share an operation.
+    fn n_threads(&self) -> usize {
+        let pools = std::iter::once(&self.pool).chain(&self.batch_pool);
+        pools.map(rayon::ThreadPool::current_num_threads).max().unwrap_or(1)
+    }
+}
+
+fn threads(n_threads: usize, name: &'static str) -> Result<rayon::ThreadPool> {
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(n_threads.max(1));
+    builder.thread_name(move |i| format!("{name}-{i}")).build().map_err(candle_core::Error::wrap)
 }
 
 /// Runs `f` on a thread of a pool while the pool's others look for its work without a pause.

@@ -82,7 +82,7 @@ impl InplaceOp1 for Softcap<'_> {
             candle_core::bail!("a contiguous tensor of F32 was expected, not {layout:?}")
         };
         let values = &mut values[start..end];
-        self.cpu.pool.install(|| {
+        self.cpu.run(|| {
             values.par_chunks_mut(8192).for_each(|values| self.cpu.kernels.softcap(values, self.cap));
         });
         Ok(())
@@ -112,7 +112,7 @@ impl<F: Fn(&[f32], &mut [f32]) + Sync> CustomOp1 for RowOp<'_, F> {
         } else if width > 0 && self.width > 0 {
             let run =
                 || out.par_chunks_mut(self.width).zip(x.par_chunks(width)).for_each(|(out, row)| (self.f)(row, out));
-            self.cpu.pool.install(run);
+            self.cpu.run(run);
         }
         let mut dims = layout.dims().to_vec();
         if let Some(last) = dims.last_mut() {

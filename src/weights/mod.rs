@@ -6,12 +6,12 @@
 //! sizes: each number of [`Config`] is bounded, and each tensor has the shape that follows from it.
 
 mod config;
-mod convert;
 mod error;
 mod files;
 mod json;
 mod label;
 mod names;
+mod placement;
 mod source;
 mod table;
 mod tensors;
@@ -20,9 +20,9 @@ mod tests;
 mod vocabulary;
 
 pub use config::{Config, GgufNumber};
-pub use convert::ConvertError;
 pub use error::WeightsError;
 pub use files::{Files, HuggingFaceFiles, NamedBytes};
+pub use placement::{PlaceError, Placed, Placement};
 pub use source::Source;
 pub use vocabulary::{JsonVocabulary, SpmVocabulary, TokenType, Vocabulary};
 

@@ -77,15 +77,6 @@ impl Mapping {
         if placed == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Keeps all of it from being swapped out.
-    pub fn lock(&self) -> io::Result<()> {
-        // SAFETY: the range is this value's own.
-        match unsafe { libc::mlock(self.start, self.length) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-
     /// Gives the pages back that lie wholly inside `range`; they are read from the files again when needed.
     pub fn release(&self, range: Range<usize>) {
         let (start, end) = (range.start.next_multiple_of(page_size()), range.end / page_size() * page_size());

@@ -20,14 +20,18 @@ use std::path::PathBuf;
 use super::args::RunArgs;
 use super::error::CliError;
 use super::load::Opened;
+use super::loading::Loading;
 use super::locate::Place;
 use super::one_shot::constraint;
+use super::prompt_cache;
 use super::settings::{self, Generation, Settings};
 use super::terminal::Terminal;
 use crate::chat::ChatTemplate;
 use crate::engine::{Engine, Timings};
 use crate::error::render;
 use crate::grammar::Constraint;
+pub use sampling::on_one_line;
+
 use command::{Command, Line, parse};
 use input::{Input, Typed};
 use transfer::Chat;
@@ -53,7 +57,10 @@ pub fn run(settings: &Settings, options: settings::Chat, opened: Opened, termina
     };
     let constraint = constraint(&settings.generation, &tokenizer)?;
     let n_parallel = opened.check_memory(&settings.compute, terminal)?;
-    let engine = opened.start(tokenizer, n_parallel, &settings.compute, terminal)?;
+    let engine = opened.start(tokenizer, n_parallel, &settings.compute, Loading::new(terminal))?;
+    if let Some(file) = &options.prompt_cache {
+        prompt_cache::restore(&engine, file, terminal)?;
+    }
     let input = Input::open(terminal, options.history, sampling::KEYS.to_vec())?;
     if input.is_interactive() {
         terminal.note("Type a message; /help shows what else is possible.");
@@ -76,6 +83,7 @@ pub fn run(settings: &Settings, options: settings::Chat, opened: Opened, termina
         is_manual: false,
         last: None,
         saved: HashSet::new(),
+        prompt_cache: options.prompt_cache,
     };
     repl.run()
 }
@@ -119,6 +127,8 @@ struct Repl<'a> {
     last: Option<Last>,
     /// Files that this session has saved or loaded, and so may replace.
     saved: HashSet<PathBuf>,
+    /// Where what the model remembers goes at the end.
+    prompt_cache: Option<PathBuf>,
 }
 
 /// Whether the chat goes on.
@@ -130,6 +140,15 @@ enum Next {
 
 impl Repl<'_> {
     fn run(mut self) -> Result<(), CliError> {
+        let done = self.talk();
+        // Where the model has answered, it remembers more than before.
+        if let (Some(file), true) = (&self.prompt_cache, self.last.is_some()) {
+            prompt_cache::keep(&self.engine, file, self.terminal);
+        }
+        done
+    }
+
+    fn talk(&mut self) -> Result<(), CliError> {
         loop {
             let typed = match self.input.read(">>> ", "")? {
                 Typed::Text(typed) => typed,
@@ -163,7 +182,7 @@ impl Repl<'_> {
     fn command(&mut self, command: Command) -> Result<Next, CliError> {
         match command {
             Command::Exit => return Ok(Next::Ends),
-            Command::Help(about) => self.terminal.tell(command::help(about.as_deref())),
+            Command::Help(about) => self.terminal.explain(&command::help(about.as_deref())),
             Command::Clear => self.clear(),
             Command::Regenerate => self.regenerate()?,
             Command::Edit(text) => self.edit(text)?,

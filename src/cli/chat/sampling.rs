@@ -77,6 +77,12 @@ pub fn list(generation: &Generation) -> String {
     lines.join("\n")
 }
 
+/// The same on one line.
+pub fn on_one_line(generation: &Generation) -> String {
+    let words: Vec<String> = KEYS.iter().map(|key| format!("{key} {}", value_of(generation, key))).collect();
+    words.join(" · ")
+}
+
 /// What differs from Gemma's own defaults, under the page's names.
 pub fn to_page(generation: &Generation) -> Map<String, Value> {
     let default = Generation { sampling: Sampling::default(), limit: Limit::EndOfTurn, ..generation.clone() };

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::super::error::CliError;
-use super::super::one_shot::request;
+use super::super::one_shot::{cut_warning, request};
 use super::super::reply::{self, Reply, Sink, answer};
 use super::super::terminal::{print, without_controls};
 use super::input::Typed;
@@ -113,6 +113,11 @@ impl Repl<'_> {
         let Some(tokens) = self.prompt_with_room(turn)? else {
             return Ok(());
         };
+        if self.terminal.is_very_verbose {
+            let piece = |id: &TokenId| String::from_utf8_lossy(self.engine.tokenizer().piece(*id)).into_owned();
+            let exact: String = tokens.iter().map(piece).collect();
+            self.terminal.tell(format!("prompt   {} tokens:\n{}", tokens.len(), without_controls(&exact)));
+        }
         let mut request = request(tokens, &self.generation);
         request.constraint.clone_from(&self.constraint);
         if let (Turn::Beside, Some(seed), Some(last)) = (turn, request.sampling.seed, self.chat.tree.last(Role::Model))
@@ -129,6 +134,9 @@ impl Repl<'_> {
         if !reply.text.is_empty() || !reply.is_interrupted {
             print("\n")?;
         }
+        if let Some(warning) = cut_warning(&reply, &self.generation) {
+            self.terminal.note(format!("warning: {warning}"));
+        }
         let is_cut = !reply.is_interrupted && reply.reason == StopReason::ContextFull;
         self.keep(turn, &reply);
         if reply.is_interrupted {
@@ -137,7 +145,7 @@ impl Repl<'_> {
             }
             self.terminal.note("stopped; /continue goes on");
         }
-        if self.show_stats {
+        if self.show_stats || self.terminal.is_very_verbose {
             self.stats();
         }
         if is_cut { self.after_cut() } else { Ok(()) }
