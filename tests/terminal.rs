@@ -363,3 +363,31 @@ fn several_models_beside_the_program_are_offered() {
     chat.at_prompt(CTRL_D);
     chat.ends(0);
 }
+
+#[test]
+fn on_a_narrow_terminal_help_breaks_between_words() {
+    let folder = Folder::new();
+    let mut chat = Session::sized(&folder, Path::new(env!("CARGO_BIN_EXE_gemma2")), 44, &SHORT, &[]);
+    chat.at_prompt("/help\r");
+    chat.wait_for("what was typed before.");
+    chat.at_prompt(CTRL_D);
+    let lines = chat.ends(0).lines();
+    let at = lines.iter().position(|line| line.starts_with("/file PATH ")).expect("a command");
+    assert!(lines[at + 1].starts_with("                    "), "it stays beside the command: {lines:?}");
+    assert!(lines[at..at + 8].iter().all(|line| line.chars().count() <= 44), "{lines:?}");
+}
+
+#[test]
+fn wide_characters_are_typed_edited_and_sent() {
+    let folder = Folder::new();
+    let mut chat = Session::sized(&folder, Path::new(env!("CARGO_BIN_EXE_gemma2")), 20, &SHORT, &[]);
+    let long = "模型".repeat(20);
+    // To the start of the line and back, across the lines that it takes; and one character is taken away.
+    chat.at_prompt(&format!("{long}🎉\x01!\x05?\x7f\r"));
+    chat.wait_for("decode");
+    chat.at_prompt("/prompt\r");
+    chat.wait_for(&format!("user\n!{long}🎉<end_of_turn>"));
+    chat.wait_for("tokens)");
+    chat.at_prompt(CTRL_D);
+    chat.ends(0);
+}

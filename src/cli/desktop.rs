@@ -10,15 +10,15 @@ use std::path::PathBuf;
 use super::browser;
 use super::console;
 use super::error::CliError;
-use super::terminal::{Terminal, error_line, prompt};
+use super::terminal::{Terminal, prompt};
 use crate::error::render;
 
 /// Tells the error on stderr, and where nobody can read that, in a browser. `has_arguments` is about the command line: a
 /// double-click gives none.
 pub fn report(error: &CliError, has_arguments: bool) {
     let text = render(error);
-    error_line(&text);
     let terminal = Terminal::detect();
+    terminal.explain(&text);
     if closes_at_once(&terminal, console::n_programs()) {
         prompt("\nPress Enter to close ");
         let _ = std::io::stdin().read_line(&mut String::new());

@@ -88,7 +88,7 @@ any TEXT with --raw. <bos> is added once, whether it is written or not.
 
   -sys TEXT    instructions. Gemma has no role for them: they come before the
                first message, with a blank line between.
-  -e           \\n, \\t, \\\" and \\xNN in -p are escapes.
+  -e           \\n, \\t, \\\" and \\xNN in -p, -r and -sys are escapes.
   --echo       prints the prompt first; --special also the control tokens.
   -c 0         the model's whole context. The default is 512 tokens, prompt and
                answer together; a prompt that does not fit is an error (6).

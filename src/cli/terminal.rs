@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(wrapped("one two three", 7), "one two\nthree");
         assert_eq!(wrapped("one two\nthree", 80), "one two\nthree");
         assert_eq!(wrapped("model    Gemma 2 2B it", 18), "model    Gemma 2\n         2B it");
-        assert_eq!(wrapped("context  512     -c 0 uses all", 18), "context  512\n         -c 0\n         uses all");
+        assert_eq!(wrapped("context  512     -c 0 uses all", 18), "context  512\n         -c 0 uses\n         all");
         assert_eq!(wrapped("http://127.0.0.1:8080/ is long", 10), "http://127.0.0.1:8080/\nis long");
         assert_eq!(wrapped("模型 模型", 5), "模型\n模型");
         assert_eq!(wrapped("", 5), "");

@@ -174,7 +174,7 @@ impl Repl<'_> {
                 Ok(Next::Ends) => return Ok(()),
                 // Nobody reads any more, or nobody wants to go on.
                 Err(error @ (CliError::Output(_) | CliError::Interrupted)) => return Err(error),
-                Err(error) => self.terminal.tell(render(&error)),
+                Err(error) => self.terminal.explain(&render(&error)),
             }
         }
     }
