@@ -80,7 +80,7 @@ fn a_chat_goes_on_without_reading_it_again() {
         let args = ["--chat", "--temp", "0", "-n", "8", "--stats", "--prompt-cache", "chat.cache"];
         folder.run_with_stdin(&args, typed.as_bytes()).expect(0)
     };
-    let first = chat("Hi\n/save chat.json\n");
+    let first = chat("Tell me a long story about an old keeper and his lighthouse by the sea.\n/save chat.json\n");
     assert_eq!(counts(&first).1, 0, "{}", first.stderr);
     let more = chat("/load chat.json\nAnd then?\n");
     let (n_read, n_cached) = counts(&more);

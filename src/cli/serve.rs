@@ -107,13 +107,17 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
             () = &mut signal => {}
             () = state.quit_requested() => {}
         }
-        erase_ctrl_c(&terminal);
-        terminal.note("stopping; Ctrl-C again quits at once");
-        tracing::info!(target: server::log::TARGET, "stopping");
-        stop.notify_one();
         tokio::select! {
-            _ = server => {}
+            // Looked at first, so that it is listened to before anybody is told.
+            biased;
             () = signals::stop() => return Err(CliError::Interrupted),
+            _ = async {
+                erase_ctrl_c(&terminal);
+                terminal.note("stopping; Ctrl-C again quits at once");
+                tracing::info!(target: server::log::TARGET, "stopping");
+                stop.notify_one();
+                server.await
+            } => {}
         }
         terminal.note("stopped");
         tracing::info!(target: server::log::TARGET, "stopped");
