@@ -89,7 +89,16 @@ const FLAGS: &[Flag] = &[
     flag(&["--usage"], Takes::Nothing, Then::Means(&["--help"])),
     // So it is already.
     flag(
-        &["--no-perf", "--no-show-timings", "--no-escape", "--context-shift", "--mmap", "--jinja", "--offline"],
+        &[
+            "--no-perf",
+            "--no-show-timings",
+            "--no-escape",
+            "--context-shift",
+            "--mmap",
+            "--jinja",
+            "--offline",
+            "--no-mmproj",
+        ],
         Takes::Nothing,
         Then::Is,
     ),
@@ -180,6 +189,28 @@ const FLAGS: &[Flag] = &[
         Then::Idle("headers, shapes and norms are always checked; `gemma2 verify` checks hashes"),
     ),
     flag(&["--repack", "-nr", "--no-repack"], Takes::Nothing, Then::Idle("weights are used as they lie in the file")),
+    flag(
+        &["--fast", "--precise"],
+        Takes::Nothing,
+        Then::Idle("every instruction set computes the same bits; `--isa` takes another"),
+    ),
+    flag(
+        &["-sps", "--slot-prompt-similarity"],
+        Takes::Value,
+        Then::Idle("the slot that shares the longest beginning is taken"),
+    ),
+    flag(&["-fit", "--fit"], Takes::Value, Then::Idle("`--preset auto` chooses a context that fits")),
+    flag(
+        &["--reasoning-format", "-rea", "--reasoning", "--reasoning-effort", "--reasoning-budget"],
+        Takes::Value,
+        Then::Idle("Gemma 2 has no thoughts apart from its answer"),
+    ),
+    flag(
+        &["-lcs", "--lookup-cache-static", "-lcd", "--lookup-cache-dynamic"],
+        Takes::Value,
+        Then::Idle("`--lookup` guesses from the text itself"),
+    ),
+    flag(&["--sleep-idle-seconds"], Takes::Value, Then::Idle("weights are mapped, and an idle server takes no time")),
     flag(&["--v2"], Takes::Nothing, Then::Idle("there is one server")),
     flag(&["--no-jinja"], Takes::Nothing, Then::Idle("chat templates are Jinja; `--raw` goes without one")),
     flag(
@@ -272,7 +303,12 @@ const FLAGS: &[Flag] = &[
     refused(&["-gan", "--grp-attn-n"], &["1"], POSITIONS, LEAVE),
     refused(&["-gaw", "--grp-attn-w"], &[], POSITIONS, LEAVE),
     refused(&["--override-kv"], &[], "the model file's numbers are used as they are", LEAVE),
-    refused(&["-md", "--model-draft"], &[], "no second model is used", "`--lookup N` guesses ahead without one"),
+    refused(
+        &["-md", "--model-draft", "--draft", "--draft-n", "--draft-max", "--draft-min"],
+        &[],
+        "no second model is used",
+        "`--lookup N` guesses ahead without one",
+    ),
     refused(
         &["--ssl-key-file", "--ssl-cert-file", "--path", "--api-prefix"],
         &[],
