@@ -103,8 +103,7 @@ fn without_a_display_the_way_from_another_computer_is_told() {
 fn loading_is_a_bar_on_a_terminal_and_lines_elsewhere() {
     let folder = Folder::new();
     let lines_of = |variables: &[(&str, String)]| {
-        let server = start(&folder, 80, &["--no-mmap"], variables);
-        let mut server = server;
+        let mut server = start(&folder, 80, &["--no-mmap"], variables);
         server.wait_for("stop     press Ctrl-C here");
         server.keys(CTRL_C);
         server.ends(0)
