@@ -484,5 +484,4 @@ fn a_server_has_the_name_and_the_usual_length_of_replies_that_its_flags_say() {
     let folder = Folder::new();
     folder.run(&["--server", "-n", "-2"]).expect(2).says(&["`-n -2` needs a prompt"]);
     folder.run(&["--server", "--alias", "two words"]).expect(2).says(&["`--alias` takes"]);
-    folder.run(&["-p", "Hi", "--slots"]).expect(2).says(&["is for the server"]);
 }

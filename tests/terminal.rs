@@ -359,7 +359,7 @@ fn several_models_beside_the_program_are_offered() {
     chat.keys("7\n");
     chat.wait_for("Which model, 1 to 2? ");
     chat.keys("2\n");
-    chat.wait_for("b.gguf`");
+    chat.wait_for("b.gguf");
     chat.at_prompt(CTRL_D);
     chat.ends(0);
 }
@@ -369,7 +369,7 @@ fn on_a_narrow_terminal_help_breaks_between_words() {
     let folder = Folder::new();
     let mut chat = Session::sized(&folder, Path::new(env!("CARGO_BIN_EXE_gemma2")), 44, &SHORT, &[]);
     chat.at_prompt("/help\r");
-    chat.wait_for("what was typed before.");
+    chat.wait_for("find what was typed\nbefore.");
     chat.at_prompt(CTRL_D);
     let lines = chat.ends(0).lines();
     let at = lines.iter().position(|line| line.starts_with("/file PATH ")).expect("a command");

@@ -686,7 +686,7 @@ impl RunArgs {
             lookup: self.lookup.or(defaults.lookup),
             cache_type_k: self.cache_type_k.or(defaults.cache_type_k),
             cache_type_v: self.cache_type_v.or(defaults.cache_type_v),
-            no_context_shift: self.no_context_shift || (defaults.no_context_shift && !self.context_shift),
+            no_context_shift: self.no_context_shift || defaults.no_context_shift,
             n_gpu_layers: self.n_gpu_layers.or(defaults.n_gpu_layers),
             gpu: self.gpu.or(defaults.gpu),
             preset: self.preset.or(defaults.preset),

@@ -231,7 +231,7 @@ fn usage_error(error: &clap::Error) -> CliError {
         .into_iter()
         .find_map(|kind| match error.get(kind)? {
             ContextValue::String(one) => Some(one.clone()),
-            ContextValue::Strings(several) => several.first().cloned(),
+            ContextValue::Strings(several) => several.last().cloned(), // The likeliest comes last.
             _ => None,
         });
     let valid = match error.get(ContextKind::ValidValue) {

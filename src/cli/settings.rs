@@ -633,7 +633,7 @@ mod tests {
             &["--raw"],
             &["--echo", "--chat"],
             &["--special"],
-            &["-n", "5", "--server"],
+            &["-n", "-2", "--server"],
             &["-sys", "x"],
             &["-p", "x", "--port", "1"],
             &["--chat", "--host", "x"],
@@ -644,7 +644,7 @@ mod tests {
             assert_eq!(error.exit_status(), 2, "{case:?}");
         }
         // As a default inside a packed file it may be meant for another mode: said, not fatal.
-        let settings = resolve(&["--server"], &["-n", "5"]).unwrap();
+        let settings = resolve(&["--server"], &["-n", "-2"]).unwrap();
         assert_eq!(settings.warnings.len(), 1, "{:?}", settings.warnings);
     }
 
