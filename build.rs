@@ -1,15 +1,70 @@
-//! Tells a release build its commit, for `--version` and `bench`: `GEMMA2_COMMIT` where that is set, else what `.git` says
-//! (git itself is not needed), else nothing, as in a source archive. Other builds have none, so that a commit does not
-//! compile everything again.
+//! Tells a release build its commit, and with the feature `cuda` compiles the GPU's kernels.
 
+use std::env;
+use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-fn main() {
-    println!("cargo:rerun-if-changed=build.rs");
+const KERNELS: [&str; 3] = ["rows", "attention", "matmul"];
+
+/// The oldest devices that the kernels run on (Turing), and the language of the oldest drivers that read the result. Newer
+/// compilers write a newer version into it, though these kernels use nothing of it; `scripts/check cuda` lets the assembler
+/// look.
+const ARCHITECTURE: &str = "compute_75";
+const PTX_VERSION: &str = "7.0";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=build.rs");
+    tell_commit();
+    if env::var_os("CARGO_FEATURE_CUDA").is_some() {
+        compile_kernels()?;
+    }
+    Ok(())
+}
+
+/// Compiles src/gpu/kernels to PTX, which gpu/driver.rs embeds.
+fn compile_kernels() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=src/gpu/kernels");
+    println!("cargo::rerun-if-env-changed=NVCC");
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let installed = root.join("target/cuda-compiler/nvcc");
+    println!("cargo::rerun-if-changed={}", installed.display());
+    let nvcc = match env::var_os("NVCC") {
+        Some(nvcc) => PathBuf::from(nvcc),
+        None if installed.exists() => installed,
+        None => PathBuf::from("nvcc"),
+    };
+    for kernel in KERNELS {
+        let to = out.join(format!("{kernel}.ptx"));
+        let mut command = Command::new(&nvcc);
+        // No multiplication and addition may be contracted: every kernel gives the CPU's bits.
+        command.args(["-ptx", "-fmad=false", "-std=c++17", "-arch", ARCHITECTURE, "-o"]).arg(&to);
+        command.arg(root.join(format!("src/gpu/kernels/{kernel}.cu")));
+        let output = command.output().map_err(|error| {
+            format!(
+                "the feature `cuda` needs NVIDIA's compiler, and `{}` does not start ({error}): run \
+                 scripts/cuda-compiler, which installs one into target/, or set NVCC to one",
+                nvcc.display()
+            )
+        })?;
+        if !output.status.success() {
+            return Err(format!("{kernel}.cu: {}", String::from_utf8_lossy(&output.stderr)).into());
+        }
+        let ptx = fs::read_to_string(&to)?;
+        let line = ptx.lines().find(|line| line.starts_with(".version ")).ok_or("PTX without a version")?;
+        fs::write(&to, ptx.replacen(line, &format!(".version {PTX_VERSION}"), 1))?;
+    }
+    Ok(())
+}
+
+/// For `--version` and `bench`: `GEMMA2_COMMIT` where that is set, else what `.git` says (git itself is not needed), else
+/// nothing, as in a source archive. Other builds have none, so that a commit does not compile everything again.
+fn tell_commit() {
     println!("cargo:rerun-if-env-changed=GEMMA2_COMMIT");
-    let is_release = std::env::var_os("PROFILE").is_some_and(|profile| profile == "release");
-    let is_told = std::env::var_os("GEMMA2_COMMIT").is_some();
+    let is_release = env::var_os("PROFILE").is_some_and(|profile| profile == "release");
+    let is_told = env::var_os("GEMMA2_COMMIT").is_some();
     if is_release
         && !is_told
         && let Some(commit) = commit()

@@ -7,6 +7,7 @@ pub use perplexity::{Estimate, perplexity};
 use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, EngineError, Event, Events, Limit, MAX_N_PROBS, Request, Sampling, Timings, Token};
+use crate::gpu::{Gpu, GpuError};
 use crate::kernels::{Format, Kernels, TileMut};
 
 /// One kind of work: read a prompt (a prefill row) or make tokens (a decode row).
@@ -160,6 +161,25 @@ pub fn read_bandwidth(kernels: &Kernels, n_threads: usize, bytes: usize, passes:
         best = best.max(weights.len() as f64 / start.elapsed().as_secs_f64());
     }
     best
+}
+
+/// Bytes per second that a GPU's memory reads and writes together, copying `bytes` from one buffer to another: the limit
+/// of decoding there. Copies several times in a row, and takes the best of `passes`.
+///
+/// # Errors
+/// The device's, as when it has no memory for two buffers.
+pub fn copy_bandwidth(gpu: &Gpu, bytes: usize, passes: usize) -> Result<f64, GpuError> {
+    const COPIES: usize = 8;
+    let (from, to) = (gpu.buffer_of(&vec![1; bytes])?, gpu.buffer(bytes)?);
+    let mut best = 0.0_f64;
+    for _ in 0..passes {
+        gpu.synchronize()?;
+        let start = Instant::now();
+        (0..COPIES).try_for_each(|_| gpu.copy(&from, &to))?;
+        gpu.synchronize()?;
+        best = best.max((2 * COPIES * bytes) as f64 / start.elapsed().as_secs_f64());
+    }
+    Ok(best)
 }
 
 #[cfg(test)]

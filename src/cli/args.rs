@@ -83,10 +83,11 @@ pub struct RunArgs {
     /// Replies to raw prompts end with the context; otherwise the oldest tokens make room
     #[arg(long, help_heading = "Context and speed")]
     pub no_context_shift: bool,
-    /// (-ngl) Layers on the GPU; this build has no GPU code and goes on with the CPU
+    /// (-ngl) So many of the last layers on the GPU, the output head counted as one; 999 is all. What does not fit stays on
+    /// the CPU [default: 0]
     #[arg(long = "gpu-layers", visible_alias = "n-gpu-layers", value_name = "N", help_heading = "Context and speed")]
     pub n_gpu_layers: Option<u32>,
-    /// Which GPU to use [default: auto]
+    /// Which GPU to use; one that is named has to be there, and takes all layers unless `-ngl` says otherwise [default: auto]
     #[arg(long, value_name = "WHICH", help_heading = "Context and speed")]
     pub gpu: Option<Gpu>,
     /// Several flags at once; what they are is printed, and flags that are given win
@@ -563,6 +564,12 @@ pub struct BenchArgs {
     /// (-ctv) How values are kept: f32, f16, bf16 or q8_0 [default: f16]
     #[arg(long, value_name = "TYPE", value_parser = parse_kv_type)]
     pub cache_type_v: Option<KvType>,
+    /// (-ngl) As for the program itself: layers on the GPU
+    #[arg(long, visible_alias = "gpu-layers", value_name = "N")]
+    pub n_gpu_layers: Option<u32>,
+    /// Which GPU to use
+    #[arg(long, value_name = "WHICH")]
+    pub gpu: Option<Gpu>,
 }
 
 /// How `bench` prints.

@@ -10,20 +10,24 @@ use super::settings::Settings;
 use super::terminal::{Terminal, print};
 use super::tools::open_model;
 use super::{COMMIT, number_and_commit};
-use crate::bench::{Row, Workload, read_bandwidth, run};
+use crate::bench::{Row, Workload, copy_bandwidth, read_bandwidth, run};
 use crate::kernels::Isa;
 
 /// Bytes the bandwidth probe reads in a pass: more than any cache holds.
 const PROBE_BYTES: usize = 1 << 29;
+/// Bytes that a GPU copies, twice in its memory.
+const GPU_PROBE_BYTES: usize = 1 << 28;
 
 /// One line of the result.
 struct Line {
     row: Row,
     n_threads: usize,
     isa: Isa,
+    /// The GPU that computes the last layers, and what it copies at most in a second.
+    gpu: Option<(String, f64)>,
     /// Weight bytes read in a second; for decoding, where each step reads all of them once.
     bytes_per_s: Option<f64>,
-    /// What the same threads read from memory at most, measured just before.
+    /// What the same threads read from memory at most, measured just before; where a GPU computes everything, what it copies.
     bandwidth: f64,
 }
 
@@ -42,9 +46,12 @@ pub fn bench(args: &BenchArgs, terminal: &Terminal) -> Result<(), CliError> {
             lookup: Some(args.lookup),
             cache_type_k: args.cache_type_k,
             cache_type_v: args.cache_type_v,
+            n_gpu_layers: args.n_gpu_layers,
+            gpu: args.gpu,
             ..RunArgs::default()
         };
         let settings = Settings::resolve(run_args, RunArgs::default())?;
+        settings.warnings.iter().for_each(|warning| terminal.note(warning));
         // Each sequence has a context of this size, but takes memory only as it fills.
         let n_ctx = args.n_prompt.max(args.n_gen).saturating_add(8);
         let opened = open_model(args.model.as_deref(), args.model_name.as_deref(), n_ctx, terminal)?;
@@ -54,7 +61,9 @@ pub fn bench(args: &BenchArgs, terminal: &Terminal) -> Result<(), CliError> {
     }
     let Some((name, quantization, weight_bytes)) = model else { return Ok(()) };
     let size = weight_bytes as f64 / 1e9;
-    let head = format!("{name} ({quantization}, {size:.2} GB), gemma2 {}", number_and_commit());
+    let gpu = lines.iter().find_map(|line| line.gpu.as_ref());
+    let on = gpu.map_or(String::new(), |(gpu, copies)| format!("; {gpu}, which copies {:.1} GB/s", copies / 1e9));
+    let head = format!("{name} ({quantization}, {size:.2} GB{on}), gemma2 {}", number_and_commit());
     print(&match args.output {
         TableFormat::Json => json(&name, &quantization, weight_bytes, &lines),
         TableFormat::Table => format!("{head}\n{}", table(&lines, "  ", "")),
@@ -73,7 +82,12 @@ fn measure(
     let weight_bytes = opened.source.weight_bytes() as f64;
     let tokenizer = opened.tokenizer()?;
     let n_slots = args.parallel.iter().copied().max().unwrap_or(1);
-    let engine = opened.start(tokenizer, n_slots, compute, Loading::new(terminal))?;
+    // Before the weights fill its memory.
+    let gpu_bandwidth = match &compute.offload {
+        Some(offload) => Some(copy_bandwidth(&offload.gpu, GPU_PROBE_BYTES, 3)?),
+        None => None,
+    };
+    let (engine, is_on_gpu) = opened.start_and_tell(tokenizer, n_slots, compute, Loading::new(terminal))?;
     let mut workloads = Vec::new();
     if args.n_prompt > 0 {
         workloads.push(Workload::Prefill(args.n_prompt));
@@ -84,7 +98,10 @@ fn measure(
     }
     for workload in workloads {
         terminal.status(&format!("{} on {} threads", name_of(workload), compute.n_threads));
-        let bandwidth = read_bandwidth(compute.kernels, compute.n_threads, PROBE_BYTES, 3);
+        let bandwidth = match gpu_bandwidth.filter(|_| is_on_gpu) {
+            Some(bandwidth) => bandwidth,
+            None => read_bandwidth(compute.kernels, compute.n_threads, PROBE_BYTES, 3),
+        };
         let row = run(&engine, workload, args.repetitions as usize);
         terminal.status("");
         let row = row?;
@@ -92,7 +109,14 @@ fn measure(
             Workload::Prefill(_) => None,
             Workload::Decode { n_sequences, .. } => Some(row.median() / n_sequences as f64 * weight_bytes),
         };
-        lines.push(Line { row, n_threads: compute.n_threads, isa: compute.kernels.isa(), bytes_per_s, bandwidth });
+        lines.push(Line {
+            row,
+            n_threads: compute.n_threads,
+            isa: compute.kernels.isa(),
+            gpu: compute.offload.as_ref().map(|offload| offload.gpu.info().name.clone()).zip(gpu_bandwidth),
+            bytes_per_s,
+            bandwidth,
+        });
     }
     Ok(())
 }
@@ -155,6 +179,8 @@ fn json(name: &str, quantization: &str, weight_bytes: u64, lines: &[Line]) -> St
             "model_type": format!("gemma2 {quantization}"),
             "model_size": weight_bytes,
             "isa": line.isa.to_string(),
+            "gpu_info": line.gpu.as_ref().map(|(gpu, _)| gpu),
+            "gpu_copy_bandwidth": line.gpu.as_ref().map(|(_, copies)| copies),
             "n_threads": line.n_threads,
             "n_prompt": n_prompt,
             "n_gen": n_gen,

@@ -12,6 +12,7 @@ use super::load::Opened;
 use super::loading::Loading;
 use super::locate::Place;
 use super::machine::available_memory;
+use super::offload::describe_devices;
 use super::settings::Settings;
 use super::terminal::{Terminal, print};
 use super::tools::open_model;
@@ -340,7 +341,7 @@ fn advice(isa: Isa, free: Option<u64>, is_unoptimized: bool) -> Vec<String> {
             None => format!("{free} of memory are free: Gemma 2 2B needs about 2 GB, close other programs"),
         });
     }
-    lines.push("this build has no code for GPUs".into());
+    lines.push(format!("GPU: {}", describe_devices()));
     lines
 }
 

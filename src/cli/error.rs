@@ -7,6 +7,7 @@ use crate::bundle::{BundleError, PackError, UnpackError};
 use crate::chat::ChatError;
 use crate::engine::EngineError;
 use crate::error::Hint;
+use crate::gpu::GpuError;
 use crate::model::ModelError;
 use crate::quantize::QuantizeError;
 use crate::tokenizer::TokenizerError;
@@ -55,6 +56,9 @@ pub enum CliError {
     /// The model cannot be set up.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A GPU that was there and does not answer.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -186,6 +190,7 @@ impl Hint for CliError {
             }
             CliError::Weights(error) => error.hint(),
             CliError::Place(error) => error.hint(),
+            CliError::Gpu(_) => Some("`--gpu disable` computes everything on the CPU".into()),
             CliError::Bundle(error) => error.hint(),
             CliError::Tokenizer { source, .. } => source.hint(),
             CliError::Chat(error) => error.hint(),

@@ -161,8 +161,16 @@ each line is one turn.
 const GPU: &str = "\
 GPU
 
-This build has no code for GPUs: it runs on the CPU. -ngl and --gpu are
-understood, and -ngl says that it goes on without one.
+Builds with the feature `cuda` have code for NVIDIA GPUs (compute capability 7.5
+or later) and need nothing but the driver; `gemma2 info` lists what is found.
+
+  -ngl 999      the whole model on the GPU, as far as its memory allows; what
+                does not fit is computed by the CPU, and that is told
+  -ngl N        the output head and the last N - 1 layers
+  --gpu nvidia  the same as -ngl 999, and an error where there is none
+
+Without such a build or a GPU, -ngl says so and goes on with the CPU. Replies are
+the same either way, to the bit.
 
 On the CPU, speed is bounded by memory: each token reads all weights once.
   - a smaller format (Q4_K_M rather than Q8_0) is faster in proportion:

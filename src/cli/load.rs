@@ -14,9 +14,9 @@ use crate::engine::{Engine, EngineOptions};
 use crate::error::bytes_for_people;
 use crate::kernels::Format;
 use crate::model::{Config, Model};
-use crate::ops::Compute;
+use crate::ops::{Compute, Placement};
 use crate::tokenizer::Tokenizer;
-use crate::weights::{Placed, Placement, Source};
+use crate::weights::{self, Source};
 
 /// Requests that may wait for a slot of a server.
 const MAX_QUEUE: usize = 64;
@@ -29,6 +29,14 @@ pub struct Opened {
     pub place: Place,
     /// Tokens of context of each slot.
     pub n_ctx: usize,
+}
+
+/// A model that is ready.
+pub struct Loaded {
+    /// It.
+    pub model: Model,
+    /// A GPU computes all of it.
+    pub is_on_gpu: bool,
 }
 
 impl Opened {
@@ -123,20 +131,26 @@ impl Opened {
         }
     }
 
-    /// Takes the weights.
+    /// Takes the weights, and puts them where they are computed with: for `n_parallel` sequences, if a GPU's memory is
+    /// short.
     ///
     /// # Errors
-    /// Weights that do not make a Gemma 2; not enough memory for `--no-mmap` or `--dtype`.
-    pub fn model(&self, compute: &ComputeSettings, loading: &mut Loading<'_>) -> Result<Model, CliError> {
+    /// Weights that do not make a Gemma 2; not enough memory for `--no-mmap` or `--dtype`; a GPU that does not answer.
+    pub fn model(
+        &self,
+        compute: &ComputeSettings,
+        n_parallel: usize,
+        loading: &mut Loading<'_>,
+    ) -> Result<Loaded, CliError> {
         let weight_bytes = self.source.weight_bytes();
-        let placement = Placement {
+        let placement = weights::Placement {
             format: compute.dtype.filter(|_| self.is_convertible()),
             copy: compute.no_mmap,
             lock: compute.mlock,
             // What does not fit would only push itself out of memory again.
             read: loading.is_server() && available_memory().is_some_and(|free| free > weight_bytes),
         };
-        let Placed { tensors, unlocked } =
+        let weights::Placed { tensors, unlocked } =
             self.source.tensors()?.placed(&placement, &mut |done, total| loading.update(done, total))?;
         loading.erase();
         if let Some(error) = unlocked {
@@ -144,10 +158,24 @@ impl Opened {
             let what = format!("`--mlock`: {size} cannot be locked ({error}); `ulimit -l` is the limit");
             loading.terminal().note(what);
         }
+        let config = self.source.config();
         let on_cpu = Compute::cpu(compute.kernels, compute.n_threads).map_err(crate::model::ModelError::from)?;
         let on_cpu = on_cpu.with_batch_threads(compute.n_threads_batch).map_err(crate::model::ModelError::from)?;
-        let on_cpu = on_cpu.with_kv_types(compute.kv_types);
-        Ok(Model::new(self.source.config().clone(), tensors, on_cpu, compute.n_ubatch)?)
+        let mut placement = Placement::from(on_cpu.with_kv_types(compute.kv_types));
+        let mut is_on_gpu = false;
+        if let Some(offload) = &compute.offload {
+            let plan = offload.plan(config, &tensors, (self.n_ctx, n_parallel), compute)?;
+            let (text, is_short) = offload.tell(&plan);
+            if is_short {
+                loading.terminal().note(format!("`-ngl`: {text}"))
+            } else {
+                loading.terminal().detail(format!("GPU      {text}"))
+            }
+            is_on_gpu = plan.is_whole();
+            placement = placement.split(plan.start, Compute::gpu(offload.gpu.clone()).with_kv_types(compute.kv_types));
+        }
+        let model = Model::new(config.clone(), tensors, placement, compute.n_ubatch)?;
+        Ok(Loaded { model, is_on_gpu })
     }
 
     /// Takes the weights and starts the engine.
@@ -159,10 +187,24 @@ impl Opened {
         tokenizer: Arc<Tokenizer>,
         n_parallel: usize,
         compute: &ComputeSettings,
-        mut loading: Loading<'_>,
+        loading: Loading<'_>,
     ) -> Result<Engine, CliError> {
+        self.start_and_tell(tokenizer, n_parallel, compute, loading).map(|(engine, _)| engine)
+    }
+
+    /// The same, and whether a GPU computes all of the model.
+    ///
+    /// # Errors
+    /// As [`Opened::start`].
+    pub fn start_and_tell(
+        self,
+        tokenizer: Arc<Tokenizer>,
+        n_parallel: usize,
+        compute: &ComputeSettings,
+        mut loading: Loading<'_>,
+    ) -> Result<(Engine, bool), CliError> {
         let start = Instant::now();
-        let model = self.model(compute, &mut loading)?;
+        let Loaded { model, is_on_gpu } = self.model(compute, n_parallel, &mut loading)?;
         loading.terminal().trace(format!("weights  taken in {:.2} s", start.elapsed().as_secs_f64()));
         loading.terminal().detail(format!(
             "engine   {n_parallel} × {} tokens of context, {} prompt tokens a step",
@@ -175,7 +217,7 @@ impl Opened {
             max_queue: MAX_QUEUE,
             n_lookup: compute.n_lookup,
         };
-        Ok(Engine::start(model, tokenizer, options))
+        Ok((Engine::start(model, tokenizer, options), is_on_gpu))
     }
 }
 

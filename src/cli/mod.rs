@@ -22,6 +22,7 @@ mod locate;
 mod log;
 mod machine;
 mod nearest;
+mod offload;
 mod one_shot;
 mod pack;
 mod perplexity;
@@ -196,7 +197,9 @@ fn version() -> &'static str {
         let number = number_and_commit();
         let usable: Vec<String> = Kernels::available().map(|kernels| kernels.isa().to_string()).collect();
         let best = Kernels::get().isa();
-        format!("{number}\nCPU: {best} (can run {})\nGPU: none in this build", usable.join(", "))
+        // Which there are, `info` tells: asking the driver takes its time.
+        let gpu = if cfg!(feature = "cuda") { "code for NVIDIA's" } else { "none in this build" };
+        format!("{number}\nCPU: {best} (can run {})\nGPU: {gpu}", usable.join(", "))
     })
 }
 

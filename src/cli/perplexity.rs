@@ -46,7 +46,7 @@ pub fn run_perplexity(args: &PerplexityArgs, terminal: &Terminal) -> Result<(), 
         });
     }
     let (id, quantization) = (opened.id(), opened.source.quantization().to_owned());
-    let model = opened.model(&compute, &mut Loading::new(terminal))?;
+    let model = opened.model(&compute, 1, &mut Loading::new(terminal))?.model;
     let interrupted = signals::interrupt_flag()?;
     let n_step = MAX_STEP.min(compute.n_ubatch);
     let found = perplexity(&model, &tokens, n_ctx, n_step, &mut |so_far, n_chunks| {

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::args::{Dtype, Gpu, RunArgs, Seed};
+use super::args::{Dtype, RunArgs, Seed};
 use super::error::CliError;
 use super::machine::{available_memory, physical_cores};
+use super::offload::Offload;
 use super::presets;
 use super::prompt::{PromptSource, read_text, unescape};
 use crate::engine::{Limit, Overflow, Sampling};
@@ -79,6 +80,8 @@ pub struct ComputeSettings {
     pub dtype: Option<Format>,
     /// It was asked for, and not only by a preset.
     pub is_dtype_given: bool,
+    /// A GPU for a part of the model.
+    pub offload: Option<Offload>,
 }
 
 /// How text is made.
@@ -379,14 +382,6 @@ pub fn is_api_key(key: &str) -> bool {
 }
 
 fn compute(args: &RunArgs, warnings: &mut Vec<String>) -> Result<ComputeSettings, CliError> {
-    let flag = match args.gpu {
-        Some(Gpu::Disable) => None,
-        Some(Gpu::Nvidia | Gpu::Amd | Gpu::Apple) => Some("--gpu"),
-        Some(Gpu::Auto) | None => args.n_gpu_layers.is_some_and(|n| n > 0).then_some("-ngl"),
-    };
-    if let Some(flag) = flag {
-        warnings.push(format!("`{flag}`: this build has no GPU code; going on with the CPU"));
-    }
     let positive = |flag: &str, value: Option<usize>, default: usize| match value {
         Some(0) => Err(CliError::usage(format!("`{flag}` is 0 and must be at least 1"))),
         value => Ok(value.unwrap_or(default)),
@@ -410,6 +405,7 @@ fn compute(args: &RunArgs, warnings: &mut Vec<String>) -> Result<ComputeSettings
             Dtype::Bf16 => Format::BF16,
         }),
         is_dtype_given: false,
+        offload: Offload::wanted(args, warnings)?,
     })
 }
 
@@ -663,10 +659,12 @@ mod tests {
 
     #[test]
     fn a_wish_for_a_gpu_is_answered_with_a_warning() {
-        assert_eq!(resolve(&["-ngl", "999"], &[]).unwrap().warnings.len(), 1);
+        // On a machine with one, it is taken.
+        let settings = resolve(&["-ngl", "999"], &[]).unwrap();
+        assert_eq!(settings.warnings.len(), usize::from(settings.compute.offload.is_none()));
         assert!(resolve(&["-ngl", "0"], &[]).unwrap().warnings.is_empty());
         assert!(resolve(&["-ngl", "9", "--gpu", "disable"], &[]).unwrap().warnings.is_empty());
-        assert_eq!(resolve(&["-ngl", "9", "--gpu", "nvidia"], &[]).unwrap().warnings.len(), 1);
+        assert_eq!(resolve(&["--gpu", "apple"], &[]).unwrap_err().exit_status(), 2);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::help;
 use super::load::{Opened, kv_cache_bytes};
 use super::locate::{Surroundings, locate_model};
 use super::machine::available_memory;
+use super::offload::describe_devices;
 use super::pack::{run_pack, run_upgrade};
 use super::perplexity::run_perplexity;
 use super::progress::progress;
@@ -185,7 +186,7 @@ fn info(args: &InfoArgs, terminal: &Terminal) -> Result<(), CliError> {
          memory        {all}: the weights, and {kv} for the context (each slot of a server); {free}\n\
          chat template {template}\n\
          device        CPU, {n_threads} threads, {isa} (this CPU can run {usable})\n\
-         GPU           none: this build has no code for one\n",
+         GPU           {gpus}\n",
         name = name_for_people(source.name().as_bytes()),
         file = name_for_people(source.file().as_bytes()),
         format = source.format_name(),
@@ -209,6 +210,7 @@ fn info(args: &InfoArgs, terminal: &Terminal) -> Result<(), CliError> {
         n_threads = compute.n_threads,
         isa = compute.kernels.isa(),
         usable = usable.join(", "),
+        gpus = describe_devices(),
     );
     print(&out)
 }

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::{Config, Layer, Model};
-use crate::ops::Linear;
+use crate::ops::{Linear, Norm};
 
 /// Rows of each matrix that are looked at, and bytes of each: enough to tell two models from each other and too few to
 /// read a file that is not in memory.
@@ -15,7 +15,7 @@ pub(super) fn fingerprint(model: &Model) -> [u8; 32] {
     let mut hash = Sha256::new();
     add_config(&mut hash, &model.config);
     // A cache of another type cannot be read either.
-    for kv_type in model.compute.kv_types() {
+    for kv_type in model.placement.front().kv_types() {
         hash.update(kv_type.name());
     }
     add_matrix(&mut hash, &model.embedding);
@@ -69,8 +69,6 @@ fn add_matrix(hash: &mut Sha256, matrix: &Linear) {
     }
 }
 
-fn add_norm(hash: &mut Sha256, norm: &candle_core::Tensor) {
-    // A norm that cannot be read could not have been computed with either.
-    let values: Vec<f32> = norm.to_vec1().unwrap_or_default();
-    hash.update(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
+fn add_norm(hash: &mut Sha256, norm: &Norm) {
+    hash.update(norm.factors().iter().flat_map(|factor| factor.to_le_bytes()).collect::<Vec<u8>>());
 }

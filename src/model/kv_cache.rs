@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 
 use super::{Cache, Config};
-use crate::ops::{Compute, LayerCache};
+use crate::ops::{LayerCache, Placement};
 
 /// Keys and values of all layers for one sequence.
 ///
@@ -27,11 +27,11 @@ pub struct KvCache {
 
 impl KvCache {
     /// An empty cache; memory is taken as it fills.
-    pub(super) fn new(compute: &Compute, config: &Config, n_ctx: usize, max_chunk: usize) -> KvCache {
+    pub(super) fn new(placement: &Placement, config: &Config, n_ctx: usize, max_chunk: usize) -> KvCache {
         let local = n_ctx.min(config.sliding_window.saturating_add(max_chunk));
         let slots = |local_layer: &bool| if *local_layer { local } else { n_ctx };
-        let layers: Vec<LayerCache> =
-            config.local_layers.iter().map(|l| LayerCache::new(compute, config.n_kv_heads, slots(l))).collect();
+        let layer = |(i, is_local)| LayerCache::new(placement.of(i), config.n_kv_heads, slots(is_local));
+        let layers: Vec<LayerCache> = config.local_layers.iter().enumerate().map(layer).collect();
         let capacities =
             layers.iter().zip(&config.local_layers).filter(|(_, local)| **local).map(|(l, _)| l.capacity());
         let local_capacity = capacities.min().unwrap_or(usize::MAX);

@@ -9,10 +9,8 @@ pub use kv_cache::KvCache;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
 use crate::error::Hint;
-use crate::ops::{Compute, Linear, Weight};
+use crate::ops::{Linear, Norm, Placement, Weight};
 pub use crate::weights::Config;
 use crate::weights::{LayerTensors, Matrix, Tensors};
 
@@ -104,39 +102,43 @@ impl Hint for ModelError {}
 /// A Gemma 2 with its weights where they lie in the mapped file.
 pub struct Model {
     config: Config,
-    compute: Compute,
+    placement: Placement,
     max_chunk: usize,
     embedding: Linear, // [n_vocab, d_model]; also the output head
     layers: Vec<Layer>,
-    output_norm: Tensor, // [d_model]
+    output_norm: Norm, // [d_model]
 }
 
 /// One layer's weights. Norms are `[d_model]` and hold `1 + w`.
 struct Layer {
-    pre_attn_norm: Tensor,
+    pre_attn_norm: Norm,
     wqkv: Linear, // [(n_heads + 2 n_kv_heads) * head_dim, d_model]
     wo: Linear,   // [d_model, n_heads * head_dim]
-    post_attn_norm: Tensor,
-    pre_ffn_norm: Tensor,
+    post_attn_norm: Norm,
+    pre_ffn_norm: Norm,
     w_gate_up: Linear, // [2 d_ff, d_model]
     w_down: Linear,    // [d_model, d_ff]
-    post_ffn_norm: Tensor,
+    post_ffn_norm: Norm,
 }
 
 impl Model {
-    /// Takes the tensors as they are: nothing is read or converted here (except by [`Compute::Candle`]).
+    /// Takes the tensors as they are: where our CPU kernels compute, nothing is read or converted here. Parts of
+    /// `placement` are the layers, and then the output norm with the output head.
     /// `max_chunk` is the most tokens of one sequence in a step; local layers keep room for it beside their window.
     ///
     /// # Errors
     /// Tensors whose bytes do not match their shapes.
-    pub fn new(config: Config, tensors: Tensors, compute: Compute, max_chunk: usize) -> Result<Model, ModelError> {
+    pub fn new(
+        config: Config,
+        tensors: Tensors,
+        placement: impl Into<Placement>,
+        max_chunk: usize,
+    ) -> Result<Model, ModelError> {
+        let placement = placement.into();
         let Tensors { embedding, layers, output_norm } = tensors;
-        let linear = |parts: Vec<Matrix>| Linear::new(&compute, parts.into_iter().map(weight).collect());
-        let norm = |values: Vec<f32>| {
-            let len = values.len();
-            Tensor::from_vec(values, len, compute.device())
-        };
-        let layer = |t: LayerTensors| -> Result<Layer, ModelError> {
+        let layer = |(i, t): (usize, LayerTensors)| -> Result<Layer, ModelError> {
+            let linear = |parts: Vec<Matrix>| Linear::new(placement.of(i), parts.into_iter().map(weight).collect());
+            let norm = |factors: Vec<f32>| Norm::new(placement.of(i), factors);
             Ok(Layer {
                 pre_attn_norm: norm(t.pre_attn_norm)?,
                 wqkv: linear(vec![t.wq, t.wk, t.wv])?,
@@ -148,8 +150,8 @@ impl Model {
                 post_ffn_norm: norm(t.post_ffn_norm)?,
             })
         };
-        let layers = layers.into_iter().map(layer).collect::<Result<Vec<Layer>, ModelError>>()?;
-        let unfit = compute.kv_types().into_iter().find(|one| one.row_bytes(config.head_dim).is_none());
+        let layers = layers.into_iter().enumerate().map(layer).collect::<Result<Vec<Layer>, ModelError>>()?;
+        let unfit = placement.front().kv_types().into_iter().find(|one| one.row_bytes(config.head_dim).is_none());
         if let Some(kv_type) = unfit {
             return Err(ModelError::Invalid(format!(
                 "a cache of type {} does not hold heads of {} values",
@@ -164,8 +166,10 @@ impl Model {
                 config.n_layers
             )));
         }
-        let (embedding, output_norm) = (linear(vec![embedding])?, norm(output_norm)?);
-        Ok(Model { config, compute, max_chunk: max_chunk.max(1), embedding, layers, output_norm })
+        let head = placement.of(config.n_layers);
+        let embedding = Linear::new(head, vec![weight(embedding)])?;
+        let output_norm = Norm::new(head, output_norm)?;
+        Ok(Model { config, placement, max_chunk: max_chunk.max(1), embedding, layers, output_norm })
     }
 
     /// Its hyperparameters.
@@ -231,15 +235,15 @@ impl LanguageModel for Model {
     }
 
     fn new_cache(&self, n_ctx: usize) -> KvCache {
-        KvCache::new(&self.compute, &self.config, n_ctx, self.max_chunk)
+        KvCache::new(&self.placement, &self.config, n_ctx, self.max_chunk)
     }
 
     fn forward(&self, batch: &mut [Chunk<'_, KvCache>]) -> Result<Vec<f32>, ModelError> {
         self.check(batch)?;
         let n_tokens = batch.iter().map(|chunk| chunk.tokens.len()).sum();
-        let logits = self.compute.install(n_tokens, || self.step(batch))?;
+        let logits = self.placement.front().install(n_tokens, || self.step(batch))?;
         let logits: Vec<f32> = match logits {
-            Some(logits) => logits.flatten_all()?.to_vec1()?,
+            Some(logits) => logits.to_vec()?,
             None => Vec::new(),
         };
         let mut sums = batch.iter().filter_map(|chunk| chunk.hidden_sum.as_deref());

@@ -1,13 +1,14 @@
 //! Rotary positions, and attention with softcap and window.
 
-use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Error, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use super::kv_rows::KvRows;
 use super::layer_cache::{HeadCache, LayerCache, ring_ranges};
-use super::{Compute, Cpu, candle_softcap, f32_values, rows_and_width};
+use super::{Activations, Compute, Cpu, candle_softcap, f32_values, rows_and_width};
+use crate::gpu;
 use crate::kernels::{AttentionState, KEY_BLOCK, Span, TileMut, split_columns};
 
 /// Sizes and constants of attention in one layer.
@@ -47,6 +48,8 @@ pub struct Rope {
     cos: Vec<f32>,
     /// `[n_tokens, head_dim / 2]`
     sin: Vec<f32>,
+    /// Both on the GPU, from the first layer there on.
+    on_gpu: OnceLock<[gpu::Buffer; 2]>,
 }
 
 impl Rope {
@@ -58,7 +61,16 @@ impl Rope {
             .flat_map(|pos| frequencies.iter().map(move |f| (pos as f32 * f).sin_cos()))
             .map(|(s, c)| (c, s))
             .unzip();
-        Rope { half, cos, sin }
+        Rope { half, cos, sin, on_gpu: OnceLock::new() }
+    }
+
+    fn on_gpu(&self, gpu: &gpu::Gpu) -> Result<&[gpu::Buffer; 2]> {
+        if let Some(tables) = self.on_gpu.get() {
+            return Ok(tables);
+        }
+        let upload = |values: &[f32]| gpu.values_of(values).map_err(Error::wrap);
+        let tables = [upload(&self.cos)?, upload(&self.sin)?];
+        Ok(self.on_gpu.get_or_init(|| tables))
     }
 
     fn row(&self, row: usize) -> (&[f32], &[f32]) {
@@ -69,22 +81,27 @@ impl Rope {
 
 /// Rotates queries and keys, adds keys and values to the caches, and attends.
 ///
-/// `qkv`: `[n_tokens, (n_heads + 2 n_kv_heads) * head_dim]`, queries, keys, values side by side. Returns
+/// `qkv`: `[n_tokens, (n_heads + 2 n_kv_heads) * head_dim]`, queries, keys, values side by side; used up. Returns
 /// `[n_tokens, n_heads * head_dim]`. Scores are scaled, capped (`softcap * tanh(s / softcap)`), masked, and go through a
 /// softmax in F32; the mask is a range of positions.
 pub fn attention(
     compute: &Compute,
-    qkv: &Tensor,
+    qkv: Activations,
     rope: &Rope,
     shape: &AttentionShape,
     spans: &mut [SequenceSpan<'_>],
-) -> Result<Tensor> {
+) -> Result<Activations> {
     match compute {
-        Compute::Cpu(cpu) => qkv.apply_op1_no_bwd(&CpuAttention { cpu, rope, shape, spans: Mutex::new(spans) }),
+        Compute::Cpu(cpu) => {
+            let op = CpuAttention { cpu, rope, shape, spans: Mutex::new(spans) };
+            qkv.tensor()?.apply_op1_no_bwd(&op).map(Activations::Tensor)
+        }
+        Compute::Gpu(device) => gpu_attention(&device.gpu, qkv.on_gpu()?, rope, shape, spans).map(Activations::Gpu),
         Compute::Candle(device) => {
+            let qkv = qkv.tensor()?;
             let parts: Result<Vec<Tensor>> =
                 spans.iter_mut().map(|span| candle_attention(device, qkv, rope, shape, span)).collect();
-            Tensor::cat(&parts?, 0)
+            Tensor::cat(&parts?, 0).map(Activations::Tensor)
         }
     }
 }
@@ -274,6 +291,40 @@ impl CpuAttention<'_, '_> {
             }
         }
     }
+}
+
+/// The same on a GPU: the same sums in the same order.
+fn gpu_attention(
+    gpu: &gpu::Gpu,
+    qkv: &gpu::Rows,
+    rope: &Rope,
+    shape: &AttentionShape,
+    spans: &mut [SequenceSpan<'_>],
+) -> Result<gpu::Rows> {
+    let AttentionShape { n_heads, n_kv_heads, head_dim, scale, softcap, window } = *shape;
+    let [cos, sin] = rope.on_gpu(gpu)?;
+    gpu.rope(qkv, cos, sin, n_heads + n_kv_heads, head_dim).map_err(Error::wrap)?;
+    let out = gpu.new_rows(qkv.n_rows(), n_heads * head_dim).map_err(Error::wrap)?;
+    let head = gpu::Head { n_heads, n_kv_heads, head_dim, scale, softcap, window };
+    for span in spans {
+        let (pos, n) = (span.pos, span.rows.len());
+        let LayerCache::Gpu(cache) = &mut *span.cache else {
+            candle_core::bail!("a cache of another place under the GPU's kernels")
+        };
+        let capacity = cache.capacity();
+        // The first query must still find the oldest key of its window after the last key is written.
+        if n + window.map_or(pos, |w| pos.min(w - 1)) > capacity {
+            candle_core::bail!("{n} tokens at once do not fit a cache of {capacity}");
+        }
+        let [keys, values] = cache.for_positions(gpu, pos + n, head_dim)?;
+        let rows = qkv.narrow(span.rows.clone()).map_err(Error::wrap)?;
+        let (key_heads, value_heads) = (n_heads..n_heads + n_kv_heads, n_heads + n_kv_heads..n_heads + 2 * n_kv_heads);
+        gpu.store(&rows, key_heads, head_dim, pos, capacity, keys)
+            .and_then(|()| gpu.store(&rows, value_heads, head_dim, pos, capacity, values))
+            .and_then(|()| gpu.attend(&rows, &head, keys, values, pos, capacity, &out, span.rows.start))
+            .map_err(Error::wrap)?;
+    }
+    Ok(out)
 }
 
 /// The same in candle's operations, for one sequence.

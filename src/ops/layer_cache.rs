@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
+use super::gpu_cache::GpuCache;
 use super::kv_rows::{KvRows, KvType};
 use super::{Compute, Cpu};
 use crate::kernels::KEY_BLOCK;
@@ -18,6 +19,8 @@ pub enum LayerCache {
         /// Position `p` stands in slot `p % capacity`; a multiple of [`KEY_BLOCK`].
         capacity: usize,
     },
+    /// For a GPU's kernels.
+    Gpu(GpuCache),
     /// For candle: F32 tensors `[n_kv_heads, n, head_dim]` of keys and values; nothing is ever dropped.
     Candle(Option<(Tensor, Tensor)>),
 }
@@ -39,6 +42,7 @@ impl LayerCache {
                 heads: (0..n_kv_heads).map(|_| HeadCache::new(*key_type, *value_type)).collect(),
                 capacity: n_slots.next_multiple_of(KEY_BLOCK),
             },
+            Compute::Gpu(device) => LayerCache::Gpu(GpuCache::new(device, n_kv_heads, n_slots)),
             Compute::Candle(_) => LayerCache::Candle(None),
         }
     }
@@ -47,6 +51,7 @@ impl LayerCache {
     pub fn capacity(&self) -> usize {
         match self {
             LayerCache::Cpu { capacity, .. } => *capacity,
+            LayerCache::Gpu(cache) => cache.capacity(),
             LayerCache::Candle(_) => usize::MAX,
         }
     }
@@ -55,6 +60,7 @@ impl LayerCache {
     pub fn bytes(&self) -> usize {
         match self {
             LayerCache::Cpu { heads, .. } => heads.iter().map(|head| head.keys.bytes() + head.values.bytes()).sum(),
+            LayerCache::Gpu(cache) => cache.bytes(),
             LayerCache::Candle(None) => 0,
             LayerCache::Candle(Some((k, v))) => (k.elem_count() + v.elem_count()) * size_of::<f32>(),
         }
@@ -63,10 +69,12 @@ impl LayerCache {
     /// Copies the rows of these positions, which `from` holds, for rows of `head_dim` values. False where they are of
     /// another kind.
     pub fn copy_rows(&mut self, from: &LayerCache, positions: Range<usize>, head_dim: usize) -> bool {
-        let (LayerCache::Cpu { heads, capacity }, LayerCache::Cpu { heads: others, capacity: other_capacity }) =
-            (self, from)
-        else {
-            return false;
+        let (heads, capacity, others, other_capacity) = match (self, from) {
+            (LayerCache::Cpu { heads, capacity }, LayerCache::Cpu { heads: others, capacity: other_capacity }) => {
+                (heads, capacity, others, other_capacity)
+            }
+            (LayerCache::Gpu(cache), LayerCache::Gpu(other)) => return cache.copy_rows(other, positions, head_dim),
+            _ => return false,
         };
         for (head, other) in heads.iter_mut().zip(others) {
             for pos in positions.clone() {
@@ -86,8 +94,10 @@ impl LayerCache {
     /// # Errors
     /// The writer's; `Unsupported` for candle's kind.
     pub fn write_rows(&self, positions: Range<usize>, head_dim: usize, out: &mut dyn Write) -> io::Result<()> {
-        let LayerCache::Cpu { heads, capacity } = self else {
-            return Err(io::ErrorKind::Unsupported.into());
+        let (heads, capacity) = match self {
+            LayerCache::Cpu { heads, capacity } => (heads, capacity),
+            LayerCache::Gpu(cache) => return cache.write_rows(positions, head_dim, out),
+            LayerCache::Candle(_) => return Err(io::ErrorKind::Unsupported.into()),
         };
         for rows in heads.iter().flat_map(|head| [&head.keys, &head.values]) {
             for range in ring_ranges(positions.clone(), *capacity) {
@@ -102,8 +112,10 @@ impl LayerCache {
     /// # Errors
     /// The reader's; `InvalidData` where a value is no number.
     pub fn read_rows(&mut self, positions: Range<usize>, head_dim: usize, input: &mut dyn Read) -> io::Result<()> {
-        let LayerCache::Cpu { heads, capacity } = self else {
-            return Err(io::ErrorKind::Unsupported.into());
+        let (heads, capacity) = match self {
+            LayerCache::Cpu { heads, capacity } => (heads, capacity),
+            LayerCache::Gpu(cache) => return cache.read_rows(positions, head_dim, input),
+            LayerCache::Candle(_) => return Err(io::ErrorKind::Unsupported.into()),
         };
         for head in heads {
             for of_keys in [true, false] {

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Error, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{Compute, Cpu, f32_values, rows_and_width};
+use super::{Activations, Compute, Cpu, f32_values, rows_and_width};
+use crate::gpu;
 use crate::kernels::{Format, Kernels, Q8Rows, TileMut, dequantize_row, split_columns};
 
 /// A weight matrix `[n_rows, n_cols]` in its file's own format.
@@ -33,6 +34,8 @@ pub struct Linear {
     pieces: Vec<Piece>,
     /// All parts widened to F32, `[n_rows, n_cols]`; only for [`Compute::Candle`].
     widened: Option<Tensor>,
+    /// All parts on the device; only for [`Compute::Gpu`].
+    on_gpu: Vec<gpu::Weights>,
 }
 
 struct Piece {
@@ -63,9 +66,14 @@ impl Linear {
             }
         }
         let n_rows = parts.iter().map(|p| p.n_rows).sum();
-        let mut linear = Linear { parts, n_rows, n_cols, pieces: Vec::new(), widened: None };
+        let mut linear = Linear { parts, n_rows, n_cols, pieces: Vec::new(), widened: None, on_gpu: Vec::new() };
         match compute {
             Compute::Cpu(cpu) => linear.pieces = pieces(&linear.parts, cpu.n_threads()),
+            Compute::Gpu(device) => {
+                let upload = |p: &Weight| device.gpu.weights(p.format, p.n_rows, p.n_cols, p.bytes());
+                let uploaded: std::result::Result<_, _> = linear.parts.iter().map(upload).collect();
+                linear.on_gpu = uploaded.map_err(Error::wrap)?;
+            }
             Compute::Candle(device) => {
                 let mut values = vec![0.0; n_rows * n_cols];
                 for (row, out) in values.chunks_exact_mut(n_cols).enumerate() {
@@ -93,10 +101,16 @@ impl Linear {
     }
 
     /// `x`: `[n_tokens, n_cols]` to `[n_tokens, n_rows]`.
-    pub fn forward(&self, compute: &Compute, x: &Tensor) -> Result<Tensor> {
+    pub fn forward(&self, compute: &Compute, x: &Activations) -> Result<Activations> {
         match compute {
-            Compute::Cpu(cpu) => x.apply_op1_no_bwd(&MatMul { linear: self, cpu }),
-            Compute::Candle(_) => x.matmul(&self.candle_weight()?.t()?),
+            Compute::Cpu(cpu) => x.tensor()?.apply_op1_no_bwd(&MatMul { linear: self, cpu }).map(Activations::Tensor),
+            Compute::Gpu(_) if self.on_gpu.is_empty() => {
+                candle_core::bail!("`{}` was not loaded for the GPU", self.parts[0].name)
+            }
+            Compute::Gpu(device) => {
+                device.gpu.matmul(x.on_gpu()?, &self.on_gpu).map(Activations::Gpu).map_err(Error::wrap)
+            }
+            Compute::Candle(_) => x.tensor()?.matmul(&self.candle_weight()?.t()?).map(Activations::Tensor),
         }
     }
 

@@ -1,36 +1,45 @@
 //! Shapes and threads over kernels.
 //!
-//! Every operation takes and returns candle tensors and exists twice: over our kernels and a thread pool
-//! ([`Compute::Cpu`]), and as plain candle arithmetic in F32 ([`Compute::Candle`]), which is slow, exact and runs on any
-//! device that candle knows. The forward pass is written once over both; tests hold the first against the second.
+//! Every operation takes and returns [`Activations`] and exists three times: over our kernels and a thread pool
+//! ([`Compute::Cpu`]), over our kernels on a GPU ([`Compute::Gpu`]), which give the same bits, and as plain candle
+//! arithmetic in F32 ([`Compute::Candle`]), which is slow, exact and runs on any device that candle knows. The forward
+//! pass is written once over all; tests hold the first against the last, and the second against the first.
 
+mod activations;
 mod attention;
 mod embedding;
+mod gpu_cache;
 mod kv_rows;
 mod layer_cache;
 mod linear;
+mod placement;
 mod rows;
 
+pub use activations::Activations;
 pub use attention::{AttentionShape, Rope, SequenceSpan, attention};
 pub use embedding::embed;
 pub use kv_rows::KvType;
 pub use layer_cache::LayerCache;
 pub use linear::{Linear, Weight};
-pub use rows::{geglu, rms_norm, softcap};
+pub use placement::Placement;
+pub use rows::{Norm, geglu, rms_norm, softcap};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use candle_core::{CpuStorage, Device, Layout, Result, Tensor};
+use candle_core::{CpuStorage, Layout, Result, Tensor};
 
+use crate::gpu::Gpu;
 use crate::kernels::Kernels;
 
 /// Where arithmetic happens.
 pub enum Compute {
     /// Our kernels on a pool of threads.
     Cpu(Cpu),
+    /// Our kernels on a GPU.
+    Gpu(Device),
     /// Candle's generic operations over weights widened to F32.
-    Candle(Device),
+    Candle(candle_core::Device),
 }
 
 /// Kernels and the threads that run them.
@@ -41,6 +50,14 @@ pub struct Cpu {
     pool: rayon::ThreadPool,
     /// Others for steps of several tokens, where their number differs.
     batch_pool: Option<rayon::ThreadPool>,
+    /// How caches keep keys, and values.
+    pub kv_types: [KvType; 2],
+}
+
+/// A GPU as a place to compute.
+pub struct Device {
+    /// It.
+    pub gpu: Gpu,
     /// How caches keep keys, and values.
     pub kv_types: [KvType; 2],
 }
@@ -67,10 +84,17 @@ impl Compute {
         Ok(self)
     }
 
+    /// A GPU.
+    pub fn gpu(gpu: Gpu) -> Compute {
+        Compute::Gpu(Device { gpu, kv_types: [KvType::default(); 2] })
+    }
+
     /// The same with caches that keep keys and values in these types; candle's keep F32.
     pub fn with_kv_types(mut self, kv_types: [KvType; 2]) -> Compute {
-        if let Compute::Cpu(cpu) = &mut self {
-            cpu.kv_types = kv_types;
+        match &mut self {
+            Compute::Cpu(cpu) => cpu.kv_types = kv_types,
+            Compute::Gpu(device) => device.kv_types = kv_types,
+            Compute::Candle(_) => {}
         }
         self
     }
@@ -79,14 +103,15 @@ impl Compute {
     pub fn kv_types(&self) -> [KvType; 2] {
         match self {
             Compute::Cpu(cpu) => cpu.kv_types,
+            Compute::Gpu(device) => device.kv_types,
             Compute::Candle(_) => [KvType::F32; 2],
         }
     }
 
-    /// The device that tensors live on.
-    pub fn device(&self) -> &Device {
+    /// The device that candle's tensors live on.
+    pub fn device(&self) -> &candle_core::Device {
         match self {
-            Compute::Cpu(_) => &Device::Cpu,
+            Compute::Cpu(_) | Compute::Gpu(_) => &candle_core::Device::Cpu,
             Compute::Candle(device) => device,
         }
     }
@@ -99,7 +124,7 @@ impl Compute {
                 let pool = cpu.batch_pool.as_ref().filter(|_| n_tokens > 1).unwrap_or(&cpu.pool);
                 pool.install(|| with_threads_awake(f))
             }
-            Compute::Candle(_) => f(),
+            Compute::Gpu(_) | Compute::Candle(_) => f(),
         }
     }
 }

@@ -1,21 +1,54 @@
 //! Operations that work on each row (each token) by itself: norm, gated GELU, softcap.
 
-use candle_core::{CpuStorage, CustomOp1, InplaceOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Error, InplaceOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{Compute, Cpu, candle_softcap, f32_values, rows_and_width};
+use super::{Activations, Compute, Cpu, candle_softcap, f32_values, rows_and_width};
+use crate::gpu;
 
-/// `x * rsqrt(mean(x²) + eps) * weight` for each row; `weight` already holds `1 + w`.
+/// The factors of a norm, `[d]`, where they are needed.
+pub struct Norm {
+    factors: Vec<f32>,
+    place: NormPlace,
+}
+
+enum NormPlace {
+    /// The factors themselves.
+    Host,
+    Gpu(gpu::Buffer),
+    Candle(Tensor),
+}
+
+impl Norm {
+    /// Factors that already are `1 + w`.
+    ///
+    /// # Errors
+    /// Not enough memory on the device.
+    pub fn new(compute: &Compute, factors: Vec<f32>) -> Result<Norm> {
+        let place = match compute {
+            Compute::Cpu(_) => NormPlace::Host,
+            Compute::Gpu(device) => {
+                let bytes: Vec<u8> = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
+                NormPlace::Gpu(device.gpu.buffer_of(&bytes).map_err(Error::wrap)?)
+            }
+            Compute::Candle(device) => NormPlace::Candle(Tensor::from_slice(&factors, factors.len(), device)?),
+        };
+        Ok(Norm { factors, place })
+    }
+
+    /// The factors.
+    pub fn factors(&self) -> &[f32] {
+        &self.factors
+    }
+}
+
+/// `x * rsqrt(mean(x²) + eps) * factors` for each row.
 ///
-/// `x`: `[n_tokens, d]`, `weight`: `[d]`. Source: RMSNorm as in the Gemma 2 report, all in F32.
-pub fn rms_norm(compute: &Compute, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
-    match compute {
-        Compute::Cpu(cpu) => {
-            let (storage, layout) = weight.storage_and_layout();
-            let candle_core::Storage::Cpu(storage) = &*storage else {
-                candle_core::bail!("the norm is not on the CPU")
-            };
-            let weight = f32_values(storage, layout)?;
+/// `x`: `[n_tokens, d]`. Source: RMSNorm as in the Gemma 2 report, all in F32.
+pub fn rms_norm(compute: &Compute, x: &Activations, norm: &Norm, eps: f32) -> Result<Activations> {
+    match (compute, &norm.place) {
+        (Compute::Cpu(cpu), _) => {
+            let (x, weight) = (x.tensor()?, norm.factors());
             let width = x.dim(candle_core::D::Minus1)?;
             if weight.len() != width {
                 candle_core::bail!("a norm of {} weights over rows of {width}", weight.len());
@@ -26,44 +59,54 @@ pub fn rms_norm(compute: &Compute, x: &Tensor, weight: &Tensor, eps: f32) -> Res
                 width,
                 f: |row: &[f32], out: &mut [f32]| cpu.kernels.rms_norm(row, weight, eps, out),
             };
-            x.apply_op1_no_bwd(&op)
+            x.apply_op1_no_bwd(&op).map(Activations::Tensor)
         }
-        Compute::Candle(_) => {
+        (Compute::Gpu(device), NormPlace::Gpu(factors)) => {
+            device.gpu.rms_norm(x.on_gpu()?, factors, eps).map(Activations::Gpu).map_err(Error::wrap)
+        }
+        (Compute::Candle(_), NormPlace::Candle(factors)) => {
+            let x = x.tensor()?;
             let mean = x.sqr()?.mean_keepdim(candle_core::D::Minus1)?;
             let scale = (mean + f64::from(eps))?.sqrt()?.recip()?;
-            x.broadcast_mul(&scale)?.broadcast_mul(weight)
+            x.broadcast_mul(&scale)?.broadcast_mul(factors).map(Activations::Tensor)
         }
+        _ => candle_core::bail!("a norm that was loaded for another place"),
     }
 }
 
 /// `gelu_tanh(gate) * up` where each row holds the gate and then the up half: `[n_tokens, 2 d_ff]` to `[n_tokens, d_ff]`.
-pub fn geglu(compute: &Compute, gate_up: &Tensor) -> Result<Tensor> {
-    let width = gate_up.dim(candle_core::D::Minus1)? / 2;
+pub fn geglu(compute: &Compute, gate_up: &Activations) -> Result<Activations> {
     match compute {
         Compute::Cpu(cpu) => {
+            let gate_up = gate_up.tensor()?;
+            let width = gate_up.dim(candle_core::D::Minus1)? / 2;
             let f = |row: &[f32], out: &mut [f32]| {
                 let (gate, up) = row.split_at(width);
                 cpu.kernels.gelu_tanh_mul(gate, up, out);
             };
-            gate_up.apply_op1_no_bwd(&RowOp { cpu, name: "geglu", width, f })
+            gate_up.apply_op1_no_bwd(&RowOp { cpu, name: "geglu", width, f }).map(Activations::Tensor)
         }
+        Compute::Gpu(device) => device.gpu.geglu(gate_up.on_gpu()?).map(Activations::Gpu).map_err(Error::wrap),
         Compute::Candle(_) => {
+            let gate_up = gate_up.tensor()?;
+            let width = gate_up.dim(candle_core::D::Minus1)? / 2;
             let gate = gate_up.narrow(candle_core::D::Minus1, 0, width)?;
             let up = gate_up.narrow(candle_core::D::Minus1, width, width)?;
-            gate.gelu()? * up
+            (gate.gelu()? * up).map(Activations::Tensor)
         }
     }
 }
 
 /// `cap * tanh(x / cap)` of every value. The logits of a batch are megabytes, so on the CPU they are capped in place: `x`
 /// must be nobody else's.
-pub fn softcap(compute: &Compute, x: Tensor, cap: f32) -> Result<Tensor> {
+pub fn softcap(compute: &Compute, x: Activations, cap: f32) -> Result<Activations> {
     match compute {
         Compute::Cpu(cpu) => {
-            x.inplace_op1(&Softcap { cpu, cap })?;
+            x.tensor()?.inplace_op1(&Softcap { cpu, cap })?;
             Ok(x)
         }
-        Compute::Candle(_) => candle_softcap(&x, cap),
+        Compute::Gpu(device) => device.gpu.softcap(x.on_gpu()?, cap).map(Activations::Gpu).map_err(Error::wrap),
+        Compute::Candle(_) => candle_softcap(x.tensor()?, cap).map(Activations::Tensor),
     }
 }
 

@@ -1,0 +1,57 @@
+//! What stands for the driver in a build without code for GPUs.
+
+use std::ffi::OsStr;
+
+use super::launch::Argument;
+use super::{DeviceInfo, GpuError};
+
+/// There is none.
+pub(super) enum Driver {}
+
+impl Driver {
+    pub const LIBRARY: &'static str = "";
+
+    pub fn open(_library: &OsStr) -> Result<Driver, GpuError> {
+        Err(GpuError::NoCode)
+    }
+
+    pub fn devices() -> Result<Vec<DeviceInfo>, GpuError> {
+        Err(GpuError::NoCode)
+    }
+
+    pub fn info(&self) -> &DeviceInfo {
+        match *self {}
+    }
+
+    pub fn free_bytes(&self) -> Result<u64, GpuError> {
+        match *self {}
+    }
+
+    pub fn synchronize(&self) -> Result<(), GpuError> {
+        match *self {}
+    }
+
+    pub fn allocate(&self, _bytes: usize) -> Result<u64, GpuError> {
+        match *self {}
+    }
+
+    pub fn free(&self, _at: u64) {
+        match *self {}
+    }
+
+    pub fn upload(&self, _to: u64, _bytes: &[u8]) -> Result<(), GpuError> {
+        match *self {}
+    }
+
+    pub fn download(&self, _from: u64, _bytes: &mut [u8]) -> Result<(), GpuError> {
+        match *self {}
+    }
+
+    pub fn copy(&self, _from: u64, _to: u64, _bytes: usize) -> Result<(), GpuError> {
+        match *self {}
+    }
+
+    pub fn launch(&self, _: &'static str, _grid: [u32; 2], _threads: u32, _: &[Argument]) -> Result<(), GpuError> {
+        match *self {}
+    }
+}

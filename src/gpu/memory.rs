@@ -1,0 +1,264 @@
+//! Memory of the device. What activations use is kept for the next step, since taking memory makes the device wait.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Gpu, GpuError, Inner};
+
+/// Bytes on the device. What they are at first is unspecified.
+pub struct Buffer {
+    gpu: Gpu,
+    at: u64,
+    len: usize,
+    /// What was taken, where it goes back to the pool.
+    pooled: Option<usize>,
+}
+
+/// Activations, `[n_rows, width]` in F32. Clones and parts share the memory.
+#[derive(Clone)]
+pub struct Rows {
+    buffer: Arc<Buffer>,
+    /// Row of the buffer that is the first here.
+    start: usize,
+    n_rows: usize,
+    width: usize,
+}
+
+/// Memory that is not in use, by size.
+#[derive(Default)]
+pub(super) struct Pool {
+    free: Mutex<BTreeMap<usize, Vec<u64>>>,
+}
+
+impl Gpu {
+    /// Memory that stays for long.
+    ///
+    /// # Errors
+    /// [`GpuError::Memory`].
+    pub fn buffer(&self, len: usize) -> Result<Buffer, GpuError> {
+        let at = self.allocate(len.max(1))?;
+        Ok(Buffer { gpu: self.clone(), at, len, pooled: None })
+    }
+
+    /// The same with these bytes in it.
+    ///
+    /// # Errors
+    /// [`GpuError::Memory`], and the driver's.
+    pub fn buffer_of(&self, bytes: &[u8]) -> Result<Buffer, GpuError> {
+        let buffer = self.buffer(bytes.len())?;
+        buffer.write(0, bytes)?;
+        Ok(buffer)
+    }
+
+    /// Memory for a step.
+    pub(super) fn scratch(&self, len: usize) -> Result<Buffer, GpuError> {
+        let size = pooled_size(len);
+        let reused = self.inner.pool.lock().get_mut(&size).and_then(Vec::pop);
+        let at = reused.map_or_else(|| self.allocate(size), Ok)?;
+        Ok(Buffer { gpu: self.clone(), at, len, pooled: Some(size) })
+    }
+
+    /// Rows that are still to be computed.
+    ///
+    /// # Errors
+    /// [`GpuError::Memory`].
+    pub fn new_rows(&self, n_rows: usize, width: usize) -> Result<Rows, GpuError> {
+        let len = n_rows.checked_mul(width).and_then(|n| n.checked_mul(size_of::<f32>()));
+        let len = len.ok_or_else(|| GpuError::Shape(format!("{n_rows} rows of {width} are too many")))?;
+        Ok(Rows { buffer: Arc::new(self.scratch(len)?), start: 0, n_rows, width })
+    }
+
+    /// These rows, on the device.
+    ///
+    /// # Errors
+    /// Values that are not whole rows; [`GpuError::Memory`], and the driver's.
+    pub fn rows_of(&self, values: &[f32], width: usize) -> Result<Rows, GpuError> {
+        if width == 0 || !values.len().is_multiple_of(width) {
+            return Err(GpuError::Shape(format!("{} values are not rows of {width}", values.len())));
+        }
+        let rows = self.new_rows(values.len() / width, width)?;
+        rows.buffer.write_values(values)?;
+        Ok(rows)
+    }
+
+    /// Values on the device that stay for a step.
+    ///
+    /// # Errors
+    /// [`GpuError::Memory`], and the driver's.
+    pub fn values_of(&self, values: &[f32]) -> Result<Buffer, GpuError> {
+        let buffer = self.scratch(size_of_val(values))?;
+        buffer.write_values(values)?;
+        Ok(buffer)
+    }
+
+    fn allocate(&self, len: usize) -> Result<u64, GpuError> {
+        let Inner { driver, pool } = &*self.inner;
+        match driver.allocate(len) {
+            Err(GpuError::Memory(_)) => {
+                // What the pool keeps may be in the way.
+                pool.drain().for_each(|at| driver.free(at));
+                driver.allocate(len)
+            }
+            other => other,
+        }
+    }
+}
+
+impl Pool {
+    /// Takes all there is.
+    pub fn drain(&self) -> impl Iterator<Item = u64> + use<> {
+        std::mem::take(&mut *self.lock()).into_values().flatten()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, Vec<u64>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sizes of the pool: four between two powers of two, so that steps of similar lengths share memory.
+fn pooled_size(len: usize) -> usize {
+    let len = len.max(256);
+    len.next_multiple_of(len.next_power_of_two() / 8)
+}
+
+impl Buffer {
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Where byte `offset` is, on the device.
+    pub(super) fn at(&self, offset: usize) -> u64 {
+        self.at + offset as u64
+    }
+
+    /// Writes bytes from `offset` on.
+    ///
+    /// # Errors
+    /// More than there is room for; the driver's.
+    pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), GpuError> {
+        self.check(offset, bytes.len())?;
+        if bytes.is_empty() { Ok(()) } else { self.gpu.inner.driver.upload(self.at(offset), bytes) }
+    }
+
+    /// Reads bytes from `offset` on, after everything that was started before is done.
+    ///
+    /// # Errors
+    /// More than there are; the driver's.
+    pub fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<(), GpuError> {
+        self.check(offset, bytes.len())?;
+        if bytes.is_empty() { Ok(()) } else { self.gpu.inner.driver.download(self.at(offset), bytes) }
+    }
+
+    /// Copies a range of `from` to `offset`.
+    ///
+    /// # Errors
+    /// A range that does not fit; the driver's.
+    pub fn copy_from(&self, offset: usize, from: &Buffer, range: Range<usize>) -> Result<(), GpuError> {
+        self.check(offset, range.len())?;
+        from.check(range.start, range.len())?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        self.gpu.inner.driver.copy(from.at(range.start), self.at(offset), range.len())
+    }
+
+    fn write_values(&self, values: &[f32]) -> Result<(), GpuError> {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.write(0, &bytes)
+    }
+
+    pub(super) fn check(&self, offset: usize, len: usize) -> Result<(), GpuError> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len => Ok(()),
+            _ => Err(GpuError::Shape(format!("{len} bytes at {offset} lie outside a buffer of {}", self.len))),
+        }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        match self.pooled {
+            // Whoever takes it next is behind those who used it: everything runs in one order.
+            Some(size) => self.gpu.inner.pool.lock().entry(size).or_default().push(self.at),
+            None => self.gpu.inner.driver.free(self.at),
+        }
+    }
+}
+
+impl Rows {
+    /// The device that they are on.
+    pub fn gpu(&self) -> &Gpu {
+        &self.buffer.gpu
+    }
+
+    /// How many there are.
+    pub fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// Values in a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Some of them.
+    ///
+    /// # Errors
+    /// A range that is not there.
+    pub fn narrow(&self, range: Range<usize>) -> Result<Rows, GpuError> {
+        if range.start > range.end || range.end > self.n_rows {
+            return Err(GpuError::Shape(format!("there are {} rows, and not {range:?}", self.n_rows)));
+        }
+        Ok(Rows { start: self.start + range.start, n_rows: range.len(), ..self.clone() })
+    }
+
+    /// One after the other; `parts` are of one width.
+    ///
+    /// # Errors
+    /// None, or of several widths; [`GpuError::Memory`].
+    pub fn concat(parts: &[Rows]) -> Result<Rows, GpuError> {
+        let Some(first) = parts.first() else { return Err(GpuError::Shape("no rows at all".into())) };
+        if parts.iter().any(|part| part.width != first.width) {
+            return Err(GpuError::Shape("rows of several widths".into()));
+        }
+        if let [one] = parts {
+            return Ok(one.clone());
+        }
+        let row_bytes = first.width * size_of::<f32>();
+        let all = first.buffer.gpu.new_rows(parts.iter().map(|part| part.n_rows).sum(), first.width)?;
+        let mut to = 0;
+        for part in parts {
+            let range = part.start * row_bytes..(part.start + part.n_rows) * row_bytes;
+            let len = range.len();
+            all.buffer.copy_from(to, &part.buffer, range)?;
+            to += len;
+        }
+        Ok(all)
+    }
+
+    /// The values, on the host.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn to_vec(&self) -> Result<Vec<f32>, GpuError> {
+        let mut bytes = vec![0; self.n_values() * size_of::<f32>()];
+        self.buffer.read(self.start * self.width * size_of::<f32>(), &mut bytes)?;
+        Ok(bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect())
+    }
+
+    pub(super) fn n_values(&self) -> usize {
+        self.n_rows * self.width
+    }
+
+    /// Where row `row` is, on the device.
+    pub(super) fn at(&self, row: usize) -> u64 {
+        self.buffer.at((self.start + row) * self.width * size_of::<f32>())
+    }
+}

@@ -1,0 +1,350 @@
+// A stand-in for NVIDIA's driver library: the functions of the driver API that src/gpu/driver.rs calls, over a device that
+// is this process. It runs the very sources of the kernels, compiled for the host, so that the whole path from a flag to a
+// token can be tested on a machine without a GPU. It says nothing about speed.
+//
+// EMULATED_GPU_MEMORY is the device's memory in bytes. Each allocation ends at a page that nobody may touch (but for up to
+// 15 bytes), so that a kernel that reads or writes past its buffer ends the test.
+#define EMULATED_GPU
+#include "attention.cu"
+#include "matmul.cu"
+#include "rows.cu"
+
+#include <csetjmp>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <string>
+#include <sys/mman.h>
+#include <tuple>
+#include <ucontext.h>
+#include <utility>
+#include <vector>
+
+// ---- fibers ----
+
+namespace emulator {
+
+constexpr unsigned MAX_THREADS = 256;
+constexpr size_t STACK_BYTES = 64 << 10;
+
+struct Fiber {
+    Place place;
+    jmp_buf where;
+    ucontext_t start;
+    bool is_started = false, is_done = true;
+    std::vector<char> stack;
+};
+
+/// Threads that wait for each other.
+struct Barrier {
+    unsigned arrived = 0, generation = 0;
+};
+
+/// One thread of the host and the fibers of the block that it runs.
+struct Machine {
+    Fiber fibers[MAX_THREADS];
+    Barrier block, warps[MAX_THREADS / WARP];
+    unsigned exchanged[MAX_THREADS / WARP][2][WARP];
+    unsigned n_threads = 0, current = 0, n_done = 0;
+    jmp_buf host;
+    void (*kernel)(void **) = nullptr;
+    void **arguments = nullptr;
+};
+
+thread_local Machine *machine = nullptr;
+
+const Place &place() { return machine->fibers[machine->current].place; }
+
+/// What a fiber does: one block after the other, for as long as the process lives.
+static void live();
+
+static __attribute__((noinline)) void go_to(unsigned next) {
+    machine->current = next;
+    Fiber &fiber = machine->fibers[next];
+    if (fiber.is_started) _longjmp(fiber.where, 1);
+    fiber.is_started = true;
+    fiber.stack.resize(STACK_BYTES);
+    getcontext(&fiber.start);
+    fiber.start.uc_stack.ss_sp = fiber.stack.data();
+    fiber.start.uc_stack.ss_size = STACK_BYTES;
+    makecontext(&fiber.start, live, 0);
+    setcontext(&fiber.start);
+}
+
+/// Lets `next` run until somebody comes back.
+static __attribute__((noinline)) void turn_to(unsigned next) {
+    if (next == machine->current) return;
+    if (!_setjmp(machine->fibers[machine->current].where)) go_to(next);
+}
+
+static void live() {
+    for (;;) {
+        machine->kernel(machine->arguments);
+        machine->fibers[machine->current].is_done = true;
+        machine->n_done++;
+        if (_setjmp(machine->fibers[machine->current].where)) continue;
+        if (machine->n_done == machine->n_threads) _longjmp(machine->host, 1);
+        unsigned next = machine->current;
+        while (machine->fibers[next].is_done) next = (next + 1) % machine->n_threads;
+        go_to(next);
+    }
+}
+
+static void fail(const char *what) {
+    std::fprintf(stderr, "emulated GPU: %s\n", what);
+    std::abort();
+}
+
+/// Waits until `size` fibers from `first` on have arrived. A barrier that some thread of the block never reaches is a
+/// mistake of the kernel: a GPU would hang.
+static void wait(Barrier &barrier, unsigned first, unsigned size) {
+    if (++barrier.arrived == size) {
+        barrier.arrived = 0;
+        barrier.generation++;
+        return;
+    }
+    const unsigned mine = barrier.generation;
+    const unsigned me = machine->current;
+    for (unsigned rounds = 0; barrier.generation == mine; rounds++) {
+        const unsigned next = first + (me - first + 1) % size;
+        if (machine->fibers[next].is_done || rounds > (1u << 20)) fail("a thread never comes to a barrier");
+        turn_to(next);
+    }
+}
+
+void block_barrier() { wait(machine->block, 0, machine->n_threads); }
+
+const unsigned *exchange(unsigned value) {
+    const unsigned warp = machine->current / WARP;
+    Barrier &barrier = machine->warps[warp];
+    unsigned *values = machine->exchanged[warp][barrier.generation % 2];
+    values[machine->current % WARP] = value;
+    wait(barrier, warp * WARP, WARP);
+    return values;
+}
+
+static void run_block(dim3 block, dim3 grid, unsigned n_threads) {
+    machine->n_threads = n_threads;
+    machine->n_done = 0;
+    for (unsigned i = 0; i < n_threads; i++) {
+        machine->fibers[i].place = {{i, 0, 0}, block, {n_threads, 1, 1}, grid};
+        machine->fibers[i].is_done = false;
+    }
+    if (!_setjmp(machine->host)) go_to(0);
+}
+
+static void run(dim3 grid, unsigned n_threads, void (*kernel)(void **), void **arguments) {
+    if (!machine) machine = new Machine;
+    machine->kernel = kernel;
+    machine->arguments = arguments;
+    for (unsigned z = 0; z < grid.z; z++)
+        for (unsigned y = 0; y < grid.y; y++)
+            for (unsigned x = 0; x < grid.x; x++) run_block({x, y, z}, grid, n_threads);
+}
+
+// ---- kernels ----
+
+template <typename... A, size_t... I>
+static void call(void (*kernel)(A...), void **arguments, std::index_sequence<I...>) {
+    kernel(*(std::decay_t<A> *)arguments[I]...);
+}
+template <typename... A>
+static void call(void (*kernel)(A...), void **arguments) {
+    call(kernel, arguments, std::index_sequence_for<A...>());
+}
+template <auto K>
+static void trampoline(void **arguments) {
+    call(K, arguments);
+}
+
+#define KERNEL(name) {#name, trampoline<name>}
+#define MATMULS(format) KERNEL(matmul_##format##_1), KERNEL(matmul_##format##_8)
+static const std::map<std::string, void (*)(void **)> KERNELS = {
+    KERNEL(rms_norm), KERNEL(geglu), KERNEL(softcap), KERNEL(add), KERNEL(copy_16), KERNEL(rope), KERNEL(store_kv),
+    KERNEL(attend), KERNEL(quantize_q8), MATMULS(f32), MATMULS(f16), MATMULS(bf16), MATMULS(q4_0), MATMULS(q4_1),
+    MATMULS(q5_0), MATMULS(q5_1), MATMULS(q8_0), MATMULS(iq4_nl), MATMULS(q2_k), MATMULS(q3_k), MATMULS(q4_k),
+    MATMULS(q5_k), MATMULS(q6_k), MATMULS(iq4_xs),
+};
+
+// ---- memory ----
+
+struct Allocation {
+    void *pages;
+    size_t page_bytes, bytes;
+};
+static std::mutex lock;
+static std::map<uint64_t, Allocation> allocations;
+static size_t used = 0;
+
+static size_t total_memory() {
+    const char *bytes = std::getenv("EMULATED_GPU_MEMORY");
+    return bytes ? std::strtoull(bytes, nullptr, 10) : (size_t)4 << 30;
+}
+
+/// Whether these bytes lie in one allocation.
+static bool is_allocated(uint64_t at, size_t bytes) {
+    std::lock_guard<std::mutex> guard(lock);
+    auto after = allocations.upper_bound(at);
+    if (after == allocations.begin()) return false;
+    const auto &[start, allocation] = *--after;
+    return at + bytes <= start + allocation.bytes;
+}
+
+} // namespace emulator
+
+// ---- the driver API ----
+
+using namespace emulator;
+typedef int CUresult;
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_CONTEXT = 201, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700 };
+static thread_local bool has_context = false;
+
+extern "C" {
+
+CUresult cuInit(unsigned) { return std::getenv("EMULATED_GPU_BROKEN") ? 999 : SUCCESS; }
+
+CUresult cuDriverGetVersion(int *version) {
+    *version = 13000;
+    return SUCCESS;
+}
+
+CUresult cuGetErrorName(CUresult error, const char **name) {
+    switch (error) {
+        case OUT_OF_MEMORY: *name = "CUDA_ERROR_OUT_OF_MEMORY"; return SUCCESS;
+        case ILLEGAL_ADDRESS: *name = "CUDA_ERROR_ILLEGAL_ADDRESS"; return SUCCESS;
+        case NOT_FOUND: *name = "CUDA_ERROR_NOT_FOUND"; return SUCCESS;
+        case 999: *name = "CUDA_ERROR_UNKNOWN"; return SUCCESS;
+        default: return INVALID_VALUE;
+    }
+}
+
+CUresult cuDeviceGetCount(int *count) {
+    *count = std::getenv("EMULATED_GPU_ABSENT") ? 0 : 1;
+    return SUCCESS;
+}
+
+CUresult cuDeviceGet(int *device, int ordinal) {
+    *device = ordinal;
+    return SUCCESS;
+}
+
+CUresult cuDeviceGetName(char *name, int len, int) {
+    std::snprintf(name, len, "emulated GPU");
+    return SUCCESS;
+}
+
+CUresult cuDeviceTotalMem_v2(size_t *bytes, int) {
+    *bytes = total_memory();
+    return SUCCESS;
+}
+
+CUresult cuDeviceGetAttribute(int *value, int attribute, int) {
+    // The compute capability: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
+    *value = attribute == 75 ? 9 : attribute == 76 ? 0 : 1;
+    return SUCCESS;
+}
+
+CUresult cuDevicePrimaryCtxRetain(void **context, int) {
+    *context = &used;
+    return SUCCESS;
+}
+
+CUresult cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+
+CUresult cuCtxSetCurrent(void *context) {
+    has_context = context != nullptr;
+    return SUCCESS;
+}
+
+CUresult cuCtxSynchronize() { return has_context ? SUCCESS : NO_CONTEXT; }
+
+CUresult cuModuleLoadData(void **module, const void *image) {
+    if (!has_context) return NO_CONTEXT;
+    // Whether it is PTX at all, ended as the driver expects it.
+    if (!std::strstr((const char *)image, ".version 7.0")) return INVALID_VALUE;
+    *module = strdup((const char *)image);
+    return SUCCESS;
+}
+
+CUresult cuModuleUnload(void *module) {
+    std::free(module);
+    return SUCCESS;
+}
+
+CUresult cuModuleGetFunction(void **function, void *module, const char *name) {
+    const auto found = KERNELS.find(name);
+    // It must be in the module that was loaded, too.
+    const std::string entry = std::string(".entry ") + name + "(";
+    if (found == KERNELS.end() || !std::strstr((const char *)module, entry.c_str())) return NOT_FOUND;
+    *function = (void *)found->second;
+    return SUCCESS;
+}
+
+CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
+    if (!has_context) return NO_CONTEXT;
+    std::lock_guard<std::mutex> guard(lock);
+    *total = total_memory();
+    *free_bytes = *total > used ? *total - used : 0;
+    return SUCCESS;
+}
+
+CUresult cuMemAlloc_v2(uint64_t *at, size_t bytes) {
+    if (!has_context) return NO_CONTEXT;
+    if (bytes == 0) return INVALID_VALUE;
+    std::lock_guard<std::mutex> guard(lock);
+    if (used + bytes > total_memory()) return OUT_OF_MEMORY;
+    const size_t page = 4096, rounded = (bytes + 15) / 16 * 16, page_bytes = (rounded + page - 1) / page * page + page;
+    void *pages = mmap(nullptr, page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED) return OUT_OF_MEMORY;
+    mprotect((char *)pages + page_bytes - page, page, PROT_NONE);
+    // What is new holds anything at all.
+    std::memset(pages, 0xff, page_bytes - page);
+    *at = (uint64_t)pages + page_bytes - page - rounded;
+    allocations[*at] = {pages, page_bytes, bytes};
+    used += bytes;
+    return SUCCESS;
+}
+
+CUresult cuMemFree_v2(uint64_t at) {
+    std::lock_guard<std::mutex> guard(lock);
+    const auto found = allocations.find(at);
+    if (found == allocations.end()) return INVALID_VALUE;
+    munmap(found->second.pages, found->second.page_bytes);
+    used -= found->second.bytes;
+    allocations.erase(found);
+    return SUCCESS;
+}
+
+CUresult cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes) {
+    if (!has_context) return NO_CONTEXT;
+    if (!is_allocated(to, bytes)) return ILLEGAL_ADDRESS;
+    std::memcpy((void *)to, from, bytes);
+    return SUCCESS;
+}
+
+CUresult cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes) {
+    if (!has_context) return NO_CONTEXT;
+    if (!is_allocated(from, bytes)) return ILLEGAL_ADDRESS;
+    std::memcpy(to, (const void *)from, bytes);
+    return SUCCESS;
+}
+
+CUresult cuMemcpyDtoD_v2(uint64_t to, uint64_t from, size_t bytes) {
+    if (!has_context) return NO_CONTEXT;
+    if (!is_allocated(from, bytes) || !is_allocated(to, bytes)) return ILLEGAL_ADDRESS;
+    std::memmove((void *)to, (const void *)from, bytes);
+    return SUCCESS;
+}
+
+CUresult cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
+                        unsigned, void *, void **arguments, void **) {
+    if (!has_context) return NO_CONTEXT;
+    // The limits of every device.
+    if (x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535 || threads == 0 || threads > MAX_THREADS || threads % WARP)
+        return INVALID_VALUE;
+    run({x, y, z}, threads, (void (*)(void **))function, arguments);
+    return SUCCESS;
+}
+}

@@ -1,0 +1,195 @@
+//! Each kernel against the CPU's.
+
+use gemma2::gpu::Gpu;
+use gemma2::kernels::{Format, Kernels, Q8Rows};
+
+use super::{bits, devices, random};
+
+/// Values of several magnitudes; now and then a block of nothing.
+fn activations(seed: u64, n_rows: usize, width: usize) -> Vec<f32> {
+    let mut random = random(seed);
+    let magnitudes = [1.0, 30.0, 1e-3, 0.0, 1e-33];
+    let mut magnitude = 1.0;
+    let value = |i: usize| {
+        if i.is_multiple_of(32) {
+            magnitude = magnitudes[random(magnitudes.len())];
+        }
+        (random(20_001) as f32 / 10_000.0 - 1.0) * magnitude
+    };
+    (0..n_rows * width).map(value).collect()
+}
+
+/// Rows of any bytes, but with scales that are neither infinite nor no numbers.
+fn weights(seed: u64, format: Format, n_rows: usize, width: usize) -> Vec<u8> {
+    let mut random = random(seed);
+    let mut bytes: Vec<u8> =
+        (0..n_rows * format.row_bytes(width).expect("whole blocks")).map(|_| random(256) as u8).collect();
+    // Where a block's F16 numbers are.
+    let scales: &[usize] = match format {
+        Format::F32 => &[2],
+        Format::F16 | Format::BF16 | Format::Q4_0 | Format::Q5_0 | Format::Q8_0 | Format::IQ4_NL | Format::IQ4_XS => {
+            &[0]
+        }
+        Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
+        Format::Q2_K => &[80, 82],
+        Format::Q3_K => &[108],
+        Format::Q6_K => &[208],
+    };
+    for block in bytes.chunks_exact_mut(format.block_bytes()) {
+        // The exponent's highest bit off: nothing is 2 or more.
+        scales.iter().for_each(|at| block[at + 1] &= 0xbf);
+    }
+    bytes
+}
+
+fn cpu_product(format: Format, weights: &[u8], x: &[f32], n_rows: usize, width: usize) -> Vec<f32> {
+    let kernels = Kernels::get();
+    let n_columns = x.len() / width;
+    let mut out = vec![0.0; n_columns * n_rows];
+    if !format.is_quantized() {
+        kernels.matmul_f32(format, weights, width, 0..n_rows, x, &mut out);
+        return out;
+    }
+    let mut acts = Q8Rows::new();
+    acts.resize(n_columns, width);
+    acts.rows_mut().zip(x.chunks(width)).for_each(|(row, x)| kernels.quantize_row(x, row));
+    kernels.matmul_q8(format, weights, width, 0..n_rows, &acts, &mut out);
+    out
+}
+
+fn gpu_product(gpu: &Gpu, format: Format, weights: &[u8], x: &[f32], n_rows: usize, width: usize) -> Vec<f32> {
+    let weights = gpu.weights(format, n_rows, width, weights).expect("weights");
+    let x = gpu.rows_of(x, width).expect("rows");
+    gpu.matmul(&x, &[weights]).expect("a product").to_vec().expect("values")
+}
+
+#[test]
+fn products_of_every_format_have_the_cpu_s_bits() {
+    for gpu in devices() {
+        for (seed, format) in Format::ALL.into_iter().enumerate() {
+            // Not whole blocks of threads, superblocks or groups of columns.
+            let widths = if format.block_len() == 256 { [256, 768] } else { [32, 9 * 32] };
+            for (n_rows, width) in [(1, widths[0]), (37, widths[1])] {
+                let weights = weights(seed as u64, format, n_rows, width);
+                for n_columns in [1, 3, 8, 17] {
+                    let x = activations(seed as u64 + 50, n_columns, width);
+                    let expected = cpu_product(format, &weights, &x, n_rows, width);
+                    assert!(expected.iter().filter(|v| v.is_finite()).count() > expected.len() / 2);
+                    let found = gpu_product(&gpu, format, &weights, &x, n_rows, width);
+                    assert!(bits(&found) == bits(&expected), "{format:?} {n_rows} x {width}, {n_columns} columns");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_comes_out_as_none() {
+    for gpu in devices() {
+        for format in [Format::Q4_K, Format::Q8_0, Format::BF16] {
+            let weights = weights(7, format, 20, 256);
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut x = activations(8, 2, 256);
+                x[256 + 70] = bad;
+                let found = gpu_product(&gpu, format, &weights, &x, 20, 256);
+                assert!(bits(&found) == bits(&cpu_product(format, &weights, &x, 20, 256)), "{format:?} {bad}");
+                assert!(found[..20].iter().all(|v| v.is_finite()) && !found[20..].iter().any(|v| v.is_finite()));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_product_of_several_matrices_puts_their_outputs_side_by_side() {
+    for gpu in devices() {
+        let parts = [(Format::Q6_K, 24), (Format::F16, 5), (Format::Q4_0, 33)];
+        let x = activations(3, 9, 512);
+        let matrices = parts.map(|(format, n_rows)| weights(9, format, n_rows, 512));
+        let on_gpu: Vec<_> = parts
+            .iter()
+            .zip(&matrices)
+            .map(|((format, n_rows), bytes)| gpu.weights(*format, *n_rows, 512, bytes).expect("weights"))
+            .collect();
+        let found = gpu.matmul(&gpu.rows_of(&x, 512).expect("rows"), &on_gpu).expect("a product");
+        assert_eq!((found.n_rows(), found.width()), (9, 62));
+        let found = found.to_vec().expect("values");
+        let mut first = 0;
+        for ((format, n_rows), bytes) in parts.iter().zip(&matrices) {
+            let expected = cpu_product(*format, bytes, &x, *n_rows, 512);
+            for (row, expected) in found.chunks(62).zip(expected.chunks(*n_rows)) {
+                assert!(bits(&row[first..first + n_rows]) == bits(expected), "{format:?}");
+            }
+            first += n_rows;
+        }
+    }
+}
+
+#[test]
+fn rows_and_values_by_themselves_have_the_cpu_s_bits() {
+    let kernels = Kernels::get();
+    for gpu in devices() {
+        for width in [1, 15, 64, 288, 1000] {
+            let mut x = activations(width as u64, 3, width);
+            // Far out, where exponentials end.
+            let extremes = [-1e4, 1e4, -88.0, 88.0, 1e-20, -0.0, f32::INFINITY, f32::NAN];
+            x.iter_mut().take(extremes.len()).zip(extremes).for_each(|(x, extreme)| *x = extreme);
+            let y = activations(5, 3, width);
+            let rows = |values: &[f32], width| gpu.rows_of(values, width).expect("rows");
+            let check = |name: &str, found: gemma2::gpu::Rows, expected: &[f32]| {
+                assert!(bits(&found.to_vec().expect("values")) == bits(expected), "{name} of {width}");
+            };
+
+            let sum: Vec<f32> = x.iter().zip(&y).map(|(x, y)| x + y).collect();
+            check("add", gpu.add(&rows(&x, width), &rows(&y, width)).expect("add"), &sum);
+
+            let mut capped = x.clone();
+            kernels.softcap(&mut capped, 30.0);
+            check("softcap", gpu.softcap(&rows(&x, width), 30.0).expect("softcap"), &capped);
+
+            let both: Vec<f32> = x.chunks(width).zip(y.chunks(width)).flat_map(|(g, u)| [g, u].concat()).collect();
+            let mut gated = vec![0.0; x.len()];
+            kernels.gelu_tanh_mul(&x, &y, &mut gated);
+            check("geglu", gpu.geglu(&rows(&both, 2 * width)).expect("geglu"), &gated);
+
+            let factors = activations(77, 1, width);
+            let bytes: Vec<u8> = factors.iter().flat_map(|f| f.to_le_bytes()).collect();
+            let mut normed = vec![0.0; x.len()];
+            for (row, out) in x.chunks(width).zip(normed.chunks_mut(width)) {
+                kernels.rms_norm(row, &factors, 1e-6, out);
+            }
+            let factors = gpu.buffer_of(&bytes).expect("factors");
+            check("norm", gpu.rms_norm(&rows(&x, width), &factors, 1e-6).expect("norm"), &normed);
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_a_kernel_starts() {
+    for gpu in devices() {
+        let x = gpu.rows_of(&[1.0; 64], 32).expect("rows");
+        let other = gpu.rows_of(&[1.0; 32], 32).expect("rows");
+        assert!(gpu.add(&x, &other).is_err());
+        assert!(gpu.rms_norm(&x, &gpu.buffer_of(&[0; 64]).expect("a buffer"), 1e-6).is_err());
+        assert!(gpu.weights(Format::Q4_0, 2, 32, &[0; 18]).is_err(), "half the bytes");
+        assert!(gpu.weights(Format::Q4_K, 2, 32, &[0; 36]).is_err(), "no whole block");
+        let weights = gpu.weights(Format::Q4_0, 2, 64, &[0; 72]).expect("weights");
+        assert!(gpu.matmul(&x, &[weights]).is_err(), "rows of 32 for columns of 64");
+        assert!(x.narrow(1..3).is_err());
+        let buffer = gpu.buffer(10).expect("a buffer");
+        assert!(buffer.write(4, &[0; 7]).is_err() && buffer.read(11, &mut []).is_err());
+        assert!(buffer.copy_from(0, &buffer, 3..11).is_err());
+    }
+}
+
+#[test]
+fn a_copy_copies_everything() {
+    for gpu in devices() {
+        let bytes: Vec<u8> = (0..16 * 999).map(|i| (i % 253) as u8).collect();
+        let (from, to) = (gpu.buffer_of(&bytes).expect("from"), gpu.buffer(bytes.len()).expect("to"));
+        gpu.copy(&from, &to).expect("a copy");
+        gpu.synchronize().expect("an end");
+        let mut found = vec![0; bytes.len()];
+        to.read(0, &mut found).expect("bytes");
+        assert!(found == bytes);
+    }
+}

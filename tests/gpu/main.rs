@@ -1,0 +1,69 @@
+//! The GPU's kernels and all that leads to them, on a device that is emulated: `gpu/emulator` is a driver library that runs
+//! the kernels' own sources on the host. Needs a C++ compiler. Where the system has a GPU, the same tests run on it too.
+//!
+//! Nothing here has a tolerance: a GPU gives the bits that the CPU gives.
+
+mod kernels;
+mod models;
+mod program;
+#[path = "../util.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod util;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use gemma2::gpu::Gpu;
+
+/// The emulated device, and the system's own where there is one.
+pub fn devices() -> Vec<Gpu> {
+    let emulated = Gpu::open_at(emulator().join("libcuda.so.1").as_os_str()).expect("the emulated device");
+    match Gpu::open() {
+        Ok(gpu) => vec![emulated, gpu],
+        Err(error) => {
+            eprintln!("not on a real device: {error}");
+            vec![emulated]
+        }
+    }
+}
+
+/// The folder of the emulated driver, compiled once.
+pub fn emulator() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated-gpu");
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let sources = root.join("tests/gpu/emulator");
+        // Built beside it and moved into place: another process may be using it.
+        let new = folder.join(format!("new-{}", std::process::id()));
+        let status = Command::new("c++")
+            // As on the device: what the source does not round once is rounded twice.
+            .args(["-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-Wall", "-Werror"])
+            .args(["-Wno-unknown-pragmas", "-fPIC", "-shared", "-o"])
+            .arg(&new)
+            .arg(format!("-I{}", root.join("src/gpu/kernels").display()))
+            .arg(format!("-I{}", sources.display()))
+            .arg(sources.join("libcuda.cpp"))
+            .status()
+            .expect("a C++ compiler (`c++`) for the emulated GPU");
+        assert!(status.success(), "the emulated GPU does not compile");
+        std::fs::rename(new, folder.join("libcuda.so.1")).expect("to move it");
+        folder
+    })
+}
+
+/// Whole numbers below `n`, from a seed.
+pub fn random(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move |n| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % n
+    }
+}
+
+/// Bits, in which all that is no number is the same.
+pub fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| if value.is_nan() { f32::NAN.to_bits() } else { value.to_bits() }).collect()
+}

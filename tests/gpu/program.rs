@@ -1,0 +1,127 @@
+//! The flags, through the binary.
+
+use std::process::Command;
+
+use crate::emulator;
+use crate::util::{Folder, run};
+
+/// The program where the emulated driver is the system's.
+fn program(folder: &Folder) -> Command {
+    let mut command = folder.program();
+    command.env("LD_LIBRARY_PATH", emulator());
+    command
+}
+
+const GREEDY: [&str; 6] = ["-p", "What is 7 + 8?", "--temp", "0", "-n", "8"];
+
+#[test]
+fn a_reply_is_the_same_wherever_the_layers_are_and_v_tells_where() {
+    let folder = Folder::new();
+    let on_cpu = folder.run(&GREEDY).expect(0).stdout;
+    for (n, told) in [
+        ("999", "layers and the output head on emulated GPU"),
+        ("3", "2 of"),
+        ("1", "GPU      the output head on emulated GPU"),
+    ] {
+        let on_gpu = run(program(&folder).args(GREEDY).args(["-v", "-ngl", n])).expect(0);
+        assert_eq!(on_gpu.stdout, on_cpu, "-ngl {n}");
+        assert!(on_gpu.stderr.contains(told), "{}", on_gpu.stderr);
+    }
+    let named = run(program(&folder).args(GREEDY).args(["-v", "--gpu", "nvidia"])).expect(0);
+    assert!(named.stdout == on_cpu && named.stderr.contains("output head on emulated GPU"), "{}", named.stderr);
+    for off in [&["--gpu", "disable", "-ngl", "9"][..], &[]] {
+        let told = run(program(&folder).args(GREEDY).arg("-v").args(off)).expect(0).stderr;
+        assert!(!told.contains("emulated GPU"), "{told}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_stays_on_the_cpu_and_is_told() {
+    let folder = Folder::new();
+    let on_cpu = folder.run(&GREEDY).expect(0).stdout;
+    let with_memory = |bytes: f64| -> String {
+        let mut command = program(&folder);
+        command.env("EMULATED_GPU_MEMORY", format!("{bytes:.0}"));
+        let run = run(command.args(GREEDY).args(["-ngl", "999"])).expect(0);
+        assert_eq!(run.stdout, on_cpu, "{bytes} bytes");
+        run.stderr.lines().find(|line| line.contains("`-ngl`")).unwrap_or_default().to_owned()
+    };
+    let nothing = with_memory(64e6);
+    let (_, reserve) = nothing.split_once("nothing of the model is put on emulated GPU").expect(&nothing);
+    let reserve = reserve.split("may need ").nth(1).and_then(|text| text.strip_suffix(" MB")).expect(&nothing);
+    let reserve = reserve.parse::<f64>().expect(&nothing) * 1e6;
+    // The weights alone are 3 MB.
+    let some = with_memory(reserve + 2e6);
+    assert!(
+        some.contains("layers and the output head on emulated GPU") && some.contains("the CPU computes the rest"),
+        "{some}"
+    );
+    assert_eq!(with_memory(1e9), "");
+}
+
+#[test]
+fn without_a_gpu_it_goes_on_with_the_cpu_and_says_why() {
+    let folder = Folder::new();
+    let on_cpu = folder.run(&GREEDY).expect(0).stdout;
+    // No library of that name that can be loaded, a driver without a device, and one that is broken.
+    let nowhere = folder.write("libcuda.so.1", "no library");
+    let mut absent = folder.program();
+    absent.env("LD_LIBRARY_PATH", nowhere.parent().expect("a folder"));
+    let mut empty = program(&folder);
+    empty.env("EMULATED_GPU_ABSENT", "1");
+    let mut broken = program(&folder);
+    broken.env("EMULATED_GPU_BROKEN", "1");
+    let cases = [
+        (absent, "there is no NVIDIA driver (libcuda.so.1)"),
+        (empty, "the NVIDIA driver finds no GPU"),
+        (broken, "the NVIDIA driver failed: init says CUDA_ERROR_UNKNOWN"),
+    ];
+    for (mut command, why) in cases {
+        let run_without = run(command.args(GREEDY).args(["-ngl", "999"])).expect(0);
+        assert_eq!(run_without.stdout, on_cpu);
+        let expected = format!("`-ngl`: {why}; going on with the CPU");
+        assert_eq!(
+            run_without.stderr.lines().filter(|line| line.contains(&expected)).count(),
+            1,
+            "{}",
+            run_without.stderr
+        );
+        // Who names a GPU wants it.
+        run(command.args(["--gpu", "nvidia"])).expect(2).says(&["`--gpu nvidia` is not possible", why]);
+    }
+    run(program(&folder).args(GREEDY).args(["--gpu", "apple"])).expect(2).says(&["`--gpu apple` is not possible"]);
+}
+
+#[test]
+fn info_lists_devices_and_bench_measures_them() {
+    let folder = Folder::new();
+    let info = run(program(&folder).arg("info")).expect(0).stdout;
+    assert!(info.contains("GPU           emulated GPU (4.29 GB, compute capability 9.0)"), "{info}");
+    let rows = |args: &[&str]| -> Vec<serde_json::Value> {
+        let all = ["bench", "-p", "9", "-n", "4", "-r", "1", "-o", "json"];
+        let mut command = program(&folder);
+        serde_json::from_str(&run(command.args(all).args(args)).expect(0).stdout).expect("JSON")
+    };
+    let (on_gpu, on_cpu) = (rows(&["-ngl", "999"]), rows(&[]));
+    for (on_gpu, on_cpu) in on_gpu.iter().zip(&on_cpu) {
+        assert_eq!((&on_gpu["gpu_info"], &on_cpu["gpu_info"]), (&"emulated GPU".into(), &serde_json::Value::Null));
+        assert_eq!(on_gpu["read_bandwidth"], on_gpu["gpu_copy_bandwidth"]);
+        assert_eq!(on_gpu["logits_hash"], on_cpu["logits_hash"], "equal arithmetic");
+        assert_eq!(on_gpu["token_hash"], on_cpu["token_hash"]);
+    }
+}
+
+#[test]
+fn what_a_prompt_left_in_its_file_is_read_by_gpu_and_cpu_alike() {
+    let folder = Folder::new();
+    let on_cpu = folder.run(&GREEDY).expect(0).stdout;
+    for (first, then) in [("999", "0"), ("0", "999")] {
+        let file = folder.path(&format!("prompt-{first}"));
+        let file = file.to_str().expect("a path");
+        for n in [first, then] {
+            let found = run(program(&folder).args(GREEDY).args(["-v", "--prompt-cache", file, "-ngl", n])).expect(0);
+            assert_eq!(found.stdout, on_cpu, "-ngl {n} after {first}");
+            assert_eq!(found.stderr.contains(" tokens of `"), n == then, "{}", found.stderr);
+        }
+    }
+}
