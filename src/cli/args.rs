@@ -565,7 +565,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "TYPE", value_parser = parse_kv_type)]
     pub cache_type_v: Option<KvType>,
     /// (-ngl) As for the program itself: layers on the GPU
-    #[arg(long, visible_alias = "gpu-layers", value_name = "N")]
+    #[arg(long = "gpu-layers", visible_alias = "n-gpu-layers", value_name = "N")]
     pub n_gpu_layers: Option<u32>,
     /// Which GPU to use
     #[arg(long, value_name = "WHICH")]
