@@ -1,7 +1,7 @@
 //! Each kernel against the CPU's.
 
 use gemma2::gpu::Gpu;
-use gemma2::kernels::{Format, Kernels, Q8Rows};
+use gemma2::kernels::{Format, Kernels, Q8Rows, TileMut};
 
 use super::{bits, devices, random};
 
@@ -47,13 +47,13 @@ fn cpu_product(format: Format, weights: &[u8], x: &[f32], n_rows: usize, width: 
     let n_columns = x.len() / width;
     let mut out = vec![0.0; n_columns * n_rows];
     if !format.is_quantized() {
-        kernels.matmul_f32(format, weights, width, 0..n_rows, x, &mut out);
+        kernels.matmul_f32(format, weights, width, 0..n_rows, x, &mut TileMut::whole(&mut out, n_rows));
         return out;
     }
     let mut acts = Q8Rows::new();
     acts.resize(n_columns, width);
     acts.rows_mut().zip(x.chunks(width)).for_each(|(row, x)| kernels.quantize_row(x, row));
-    kernels.matmul_q8(format, weights, width, 0..n_rows, &acts, &mut out);
+    kernels.matmul_q8(format, weights, width, 0..n_rows, &acts, &mut TileMut::whole(&mut out, n_rows));
     out
 }
 
