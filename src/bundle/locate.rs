@@ -1,5 +1,6 @@
 //! A file to its members: the running executable, a packed file, a llamafile.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use super::args_file::{ARGS_MEMBER, ArgsError, ArgsFile};
@@ -227,7 +228,23 @@ pub fn running_executable() -> Result<PathBuf, BundleError> {
             return Ok(own);
         }
     }
-    std::env::current_exe().map_err(BundleError::NoExecutable)
+    executable_path()
+}
+
+/// Where the running program's file was found when it started.
+pub fn executable_path() -> Result<PathBuf, BundleError> {
+    // In a root directory of its own there may be no /proc, which tells it: then by the name that it was called by.
+    let by_name = || found_by_name(&std::env::args_os().next()?, std::env::var_os("PATH").as_deref());
+    std::env::current_exe().or_else(|error| by_name().ok_or(error)).map_err(BundleError::NoExecutable)
+}
+
+/// The file that a shell starts for this word.
+fn found_by_name(word: &OsStr, search_path: Option<&OsStr>) -> Option<PathBuf> {
+    let is_file = |path: PathBuf| std::path::absolute(path).ok().filter(|path| path.is_file());
+    if Path::new(word).components().count() > 1 {
+        return is_file(PathBuf::from(word));
+    }
+    std::env::split_paths(search_path?).find_map(|folder| is_file(folder.join(word)))
 }
 
 /// The length a packed file was made with, where `file` has its program, if any, and its first member, the manifest.
@@ -249,4 +266,22 @@ fn packed_size(file: &[u8]) -> Option<u64> {
 fn u16_at(bytes: &[u8], at: usize) -> Option<usize> {
     let field = bytes.get(at..at + 2)?;
     Some(usize::from(u16::from_le_bytes(field.try_into().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_found_as_a_shell_finds_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("gemma2");
+        std::fs::write(&program, "").unwrap();
+        let search = std::env::join_paths([Path::new("/nowhere"), folder.path()]).unwrap();
+        let find = |word: &OsStr| found_by_name(word, Some(&search));
+        assert_eq!(find(OsStr::new("gemma2")), Some(program.clone()));
+        assert_eq!(find(program.as_os_str()), Some(program.clone()));
+        assert_eq!(find(OsStr::new("gemma3")), None);
+        assert_eq!(find(OsStr::new("./gemma2")), None, "with a folder in its name it is not searched for");
+    }
 }

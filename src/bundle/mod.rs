@@ -26,7 +26,7 @@ pub mod zip;
 
 pub use args_file::{ARGS_MEMBER, ArgsError, ArgsFile};
 pub use contents::{Made, MakeBytes};
-pub use locate::{Bundle, BundleError, is_weights, running_executable};
+pub use locate::{Bundle, BundleError, executable_path, is_weights, running_executable};
 pub use manifest::{Hashed, MANIFEST_MEMBER, Manifest, Member, Parameters};
 pub use map::{Bytes, MapError};
 pub use models::PackedModel;

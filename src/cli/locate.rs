@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::demo::{DEMO_NAME, demo_model};
 use super::error::CliError;
-use crate::bundle::{Bundle, BundleError, Bytes, PackedModel};
+use crate::bundle::{Bundle, BundleError, Bytes, PackedModel, executable_path};
 use crate::error::name_for_people;
 use crate::weights::{Files, NamedBytes, WeightsError};
 
@@ -33,7 +33,7 @@ impl Surroundings {
         Ok(Surroundings {
             model_variable: std::env::var_os("GEMMA2_MODEL").filter(|value| !value.is_empty()),
             bundle: Bundle::of_running_executable()?,
-            program: std::env::current_exe().ok(),
+            program: executable_path().ok(),
         })
     }
 }

@@ -19,7 +19,7 @@ use super::prompt::read_text;
 use super::quantize::run_quantize;
 use super::settings::{DEFAULT_N_CTX, Settings};
 use super::terminal::{Terminal, error_line, print};
-use crate::bundle::{Bundle, BundleError, running_executable, unpack, verify};
+use crate::bundle::{Bundle, BundleError, executable_path, running_executable, unpack, verify};
 use crate::error::{bytes_for_people, name_for_people};
 use crate::kernels::Kernels;
 use crate::tokenizer::Special;
@@ -104,7 +104,7 @@ fn list(bundle: &Bundle) -> Result<(), CliError> {
 fn run_verify(path: Option<&Path>, terminal: &Terminal) -> Result<(), CliError> {
     let own = running_executable()?;
     let bundle = Bundle::open(path.unwrap_or(&own))?;
-    let path = path.map_or_else(|| std::env::current_exe().unwrap_or(own), Path::to_owned);
+    let path = path.map_or_else(|| executable_path().unwrap_or(own), Path::to_owned);
     let bundle = bundle.ok_or_else(|| BundleError::NoArchive(path.clone()))?;
     // Where the weights are a file of their own, they are what matters.
     let beside = if bundle.has_weights() { None } else { Bundle::beside(&path, Some(&bundle))? };
