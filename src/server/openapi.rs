@@ -68,8 +68,8 @@ const OPERATIONS: &[Operation] = &[
     // OpenAI
     post("/v1/chat/completions", "ChatRequest", "The next message of a conversation").answers("ChatCompletion").streams(EVENTS),
     post("/chat/completions", "ChatRequest", "The same as /v1/chat/completions").answers("ChatCompletion").streams(EVENTS),
-    post("/v1/chat/completions/input_tokens", "ChatRequest", "How long a prompt is").answers("TokenCount"),
-    post("/chat/completions/input_tokens", "ChatRequest", "The same as /v1/chat/completions/input_tokens").answers("TokenCount"),
+    post("/v1/chat/completions/input_tokens", "ChatPrompt", "How long a prompt is").answers("TokenCount"),
+    post("/chat/completions/input_tokens", "ChatPrompt", "The same as /v1/chat/completions/input_tokens").answers("TokenCount"),
     post("/v1/completions", "TextRequest", "Text that goes on").answers("TextCompletion").streams(EVENTS),
     post("/v1/responses", "ResponsesRequest", "An answer to a text or a conversation").answers("Response").streams(EVENTS),
     post("/responses", "ResponsesRequest", "The same as /v1/responses").answers("Response").streams(EVENTS),

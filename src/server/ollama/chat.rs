@@ -19,6 +19,7 @@ pub async fn chat(Loaded(ready): Loaded, fields: Fields) -> Result<Response, Api
         Some(Value::Array(list)) => list.as_slice(),
         Some(other) => return Err(wrong("messages", "a list", other)),
     };
+    let tools = Tools::of_chat(&fields)?;
     if list.is_empty() {
         return Ok(reply::loaded(&ready, Form::Chat { n_dropped: 0, has_tools: false }));
     }
@@ -26,7 +27,6 @@ pub async fn chat(Loaded(ready): Loaded, fields: Fields) -> Result<Response, Api
         refuse_images(message.get("images"))?;
     }
     let mut conversation = Conversation::of(messages(list)?);
-    let tools = Tools::of_chat(&fields)?;
     if let Some(tools) = &tools {
         conversation.instruct(tools.instructions());
         asked.constrain(tools, &ready).await?;
