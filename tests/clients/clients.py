@@ -136,7 +136,7 @@ def ollama_client():
     client = ollama.Client(host=URL)
     [model] = client.list().models
     same([one.model for one in client.ps().models], [model.model])
-    same(client.show(model.model).capabilities, ["completion", "embedding"])
+    same(client.show(model.model).capabilities, ["completion", "tools", "embedding"])
     options = {"seed": SEED, "num_predict": N_TOKENS}
     reply = client.chat(model=model.model, messages=HI, options=options)
     same((reply.done, reply.done_reason, reply.eval_count), (True, "length", N_TOKENS))
