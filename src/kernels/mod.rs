@@ -6,19 +6,18 @@
 //!
 //! # What bounds them
 //!
-//! Products with quantized weights, of one thread of a Zen 4 (AVX-512 VNNI, whose peak is 465 GOP/s), 9216 or 2304 values a
-//! row, weights in the second-level cache:
+//! Products of rows of 2304 values, one thread of an AMD EPYC (Zen 4, AVX-512 VNNI: 128 operations in a cycle), as
+//! `kernels::speed` measures them, weights in the second-level cache:
 //!
 //! | columns | Q4_K | Q6_K | bound by |
 //! |---|---|---|---|
-//! | 1 | 80 GOP/s, 23 GB/s | 63, 26 GB/s | unpacking; from memory two threads share what it gives, and that is less |
-//! | 8 (`few.rs`) | 200 | 170 | a superblock of 4 rows keeps the multiplying units busy for 22 cycles a column (338 GOP/s); 29 are seen, and unpacking takes as long as two columns |
-//! | 64 and more (`panel.rs`) | 290 to 310 | 290 to 300 | 11 cycles for a block of 16 rows and a column (338 GOP/s); unpacking a panel takes as long as five columns |
+//! | 1 | 81 GOP/s, 23 GB/s | 62 GOP/s, 26 GB/s | unpacking |
+//! | 8 (`few.rs`) | 204 | 170 | a superblock of 4 rows keeps the multiplying units busy for 22 cycles a column, 93 operations in each; unpacking takes as long as two columns |
+//! | 64 (`panel.rs`) | 299 | 295 | 11 cycles for a block of 16 rows and a column, again 93 operations in each; unpacking a panel takes as long as five columns |
 //!
-//! From memory, one column reaches 21 GB/s and eight 160 to 190 (Q4_K) and 135 to 150 GOP/s (Q6_K). What is left there is
-//! the mapping: pages of 4 KiB, scattered in memory, are read at two thirds of the speed of huge ones when memory is at
-//! its fastest. The next idea is to store weights in tiles of 16 rows when a file is packed: nothing is unpacked then but
-//! nibbles, and the same routine serves one column and eight. `kernels::speed` measures all of this again.
+//! Weights from memory: one column 77 (22 GB/s) and 41 (17 GB/s), eight 185 and 140, 64 columns 249 and 254. The next idea is
+//! to store weights in tiles of 16 rows when a file is packed: nothing is unpacked then but nibbles, and the same routine
+//! serves one column and eight.
 
 #![expect(unsafe_code, reason = "instructions that not every processor has, pointers into rows of bytes")]
 #![expect(clippy::needless_range_loop, reason = "an index often stands for the same lane of several arrays")]

@@ -180,13 +180,13 @@ pub(super) fn prefetch_ahead<S: Simd>(s: S, at: *const u8, len: usize) {
     }
 }
 
-/// How far ahead at least rows that are streamed side by side are asked for: two tiles of the smaller formats (measured:
-/// with one tile only, 8 columns take a twentieth longer, and one column of Q8_0 an eighth).
+/// How far ahead at least rows that are streamed side by side are asked for: two tiles of the smaller formats. One
+/// tile only was slower.
 const PREFETCH_FAR_BYTES: usize = 6144;
 
 /// The same into the second-level cache, for rows that are streamed side by side, `tile` bytes of them at a time: asks
 /// for what stands at the same place of a later tile, so that each row comes equally early. The first-level cache is
-/// left to the activations (measured: with 8 columns a Q8_0 product takes two thirds of the time, a Q6_K one four fifths).
+/// left to the activations.
 #[inline(always)]
 pub(super) fn prefetch_far_ahead<S: Simd>(s: S, at: *const u8, len: usize, tile: usize) {
     let ahead = PREFETCH_FAR_BYTES.next_multiple_of(tile);
