@@ -4,6 +4,10 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use gemma2::cli;
+use mimalloc::MiMalloc;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
