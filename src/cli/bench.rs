@@ -43,6 +43,7 @@ pub fn bench(args: &BenchArgs, terminal: &Terminal) -> Result<(), CliError> {
         let run_args = RunArgs {
             threads: n_threads,
             isa: args.isa.clone(),
+            repack: args.repack,
             lookup: Some(args.lookup),
             cache_type_k: args.cache_type_k,
             cache_type_v: args.cache_type_v,

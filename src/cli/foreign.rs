@@ -188,7 +188,11 @@ const FLAGS: &[Flag] = &[
         Takes::Nothing,
         Then::Idle("headers, shapes and norms are always checked; `gemma2 verify` checks hashes"),
     ),
-    flag(&["--repack", "-nr", "--no-repack"], Takes::Nothing, Then::Idle("weights are used as they lie in the file")),
+    flag(
+        &["-nr", "--no-repack"],
+        Takes::Nothing,
+        Then::Idle("weights are used as they lie in the file, unless `--repack` is given"),
+    ),
     flag(
         &["--fast", "--precise"],
         Takes::Nothing,

@@ -94,7 +94,8 @@ impl Opened {
         let Some(available) = available_memory() else {
             return Ok(compute.n_parallel);
         };
-        let copied = match (compute.dtype.filter(|_| self.is_convertible()), compute.no_mmap) {
+        let is_copied = compute.no_mmap || compute.repack;
+        let copied = match (compute.dtype.filter(|_| self.is_convertible()), is_copied) {
             (Some(Format::F32), _) => self.source.n_params().saturating_mul(4),
             (Some(_), _) => self.source.n_params().saturating_mul(2),
             (None, true) => self.source.weight_bytes(),
@@ -146,6 +147,7 @@ impl Opened {
         let placement = weights::Placement {
             format: compute.dtype.filter(|_| self.is_convertible()),
             copy: compute.no_mmap,
+            interleave: compute.repack,
             lock: compute.mlock,
             // What does not fit would only push itself out of memory again.
             read: loading.is_server() && available_memory().is_some_and(|free| free > weight_bytes),
@@ -267,6 +269,7 @@ fn fit_memory(
         hint: match smaller {
             Some(n) => format!("`-c {n}` fits"),
             None if compute.no_mmap => "leave `--no-mmap` out, or use a smaller quantization".into(),
+            None if compute.repack => "leave `--repack` out, or use a smaller quantization".into(),
             None => "close other programs, or use a smaller model".into(),
         },
     })

@@ -41,7 +41,7 @@ fn matmul<S: Simd, U: Unpack>(s: S, weights: &WeightRows<'_>, acts: &Q8Rows, out
         _ if weights.n == 0 => {}
         1 => s.vectorize(Few::<U, 1> { format, weights, acts, out }),
         2..=FEW => s.vectorize(Few::<U, FEW> { format, weights, acts, out }),
-        _ => panel::matmul::<S, U>(s, weights, acts, out),
+        _ => panel::matmul::<S, U, panel::Plain>(s, weights, acts, out),
     }
 }
 

@@ -33,6 +33,7 @@ mod attend;
 mod elementwise;
 mod few;
 mod float;
+mod interleaved;
 mod panel;
 mod simd;
 mod unpack;
@@ -55,6 +56,7 @@ use half::f16;
 
 pub use attention::{AttentionState, KEY_BLOCK, Span};
 pub use blocks::Format;
+pub use interleaved::{STRIP_ROWS, can_interleave, deinterleave, interleave, row_of_strip};
 pub use q8::{Q8RowMut, Q8Rows};
 pub use tile::{TileMut, split_columns};
 
@@ -120,6 +122,7 @@ impl fmt::Debug for Kernels {
 struct Table {
     quantize_row: unsafe fn(&[f32], Q8RowMut<'_>),
     matmul_q8: unsafe fn(&WeightRows<'_>, &Q8Rows, &mut TileMut<'_>),
+    matmul_interleaved: unsafe fn(&WeightRows<'_>, &Q8Rows, &mut TileMut<'_>),
     matmul_f32: unsafe fn(&WeightRows<'_>, &[f32], &mut TileMut<'_>),
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     gelu_tanh_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
@@ -243,6 +246,28 @@ impl Kernels {
         assert_eq!((out.n_rows(), out.width()), (acts.n(), weights.n), "the output does not fit");
         // SAFETY: `Kernels::new` has seen the instructions, lengths were checked above.
         unsafe { (self.table.matmul_q8)(&weights, acts, out) }
+    }
+
+    /// [`Kernels::matmul_q8`] with weights that [`interleave`] made: the same bits. `rows` are whole strips.
+    ///
+    /// # Panics
+    /// As there; or the format is not interleaved, or `rows` begin or end within a strip.
+    pub fn matmul_interleaved(
+        &self,
+        format: Format,
+        weights: &[u8],
+        k: usize,
+        rows: Range<usize>,
+        acts: &Q8Rows,
+        out: &mut TileMut<'_>,
+    ) {
+        assert!(can_interleave(format, rows.len(), k), "{rows:?} of {k} values of {format:?} are not interleaved");
+        assert!(rows.start.is_multiple_of(STRIP_ROWS), "rows {rows:?} begin within a strip");
+        let weights = WeightRows::new(format, weights, k, &rows);
+        assert_eq!(acts.k(), k, "the activations have rows of another length");
+        assert_eq!((out.n_rows(), out.width()), (acts.n(), weights.n), "the output does not fit");
+        // SAFETY: `Kernels::new` has seen the instructions, lengths were checked above.
+        unsafe { (self.table.matmul_interleaved)(&weights, acts, out) }
     }
 
     /// Products of weights of any format with f32 activations, `acts` being `[n, k]`. Quantized weights are decoded

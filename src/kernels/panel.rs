@@ -24,9 +24,10 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 
 use super::blocks::LANES;
+use super::interleaved::{ColumnScales, STRIP_ROWS, StripColumns};
 use super::q8::{GROUP, GroupBlock, Q8Rows};
 use super::simd::{Kernel, Simd};
-use super::unpack::{Bytes, Stream, Unpack, zero_shift};
+use super::unpack::{self, Bytes, Columns, Stream, Unpack, zero_shift};
 use super::{TileMut, WeightRows};
 
 /// Bytes of the longest superblock, Q8_0's.
@@ -47,7 +48,12 @@ const fn record_vectors<U: Unpack>() -> usize {
 }
 
 /// `out[c][r] = dot(weights[r], acts[c])`, as `scalar.rs` defines it.
-pub(super) fn matmul<S: Simd, U: Unpack>(s: S, weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut TileMut<'_>) {
+pub(super) fn matmul<S: Simd, U: Unpack, P: Pack<U>>(
+    s: S,
+    weights: &WeightRows<'_>,
+    acts: &Q8Rows,
+    out: &mut TileMut<'_>,
+) {
     let pair_rows = VECTORS * S::LANES;
     let n_columns = acts.n().next_multiple_of(GROUP);
     let superblocks = acts.padded_blocks() / LANES;
@@ -65,7 +71,7 @@ pub(super) fn matmul<S: Simd, U: Unpack>(s: S, weights: &WeightRows<'_>, acts: &
                 let n = chunk.min(superblocks - start);
                 for (p, panel) in panels.chunks_exact_mut(panel_len).enumerate() {
                     let first_row = first_row + p * pair_rows;
-                    s.vectorize(PackPanel::<U> { format: PhantomData, weights, first_row, start, n, panel });
+                    s.vectorize(PackPanel::<U, P> { format: PhantomData, weights, first_row, start, n, panel });
                 }
                 let out = Out { tile: out, first_row };
                 let is_last = start + n == superblocks;
@@ -101,8 +107,8 @@ pub(super) fn with_scratch(panel_len: usize, sums_len: usize, f: impl FnOnce(&mu
 
 /// Unpacks superblocks `start..start + n` of the panel's rows into records `[j][superblock]`. A record is
 /// `[8][VECTORS]` vectors of bytes, `[SCALES][VECTORS]` of scales, `[MINS][VECTORS]` of mins.
-struct PackPanel<'a, U> {
-    format: PhantomData<U>,
+struct PackPanel<'a, U, P> {
+    format: PhantomData<(U, P)>,
     weights: &'a WeightRows<'a>,
     first_row: usize,
     start: usize,
@@ -110,53 +116,100 @@ struct PackPanel<'a, U> {
     panel: &'a mut [f32],
 }
 
-impl<U: Unpack> Kernel for PackPanel<'_, U> {
+impl<U: Unpack, P: Pack<U>> Kernel for PackPanel<'_, U, P> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let bytes = U::FORMAT.superblock_bytes();
         let record = record_vectors::<U>() * S::LANES;
         assert!(self.panel.len() >= LANES * self.n * record);
-        let mut padded = [[0u8; MAX_SUPERBLOCK_BYTES]; 16];
         for v in 0..VECTORS {
             for b in 0..self.n {
-                let from = (self.start + b) * bytes;
-                let row = |l: usize| {
-                    // Rows beyond the last repeat it; their results are dropped.
-                    let r = self.first_row + v * S::LANES + l;
-                    &self.weights.row(r.min(self.weights.n - 1))[from..]
-                };
-                let is_partial = from + bytes > self.weights.row_bytes;
-                if is_partial {
-                    // What the rows lack of a superblock has zero scales.
-                    for l in 0..S::LANES {
-                        padded[l][..row(l).len()].copy_from_slice(row(l));
-                    }
-                }
-                let mut rows: [&[u8]; 16] = [&[]; 16];
-                for l in 0..S::LANES {
-                    let whole = if is_partial { &padded[l] } else { row(l) };
-                    rows[l] = &whole[..bytes];
-                }
                 // SAFETY: the length was asserted above; this is a place in record [0][b].
                 let to = unsafe { self.panel.as_mut_ptr().add(b * record + v * S::LANES) };
-                let mut pointers = [std::ptr::null(); 16];
-                for l in 0..S::LANES {
-                    pointers[l] = rows[l].as_ptr();
-                }
-                // The rows of the next panel follow those of this one. They come while this one is computed with, which
-                // the processor's own prefetching, at home in a few long streams, does not bring about.
-                let ahead = PAIRS * VECTORS * S::LANES * self.weights.row_bytes;
-                for row in &pointers[..S::LANES] {
-                    for line in (0..bytes).step_by(64) {
-                        s.prefetch_far(row.wrapping_add(ahead + line));
-                    }
-                }
-                U::unpack(&mut ColumnStream { s, rows: &pointers, len: bytes, to, j_stride: self.n * record });
-                // SAFETY: as above, after the bytes.
-                let to = unsafe { to.add(8 * VECTORS * S::LANES) };
-                pack_scales::<S, U>(s, &rows, to, self.n * record);
+                let first_row = self.first_row + v * S::LANES;
+                // SAFETY: likewise.
+                unsafe { P::pack(s, self.weights, first_row, self.start + b, to, self.n * record) };
+            }
+        }
+    }
+}
+
+/// How weights lie.
+pub(super) trait Pack<U> {
+    /// Unpacks superblock `b` of `LANES` rows: vector i of block j, then the scales and mins, go to
+    /// `to + j * j_stride + i * VECTORS * LANES`.
+    ///
+    /// # Safety
+    /// These places are there.
+    unsafe fn pack<S: Simd>(s: S, weights: &WeightRows<'_>, first_row: usize, b: usize, to: *mut f32, j_stride: usize);
+}
+
+/// One row behind the other, as in a file.
+pub(super) struct Plain;
+
+impl<U: Unpack> Pack<U> for Plain {
+    #[inline(always)]
+    unsafe fn pack<S: Simd>(s: S, weights: &WeightRows<'_>, first_row: usize, b: usize, to: *mut f32, j_stride: usize) {
+        let bytes = U::FORMAT.superblock_bytes();
+        let from = b * bytes;
+        // Rows beyond the last repeat it; their results are dropped.
+        let row = |l: usize| &weights.row((first_row + l).min(weights.n - 1))[from..];
+        let mut padded = [[0u8; MAX_SUPERBLOCK_BYTES]; 16];
+        let is_partial = from + bytes > weights.row_bytes;
+        if is_partial {
+            // What the rows lack of a superblock has zero scales.
+            for l in 0..S::LANES {
+                padded[l][..row(l).len()].copy_from_slice(row(l));
+            }
+        }
+        let mut rows: [&[u8]; 16] = [&[]; 16];
+        let mut pointers = [std::ptr::null(); 16];
+        for l in 0..S::LANES {
+            let whole = if is_partial { &padded[l] } else { row(l) };
+            rows[l] = &whole[..bytes];
+            pointers[l] = rows[l].as_ptr();
+        }
+        // The rows of the next panel follow those of this one. They come while this one is computed with, which the
+        // processor's own prefetching, at home in a few long streams, does not bring about.
+        let ahead = PAIRS * VECTORS * S::LANES * weights.row_bytes;
+        for row in &pointers[..S::LANES] {
+            for line in (0..bytes).step_by(64) {
+                s.prefetch_far(row.wrapping_add(ahead + line));
+            }
+        }
+        let columns = RowColumns { s, rows: &pointers, len: bytes };
+        U::unpack(&mut ColumnStream { s, columns, to, j_stride });
+        // SAFETY: as above, after the bytes.
+        let to = unsafe { to.add(8 * VECTORS * S::LANES) };
+        pack_scales::<S, U>(s, &rows, to, j_stride);
+    }
+}
+
+/// Interleaved, see `interleaved.rs`.
+pub(super) struct Strips;
+
+impl<U: ColumnScales> Pack<U> for Strips {
+    #[inline(always)]
+    unsafe fn pack<S: Simd>(s: S, weights: &WeightRows<'_>, first_row: usize, b: usize, to: *mut f32, j_stride: usize) {
+        let bytes = U::FORMAT.superblock_bytes();
+        // Rows beyond the last repeat the last ones; their results are dropped.
+        let first_row = first_row.min(weights.n - S::LANES);
+        let columns = StripColumns::new(s, weights, bytes, first_row, b);
+        // For the next panel, as above.
+        let ahead = PAIRS * VECTORS * S::LANES * weights.row_bytes;
+        if columns.is_first() {
+            for line in (0..STRIP_ROWS * bytes).step_by(64) {
+                s.prefetch_far(columns.first_byte().wrapping_add(ahead + line));
+            }
+        }
+        U::unpack(&mut ColumnStream { s, columns, to, j_stride });
+        for j in 0..LANES {
+            let scales = U::column_scales(&columns, j);
+            for part in 0..U::SCALES + U::MINS {
+                let x = if part < U::SCALES { scales.scale[part] } else { scales.min[part - U::SCALES] };
+                // SAFETY: a place in the record, as the caller knows.
+                unsafe { s.store_f(to.add(j * j_stride + (8 + part) * VECTORS * S::LANES), x) };
             }
         }
     }
@@ -187,56 +240,31 @@ fn pack_scales<S: Simd, U: Unpack>(s: S, rows: &[&[u8]; 16], to: *mut f32, j_str
             let columns = unsafe { s.columns_16(&pointers, quarter * 16) };
             for (i, column) in columns.into_iter().enumerate() {
                 let at = (4 * quarter + i) * j_stride + part * VECTORS * S::LANES;
-                // SAFETY: a place in the panel, whose length `PackPanel` asserted.
+                // SAFETY: a place in the panel, whose length was asserted.
                 unsafe { s.store_f(to.add(at), s.as_f(column)) };
             }
         }
     }
 }
 
-/// Superblocks seen as columns.
-struct ColumnStream<'a, S: Simd> {
+/// Rows of superblocks, seen as columns.
+struct RowColumns<'a, S> {
     s: S,
     /// Each `len` bytes long.
     rows: &'a [*const u8; 16],
     len: usize,
-    /// Block j goes to `to + j * j_stride`, vector i to `i * VECTORS * LANES` behind that.
-    to: *mut f32,
-    j_stride: usize,
 }
 
-impl<S: Simd> ColumnStream<'_, S> {
+impl<S: Simd> Columns<S> for RowColumns<'_, S> {
     #[inline(always)]
     fn columns(&self, at: usize) -> [S::I; 4] {
         assert!(at + 16 <= self.len);
         // SAFETY: within the rows' length.
         unsafe { self.s.columns_16(self.rows, at) }
     }
-}
-
-impl<S: Simd> Stream<S, 8> for ColumnStream<'_, S> {
-    #[inline(always)]
-    fn bytes(&self, at: usize) -> Bytes<S, 8> {
-        let [a, b, c, d] = self.columns(at);
-        let [e, f, g, h] = self.columns(at + 16);
-        Bytes::new(self.s, [a, b, c, d, e, f, g, h])
-    }
 
     #[inline(always)]
-    fn nibbles(&self, at: usize) -> Bytes<S, 8> {
-        let columns = self.columns(at);
-        let mask = self.s.splat_u8(0x0f);
-        let mut vectors = [mask; 8];
-        for (i, x) in columns.into_iter().enumerate() {
-            vectors[i] = self.s.and(x, mask);
-            vectors[i + 4] = self.s.and(self.s.shift_right(x, 4), mask);
-        }
-        Bytes::new(self.s, vectors)
-    }
-
-    #[inline(always)]
-    fn fifth_bits(&self, at: usize) -> Bytes<S, 8> {
-        let s = self.s;
+    fn bits(&self, at: usize) -> S::I {
         assert!(at + 4 <= self.len);
         let mut bits = [0i32; 16];
         for l in 0..S::LANES {
@@ -244,26 +272,40 @@ impl<S: Simd> Stream<S, 8> for ColumnStream<'_, S> {
             bits[l] = unsafe { self.rows[l].add(at).cast::<i32>().read_unaligned() };
         }
         // SAFETY: at most 16 lanes.
-        let bits = unsafe { s.load_i(bits.as_ptr()) };
-        let mut vectors = [bits; 8];
-        for (i, x) in vectors.iter_mut().enumerate() {
-            // Bits 0 to 3 go to bit 4 of bytes 0 to 3.
-            let four = s.shift_right(bits, 4 * i as u32);
-            let mut spread = s.and(s.shift_left(four, 4), s.splat_i(0x10));
-            for bit in 1..4u32 {
-                let byte = s.shift_left(four, 4 + 7 * bit);
-                spread = s.or(spread, s.and(byte, s.splat_i(0x10 << (8 * bit))));
-            }
-            *x = spread;
-        }
-        Bytes::new(s, vectors)
+        unsafe { self.s.load_i(bits.as_ptr()) }
+    }
+}
+
+/// Superblocks on their way into a panel.
+struct ColumnStream<S, C> {
+    s: S,
+    columns: C,
+    /// Block j goes to `to + j * j_stride`, vector i to `i * VECTORS * LANES` behind that.
+    to: *mut f32,
+    j_stride: usize,
+}
+
+impl<S: Simd, C: Columns<S>> Stream<S, 8> for ColumnStream<S, C> {
+    #[inline(always)]
+    fn bytes(&self, at: usize) -> Bytes<S, 8> {
+        unpack::column_bytes(self.s, &self.columns, at)
+    }
+
+    #[inline(always)]
+    fn nibbles(&self, at: usize) -> Bytes<S, 8> {
+        unpack::column_nibbles(self.s, &self.columns, at)
+    }
+
+    #[inline(always)]
+    fn fifth_bits(&self, at: usize) -> Bytes<S, 8> {
+        unpack::column_fifth_bits(self.s, &self.columns, at)
     }
 
     #[inline(always)]
     fn put(&mut self, j: usize, block: Bytes<S, 8>) {
         for (i, x) in block.vectors.into_iter().enumerate() {
             let at = j * self.j_stride + i * VECTORS * S::LANES;
-            // SAFETY: a place in the panel, whose length `PackPanel` asserted.
+            // SAFETY: a place in the panel, whose length was asserted.
             unsafe { self.s.store_f(self.to.add(at), self.s.as_f(x)) };
         }
     }

@@ -53,7 +53,7 @@ pub(super) struct RowSuperblock {
 }
 
 /// First the even blocks, then the odd ones.
-const LANE_OF_BLOCK: [usize; LANES] = [0, 4, 1, 5, 2, 6, 3, 7];
+pub(super) const LANE_OF_BLOCK: [usize; LANES] = [0, 4, 1, 5, 2, 6, 3, 7];
 
 /// A copy of a row in plain order; all parts include the padding and mean what they mean in [`RowSuperblock`].
 #[derive(Clone, Debug, Default, PartialEq)]

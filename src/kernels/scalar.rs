@@ -12,12 +12,14 @@ use half::{bf16, f16};
 
 use super::attention::{AttentionState, KEY_BLOCK, Span};
 use super::blocks::{BLOCK, Format, IQ4_TABLE, LANES, SUPERBLOCK, scales_and_mins_k4, scales_iq4_xs, scales_q3};
+use super::interleaved::deinterleave;
 use super::q8::{Q8Row, Q8RowMut, Q8Rows, SMALLEST_ABSMAX};
 use super::{Table, TileMut, WeightRows};
 
 pub(super) static TABLE: Table = Table {
     quantize_row,
     matmul_q8,
+    matmul_interleaved,
     matmul_f32,
     rms_norm,
     gelu_tanh_mul,
@@ -96,6 +98,13 @@ fn matmul_q8(weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut TileMut<'_>) {
             out.row_mut(c)[r] = dot_q8(weights.format, &unpacked, acts);
         }
     }
+}
+
+/// The same of strips: they become rows again.
+fn matmul_interleaved(weights: &WeightRows<'_>, acts: &Q8Rows, out: &mut TileMut<'_>) {
+    let mut rows = vec![0; weights.bytes.len()];
+    deinterleave(weights.format, weights.k, weights.bytes, &mut rows);
+    matmul_q8(&WeightRows { bytes: &rows, ..*weights }, acts, out);
 }
 
 /// The dot product of a quantized row with quantized activations. With `b` running over the blocks of the row,

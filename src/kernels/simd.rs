@@ -195,6 +195,18 @@ pub(super) fn prefetch_far_ahead<S: Simd>(s: S, at: *const u8, len: usize, tile:
     }
 }
 
+/// How far ahead strips of interleaved rows are asked for, which are one stream.
+const PREFETCH_STRIP_BYTES: usize = 8192;
+
+/// The same into the second-level cache, for a stream that several columns meet: a strip's next superblocks are asked for
+/// early, and leave the first-level cache to the activations.
+#[inline(always)]
+pub(super) fn prefetch_strip<S: Simd>(s: S, at: *const u8, len: usize) {
+    for line in (0..len).step_by(64) {
+        s.prefetch_far(at.wrapping_add(PREFETCH_STRIP_BYTES + line));
+    }
+}
+
 /// Methods whose bodies are instructions.
 macro_rules! instructions {
     ($(fn $name:ident($this:ident $(, $arg:ident: $type:ty)*) -> $result:ty { $($body:tt)* })*) => {$(
@@ -223,7 +235,7 @@ macro_rules! table {
     ($name:ident, $token:expr) => {
         pub(super) static $name: super::Table = {
             use super::simd::Simd as _;
-            use super::{attend, elementwise, few, float};
+            use super::{attend, elementwise, few, float, interleaved};
             super::Table {
                 quantize_row: |x, row| {
                     // SAFETY: `Kernels::new` hands the table out only where the instructions are.
@@ -232,6 +244,10 @@ macro_rules! table {
                 matmul_q8: |weights, acts, out| {
                     // SAFETY: as above.
                     few::matmul_q8(unsafe { $token }, weights, acts, out)
+                },
+                matmul_interleaved: |weights, acts, out| {
+                    // SAFETY: as above.
+                    interleaved::matmul_q8(unsafe { $token }, weights, acts, out)
                 },
                 matmul_f32: |weights, acts, out| {
                     // SAFETY: as above.

@@ -312,6 +312,54 @@ fn products_have_the_same_bits_on_every_instruction_set() {
 }
 
 #[test]
+fn interleaved_rows_give_the_bits_that_rows_give_on_every_instruction_set() {
+    let mut random = Random::new(12);
+    for format in quantized_formats().filter(|format| can_interleave(*format, STRIP_ROWS, 256)) {
+        for (k, n_rows) in [(256, 16), (512, 48), (768, 32), (2560, 80)] {
+            let weights = random_weights(&mut random, format, k, n_rows, 0.01);
+            // An odd offset: nothing may rely on alignment.
+            let mut strips = vec![0; 1 + weights.len()];
+            interleave(format, k, &weights, &mut strips[1..]);
+            let strips = &strips[1..];
+            for n_cols in [1, 2, 3, 7, 8, 9, 16, 17, 33] {
+                let x = random.floats(n_cols * k, 3.0);
+                for rows in [0..n_rows, 0..16, n_rows - 16..n_rows] {
+                    let expected = products(scalar(), format, &weights, rows.clone(), &x, k, false);
+                    for kernels in Kernels::available() {
+                        let acts = quantized(kernels, &x, k);
+                        let mut got = vec![f32::NAN; n_cols * rows.len()];
+                        let mut out = TileMut::whole(&mut got, rows.len());
+                        kernels.matmul_interleaved(format, strips, k, rows.clone(), &acts, &mut out);
+                        assert_same(&got, &expected, &format!("{kernels:?}, {format:?}, k {k}, {rows:?} x {n_cols}"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_come_back_from_strips() {
+    let mut random = Random::new(13);
+    for format in quantized_formats().filter(|format| can_interleave(*format, STRIP_ROWS, 256)) {
+        let (k, n_rows) = (768, 32);
+        let rows: Vec<u8> = (0..n_rows * format.row_bytes(k).unwrap()).map(|_| random.bits() as u8).collect();
+        let (mut strips, mut back) = (vec![0; rows.len()], vec![0; rows.len()]);
+        interleave(format, k, &rows, &mut strips);
+        assert_ne!(strips, rows, "{format:?}");
+        deinterleave(format, k, &strips, &mut back);
+        assert_eq!(back, rows, "{format:?}");
+        let row_bytes = rows.len() / n_rows;
+        for r in 0..n_rows {
+            let strip = &strips[r / STRIP_ROWS * STRIP_ROWS * row_bytes..][..STRIP_ROWS * row_bytes];
+            let mut row = vec![0; row_bytes];
+            row_of_strip(format, r % STRIP_ROWS, strip, &mut row);
+            assert_eq!(row, rows[r * row_bytes..][..row_bytes], "{format:?}, row {r}");
+        }
+    }
+}
+
+#[test]
 fn extreme_integers_and_scales_have_the_same_bits_on_every_instruction_set() {
     let mut random = Random::new(4);
     for format in quantized_formats() {

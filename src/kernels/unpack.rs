@@ -76,6 +76,53 @@ pub(super) trait Stream<S: Simd, const N: usize> {
     fn put(&mut self, j: usize, block: Bytes<S, N>);
 }
 
+/// Superblocks of `LANES` rows, seen as columns. Methods panic outside the superblock.
+pub(super) trait Columns<S: Simd> {
+    /// 16 bytes of each row, 4 in a vector.
+    fn columns(&self, at: usize) -> [S::I; 4];
+    /// 32 bits of each row.
+    fn bits(&self, at: usize) -> S::I;
+}
+
+/// [`Stream::bytes`] of columns.
+#[inline(always)]
+pub(super) fn column_bytes<S: Simd>(s: S, from: &impl Columns<S>, at: usize) -> Bytes<S, 8> {
+    let [a, b, c, d] = from.columns(at);
+    let [e, f, g, h] = from.columns(at + 16);
+    Bytes::new(s, [a, b, c, d, e, f, g, h])
+}
+
+/// [`Stream::nibbles`] of columns.
+#[inline(always)]
+pub(super) fn column_nibbles<S: Simd>(s: S, from: &impl Columns<S>, at: usize) -> Bytes<S, 8> {
+    let columns = from.columns(at);
+    let mask = s.splat_u8(0x0f);
+    let mut vectors = [mask; 8];
+    for (i, x) in columns.into_iter().enumerate() {
+        vectors[i] = s.and(x, mask);
+        vectors[i + 4] = s.and(s.shift_right(x, 4), mask);
+    }
+    Bytes::new(s, vectors)
+}
+
+/// [`Stream::fifth_bits`] of columns.
+#[inline(always)]
+pub(super) fn column_fifth_bits<S: Simd>(s: S, from: &impl Columns<S>, at: usize) -> Bytes<S, 8> {
+    let bits = from.bits(at);
+    let mut vectors = [bits; 8];
+    for (i, x) in vectors.iter_mut().enumerate() {
+        // Bits 0 to 3 go to bit 4 of bytes 0 to 3.
+        let four = s.shift_right(bits, 4 * i as u32);
+        let mut spread = s.and(s.shift_left(four, 4), s.splat_i(0x10));
+        for bit in 1..4u32 {
+            let byte = s.shift_left(four, 4 + 7 * bit);
+            spread = s.or(spread, s.and(byte, s.splat_i(0x10 << (8 * bit))));
+        }
+        *x = spread;
+    }
+    Bytes::new(s, vectors)
+}
+
 /// The scales and mins of the 8 blocks of each row's superblock, `[half]`.
 #[derive(Clone, Copy)]
 pub(super) struct Scales<F> {

@@ -211,8 +211,8 @@ impl Model {
 }
 
 fn weight(matrix: Matrix) -> Weight {
-    let Matrix { name, n_rows, n_cols, format, bytes } = matrix;
-    Weight { name, n_rows, n_cols, format, bytes: Arc::new(bytes) }
+    let Matrix { name, n_rows, n_cols, format, is_interleaved, bytes } = matrix;
+    Weight { name, n_rows, n_cols, format, is_interleaved, bytes: Arc::new(bytes) }
 }
 
 impl LanguageModel for Model {

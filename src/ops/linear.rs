@@ -1,5 +1,6 @@
 //! Matrix products with weights where they lie in the mapped file.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Error, Layout, Result, Shape, Tensor};
@@ -7,7 +8,10 @@ use rayon::prelude::*;
 
 use super::{Activations, Compute, Cpu, f32_values, rows_and_width};
 use crate::gpu;
-use crate::kernels::{Format, Kernels, Q8Rows, TileMut, dequantize_row, split_columns};
+use crate::kernels::{
+    Format, Kernels, Q8Rows, STRIP_ROWS, TileMut, can_interleave, deinterleave, dequantize_row, row_of_strip,
+    split_columns,
+};
 
 /// A weight matrix `[n_rows, n_cols]` in its file's own format.
 #[derive(Clone)]
@@ -20,6 +24,8 @@ pub struct Weight {
     pub n_cols: usize,
     /// How rows are stored.
     pub format: Format,
+    /// Rows alternate by 16, see [`interleave`](crate::kernels::interleave); otherwise one lies behind the other.
+    pub is_interleaved: bool,
     /// `n_rows` rows of `format.row_bytes(n_cols)` bytes.
     pub bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
 }
@@ -43,7 +49,7 @@ struct Piece {
     rows: std::ops::Range<usize>,
 }
 
-/// Rows of a piece are a multiple of this where possible: a whole number of the widest panels.
+/// Rows of a piece are a multiple of this where possible: a whole number of the widest panels, and of strips.
 const ROW_GRANULE: usize = 64;
 
 impl Linear {
@@ -56,7 +62,8 @@ impl Linear {
         for part in &parts {
             let expected = part.format.row_bytes(part.n_cols).and_then(|b| b.checked_mul(part.n_rows));
             let found = part.bytes().len();
-            if part.n_cols != n_cols || expected != Some(found) {
+            let is_layout = !part.is_interleaved || can_interleave(part.format, part.n_rows, n_cols);
+            if part.n_cols != n_cols || expected != Some(found) || !is_layout {
                 candle_core::bail!(
                     "`{}` has {found} bytes, which is no {:?} matrix of {} x {n_cols}",
                     part.name,
@@ -70,7 +77,7 @@ impl Linear {
         match compute {
             Compute::Cpu(cpu) => linear.pieces = pieces(&linear.parts, cpu.n_threads()),
             Compute::Gpu(device) => {
-                let upload = |p: &Weight| device.gpu.weights(p.format, p.n_rows, p.n_cols, p.bytes());
+                let upload = |p: &Weight| device.gpu.weights(p.format, p.n_rows, p.n_cols, &p.rows());
                 let uploaded: std::result::Result<_, _> = linear.parts.iter().map(upload).collect();
                 linear.on_gpu = uploaded.map_err(Error::wrap)?;
             }
@@ -118,7 +125,7 @@ impl Linear {
     pub(super) fn dequantize_row(&self, mut row: usize, out: &mut [f32]) {
         for part in &self.parts {
             if row < part.n_rows {
-                dequantize_row(part.format, part.row(row), out);
+                dequantize_row(part.format, &part.row(row), out);
                 return;
             }
             row -= part.n_rows;
@@ -130,7 +137,7 @@ impl Linear {
         let mut values = vec![0.0; self.n_cols];
         self.parts.iter().find_map(|part| {
             let mut bad = |&row: &usize| {
-                dequantize_row(part.format, part.row(row), &mut values);
+                dequantize_row(part.format, &part.row(row), &mut values);
                 values.iter().any(|v| !v.is_finite())
             };
             (0..part.n_rows).find(|row| bad(row)).map(|row| (part.name.as_str(), row))
@@ -151,9 +158,25 @@ impl Weight {
     }
 
     /// The bytes of one row.
-    pub fn row(&self, row: usize) -> &[u8] {
+    pub fn row(&self, row: usize) -> Cow<'_, [u8]> {
         let stride = self.bytes().len() / self.n_rows;
-        &self.bytes()[row * stride..(row + 1) * stride]
+        if !self.is_interleaved {
+            return self.bytes()[row * stride..(row + 1) * stride].into();
+        }
+        let mut bytes = vec![0; stride];
+        let strip = &self.bytes()[row / STRIP_ROWS * STRIP_ROWS * stride..][..STRIP_ROWS * stride];
+        row_of_strip(self.format, row % STRIP_ROWS, strip, &mut bytes);
+        bytes.into()
+    }
+
+    /// All rows, one behind the other.
+    fn rows(&self) -> Cow<'_, [u8]> {
+        if !self.is_interleaved {
+            return self.bytes().into();
+        }
+        let mut rows = vec![0; self.bytes().len()];
+        deinterleave(self.format, self.n_cols, self.bytes(), &mut rows);
+        rows.into()
     }
 }
 
@@ -197,6 +220,9 @@ impl CustomOp1 for MatMul<'_> {
             tiles.into_par_iter().zip(pieces).with_max_len(1).for_each(|(mut tile, piece)| {
                 let (weight, rows) = (&parts[piece.part], piece.rows.clone());
                 match &quantized {
+                    Some(acts) if weight.is_interleaved => {
+                        kernels.matmul_interleaved(weight.format, weight.bytes(), n_cols, rows, acts, &mut tile);
+                    }
                     Some(acts) if weight.format.is_quantized() => {
                         kernels.matmul_q8(weight.format, weight.bytes(), n_cols, rows, acts, &mut tile);
                     }

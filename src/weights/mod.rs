@@ -41,6 +41,8 @@ pub struct Matrix {
     pub n_cols: usize,
     /// How each row is stored.
     pub format: Format,
+    /// Rows alternate by 16, see [`interleave`](crate::kernels::interleave); otherwise one lies behind the other.
+    pub is_interleaved: bool,
     /// `n_rows * format.row_bytes(n_cols)` bytes.
     pub bytes: Bytes,
 }

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::{LayerTensors, Matrix, Tensor, Tensors};
 use crate::bundle::Bytes;
-use crate::kernels::Format;
+use crate::kernels::{Format, STRIP_ROWS, can_interleave, interleave};
 
 /// Bytes between two calls of the progress callback.
 const PIECE: usize = 16 << 20;
@@ -17,6 +17,8 @@ pub struct Placement {
     pub format: Option<Format>,
     /// Copy them into memory of their own.
     pub copy: bool,
+    /// The same, and interleave the rows of those that can be ([`can_interleave`]), for products that read faster.
+    pub interleave: bool,
     /// Keep them from being swapped out.
     pub lock: bool,
     /// Read them now rather than when they are first needed.
@@ -57,7 +59,7 @@ impl crate::error::Hint for PlaceError {
         let hint = match self {
             PlaceError::NotFloat { .. } => "leave `--dtype` out; `gemma2 quantize` makes other files",
             PlaceError::Memory { .. } => {
-                "leave `--no-mmap` and `--dtype` out: mapped weights need no memory of their own"
+                "leave `--no-mmap`, `--repack` and `--dtype` out: mapped weights need no memory of their own"
             }
         };
         Some(hint.into())
@@ -81,6 +83,7 @@ impl Tensors {
             };
             let matrix = match placement.format {
                 Some(to) if to != matrix.format => matrix.converted(to, &mut progress)?,
+                _ if placement.interleave && matrix.can_interleave() => matrix.interleaved(&mut progress)?,
                 _ if placement.copy => matrix.copied(&mut progress)?,
                 _ if placement.lock || placement.read => matrix.read(&mut progress),
                 _ => matrix,
@@ -139,6 +142,29 @@ impl Matrix {
         Ok(Matrix { bytes, ..self })
     }
 
+    fn can_interleave(&self) -> bool {
+        !self.is_interleaved && can_interleave(self.format, self.n_rows, self.n_cols)
+    }
+
+    /// Takes as much memory as the rows, which are given back as they are read.
+    fn interleaved(self, progress: &mut dyn FnMut(usize)) -> Result<Matrix, PlaceError> {
+        let n_bytes = self.bytes.len();
+        let strip = n_bytes / self.n_rows.max(1) * STRIP_ROWS;
+        let piece = (PIECE / strip.max(1)).max(1) * strip;
+        let strips = Bytes::filled(n_bytes, |strips| {
+            for (at, to) in (0..n_bytes).step_by(piece.max(1)).zip(strips.chunks_mut(piece.max(1))) {
+                let Some(from) = self.bytes.slice(at..at + to.len()) else { break };
+                to.par_chunks_mut(strip).zip(from.par_chunks(strip)).for_each(|(to, from)| {
+                    interleave(self.format, self.n_cols, from, to);
+                });
+                from.release();
+                progress(from.len());
+            }
+        });
+        let bytes = strips.map_err(|_| PlaceError::Memory { name: self.name.clone(), n_bytes })?;
+        Ok(Matrix { is_interleaved: true, bytes, ..self })
+    }
+
     /// Rounded to nearest where `to` is narrower.
     fn converted(self, to: Format, progress: &mut dyn FnMut(usize)) -> Result<Matrix, PlaceError> {
         let (from_size, widen): (usize, fn(&[u8]) -> f32) = match self.format {
@@ -184,7 +210,8 @@ mod tests {
     use super::*;
 
     fn matrix(format: Format, bytes: Vec<u8>, n_cols: usize) -> Matrix {
-        Matrix { name: "w".into(), n_rows: 1, n_cols, format, bytes: bytes.into() }
+        let n_rows = bytes.len() / format.row_bytes(n_cols).unwrap();
+        Matrix { name: "w".into(), n_rows, n_cols, format, is_interleaved: false, bytes: bytes.into() }
     }
 
     fn tensors(n_bytes: usize) -> Tensors {
@@ -210,6 +237,25 @@ mod tests {
     fn quantized_weights_are_refused() {
         let error = matrix(Format::Q8_0, vec![0; 34], 32).converted(Format::F32, &mut |_| ()).unwrap_err();
         assert_eq!(error, PlaceError::NotFloat { name: "w".into(), from: Format::Q8_0 });
+    }
+
+    #[test]
+    fn rows_are_interleaved_where_they_can_be() {
+        let rows: Vec<u8> = (0..32 * 144).map(|i| (i % 251) as u8).collect();
+        let placement = Placement { interleave: true, ..Placement::default() };
+        for (n_rows, is_interleaved) in [(32, true), (31, false)] {
+            let bytes = rows[..n_rows * 144].to_vec();
+            let embedding = matrix(Format::Q4_K, bytes.clone(), 256);
+            let tensors = Tensors { embedding, layers: Vec::new(), output_norm: Vec::new() };
+            let mut done = 0;
+            let placed = tensors.placed(&placement, &mut |n_bytes, _| done = n_bytes).unwrap().tensors.embedding;
+            assert_eq!((placed.is_interleaved, done > 0), (is_interleaved, is_interleaved));
+            let mut back = placed.bytes.to_vec();
+            if is_interleaved {
+                crate::kernels::deinterleave(Format::Q4_K, 256, &placed.bytes, &mut back);
+            }
+            assert_eq!(back, bytes, "{n_rows} rows");
+        }
     }
 
     #[test]

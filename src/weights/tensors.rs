@@ -77,7 +77,8 @@ impl<'a> Reader<'a> {
                 found: entry.type_name.clone(),
             });
         };
-        Ok(Matrix { name: name.to_owned(), n_rows, n_cols, format, bytes: entry.bytes.clone() })
+        let (name, bytes) = (name.to_owned(), entry.bytes.clone());
+        Ok(Matrix { name, n_rows, n_cols, format, is_interleaved: false, bytes })
     }
 
     /// A norm's factors as F32. Every value is looked at anyway, so that a NaN is found here and by name.
