@@ -36,6 +36,21 @@ impl<S: Simd, const N: usize> Bytes<S, N> {
         Bytes::new(self.s, vectors)
     }
 
+    /// `self | (bit `from` of `other` and those above it, moved to bit `to`, & mask)`, provided that the mask keeps nothing
+    /// of the neighbor. One mask for a whole move: fewer operations than `bits` and `with_high` take.
+    #[inline(always)]
+    fn with_moved(&self, other: &Self, from: u32, to: u32, mask: u8) -> Self {
+        let mut vectors = self.vectors;
+        for (x, high) in vectors.iter_mut().zip(other.vectors) {
+            let moved = match from > to {
+                true => self.s.shift_right(high, from - to),
+                false => self.s.shift_left(high, to - from),
+            };
+            *x = self.s.or(*x, self.s.and(moved, self.s.splat_u8(mask)));
+        }
+        Bytes::new(self.s, vectors)
+    }
+
     /// Signed bytes in the form that [`Simd::dot_wide`] wants.
     #[inline(always)]
     fn wide(&self) -> Self {
@@ -281,8 +296,8 @@ mod formats {
             for four in 0..2 {
                 let low = stream.bytes(32 + 32 * four);
                 for j in 0..4 {
-                    let high = stream.bytes(0).bits((4 * four + j) as u32, 1);
-                    let block = low.bits(2 * j as u32, 3).with_high(high, 2);
+                    let block = low.bits(2 * j as u32, 3);
+                    let block = block.with_moved(&stream.bytes(0), (4 * four + j) as u32, 2, 0x04);
                     stream.put(4 * four + j, block);
                 }
             }
@@ -331,8 +346,8 @@ mod formats {
             for pair in 0..4 {
                 let packed = stream.bytes(48 + 32 * pair);
                 for part in 0..2 {
-                    let high = stream.bytes(16).bits((2 * pair + part) as u32, 1);
-                    let block = packed.bits(4 * part as u32, 0x0f).with_high(high, 4);
+                    let block = packed.bits(4 * part as u32, 0x0f);
+                    let block = block.with_moved(&stream.bytes(16), (2 * pair + part) as u32, 4, 0x10);
                     stream.put(2 * pair + part, block);
                 }
             }
@@ -366,10 +381,10 @@ mod formats {
                 let high = stream.bytes(128 + 32 * four);
                 for side in 0..2 {
                     let low = stream.bytes(64 * four + 32 * side);
-                    let shift = 2 * side as u32;
-                    let block = low.bits(0, 0x0f).with_high(high.bits(shift, 3), 4);
+                    let from = 2 * side as u32;
+                    let block = low.bits(0, 0x0f).with_moved(&high, from, 4, 0x30);
                     stream.put(4 * four + side, block);
-                    let block = low.bits(4, 0x0f).with_high(high.bits(shift + 4, 3), 4);
+                    let block = low.bits(4, 0x0f).with_moved(&high, from + 4, 4, 0x30);
                     stream.put(4 * four + 2 + side, block);
                 }
             }
