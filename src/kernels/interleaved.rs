@@ -67,7 +67,11 @@ fn copy<const BACK: bool>(format: Format, k: usize, from: &[u8], to: &mut [u8]) 
                     let in_rows = r * row_bytes + b + at;
                     let in_strip = STRIP_ROWS * (b + at) + r * len;
                     let (source, target) = if BACK { (in_strip, in_rows) } else { (in_rows, in_strip) };
-                    to[target..target + len].copy_from_slice(&from[source..source + len]);
+                    // Lengths that the compiler knows are a load and a store.
+                    match len {
+                        2 => to[target..target + 2].copy_from_slice(&from[source..source + 2]),
+                        _ => to[target..target + 4].copy_from_slice(&from[source..source + 4]),
+                    }
                 }
             }
         }

@@ -155,19 +155,25 @@ impl<U: Unpack> Pack<U> for Plain {
         let from = b * bytes;
         // Rows beyond the last repeat it; their results are dropped.
         let row = |l: usize| &weights.row((first_row + l).min(weights.n - 1))[from..];
-        let mut padded = [[0u8; MAX_SUPERBLOCK_BYTES]; 16];
+        let mut padded;
         let is_partial = from + bytes > weights.row_bytes;
+        let mut rows: [&[u8]; 16] = [&[]; 16];
         if is_partial {
             // What the rows lack of a superblock has zero scales.
+            padded = [[0u8; MAX_SUPERBLOCK_BYTES]; 16];
             for l in 0..S::LANES {
                 padded[l][..row(l).len()].copy_from_slice(row(l));
             }
+            for l in 0..S::LANES {
+                rows[l] = &padded[l][..bytes];
+            }
+        } else {
+            for l in 0..S::LANES {
+                rows[l] = &row(l)[..bytes];
+            }
         }
-        let mut rows: [&[u8]; 16] = [&[]; 16];
         let mut pointers = [std::ptr::null(); 16];
         for l in 0..S::LANES {
-            let whole = if is_partial { &padded[l] } else { row(l) };
-            rows[l] = &whole[..bytes];
             pointers[l] = rows[l].as_ptr();
         }
         // The rows of the next panel follow those of this one. They come while this one is computed with, which the
@@ -408,9 +414,16 @@ impl<U: Unpack> Chunk<'_, '_, U> {
             let column = tile.row_mut(c);
             for (v, sum) in sums.into_iter().enumerate() {
                 let first_row = *first_row + (pair * VECTORS + v) * S::LANES;
+                // The zero is `scalar::fold`'s.
+                let sum = s.add(sum, s.splat(0.0));
+                if first_row + S::LANES <= n_rows {
+                    // SAFETY: the slice is a vector.
+                    unsafe { s.store_f(column[first_row..first_row + S::LANES].as_mut_ptr(), sum) };
+                    continue;
+                }
                 let mut results = [0.0; 16];
-                // SAFETY: a vector has at most 16 lanes. The zero is `scalar::fold`'s.
-                unsafe { s.store_f(results.as_mut_ptr(), s.add(sum, s.splat(0.0))) };
+                // SAFETY: a vector has at most 16 lanes.
+                unsafe { s.store_f(results.as_mut_ptr(), sum) };
                 let rows = first_row.min(n_rows)..(first_row + S::LANES).min(n_rows);
                 let n = rows.len();
                 column[rows].copy_from_slice(&results[..n]);
