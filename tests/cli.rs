@@ -331,6 +331,7 @@ fn weights_can_be_read_into_memory() {
     let folder = Folder::new();
     let text = answer(&folder, &["-p", "Hi"]);
     assert_eq!(answer(&folder, &["-p", "Hi", "--no-mmap"]), text);
+    assert_eq!(answer(&folder, &["-p", "Hi", "--repack"]), text);
     // Locking may be more than this user may; then it is said, and the text is the same.
     let locked = folder.run(&["-p", "Hi", "--temp", "0", "-n", "8", "--mlock"]).expect(0);
     assert_eq!(locked.stdout, text);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use gemma2::kernels::{Isa, Kernels};
 use gemma2::model::{Cache, Chunk, LanguageModel, Model};
 use gemma2::ops::Compute;
-use gemma2::weights::{Files, Source};
+use gemma2::weights::{Files, Placement, Source};
 use serde::Deserialize;
 
 /// What one file of a model must compute.
@@ -93,6 +93,33 @@ fn every_golden_file_gives_the_reference_logits() {
             check_kernels(variant, &model, kernels.isa(), &exact);
         }
     }
+}
+
+#[test]
+fn interleaved_weights_give_the_bits_that_the_files_rows_give() {
+    let mut formats = BTreeSet::new();
+    for variant in variants(&fixtures()) {
+        let load = |interleave| {
+            let source = Source::open(Files::from_path(&variant.path).expect("the files")).expect("a Gemma 2");
+            let placement = Placement { interleave, ..Placement::default() };
+            source.tensors().expect("its tensors").placed(&placement, &mut |_, _| ()).expect("memory").tensors
+        };
+        let interleaved = load(true);
+        for layer in &interleaved.layers {
+            let matrices = [&layer.wq, &layer.wv, &layer.wo, &layer.w_up, &layer.w_down];
+            formats.extend(matrices.iter().filter(|m| m.is_interleaved).map(|m| format!("{:?}", m.format)));
+        }
+        let source = Source::open(Files::from_path(&variant.path).expect("the files")).expect("a Gemma 2");
+        let logits = |tensors| {
+            let compute = Compute::cpu(Kernels::get(), 2).expect("threads");
+            let model = Model::new(source.config().clone(), tensors, compute, 256).expect("a model");
+            let Some(prompt) = variant.expected.prompts.values().next() else { panic!("no prompts") };
+            // All at once, and in pieces of several tokens and of one.
+            [256, 5, 1].map(|chunk| all_logits(&model, &prompt.ids[..prompt.ids.len().min(24)], chunk))
+        };
+        assert_eq!(logits(interleaved), logits(load(false)), "{}", variant.path.display());
+    }
+    assert_eq!(formats.into_iter().collect::<Vec<_>>().join(" "), "Q4_0 Q4_K Q5_K Q6_K");
 }
 
 #[test]
