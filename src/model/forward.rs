@@ -1,7 +1,7 @@
 //! The forward pass.
 
 use super::{Cache, Chunk, KvCache, Model, ModelError};
-use crate::ops::{self, Activations, AttentionShape, Compute, Rope, SequenceSpan, geglu, rms_norm, softcap};
+use crate::ops::{self, Activations, AttentionShape, Compute, Rope, SequenceSpan, add, geglu, rms_norm, softcap};
 
 impl Model {
     /// One step for all sequences of the batch, as Gemma 2's report states it: pre-norm and post-norm around attention
@@ -22,12 +22,12 @@ impl Model {
             let qkv = layer.wqkv.forward(c, &h)?; // [n_tokens, (n_heads + 2 n_kv_heads) * head_dim]
             let a = ops::attention(c, qkv, &rope, &self.attention_shape(i), &mut spans(batch, i))?;
             let a = layer.wo.forward(c, &a)?; // [n_tokens, d_model]
-            x = x.add(&rms_norm(c, &a, &layer.post_attn_norm, config.rms_eps)?)?;
+            x = add(c, x, &rms_norm(c, &a, &layer.post_attn_norm, config.rms_eps)?)?;
 
             let h = rms_norm(c, &x, &layer.pre_ffn_norm, config.rms_eps)?;
             let h = geglu(c, &layer.w_gate_up.forward(c, &h)?)?; // [n_tokens, d_ff]
             let f = layer.w_down.forward(c, &h)?; // [n_tokens, d_model]
-            x = x.add(&rms_norm(c, &f, &layer.post_ffn_norm, config.rms_eps)?)?;
+            x = add(c, x, &rms_norm(c, &f, &layer.post_ffn_norm, config.rms_eps)?)?;
         }
         for chunk in batch.iter_mut() {
             chunk.cache.advance(chunk.tokens.len());

@@ -9,6 +9,8 @@ pub use kv_cache::KvCache;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use crate::error::Hint;
 use crate::ops::{Linear, Norm, Placement, Weight};
 pub use crate::weights::Config;
@@ -241,13 +243,13 @@ impl LanguageModel for Model {
     fn forward(&self, batch: &mut [Chunk<'_, KvCache>]) -> Result<Vec<f32>, ModelError> {
         self.check(batch)?;
         let n_tokens = batch.iter().map(|chunk| chunk.tokens.len()).sum();
-        let logits = self.placement.front().install(n_tokens, || self.step(batch))?;
-        let logits: Vec<f32> = match logits {
-            Some(logits) => logits.to_vec()?,
-            None => Vec::new(),
-        };
+        let (logits, is_nan) = self.placement.front().install(n_tokens, || -> Result<_, ModelError> {
+            let logits = self.step(batch)?.map(|logits| logits.to_vec()).transpose()?.unwrap_or_default();
+            let is_nan = logits.par_chunks(1 << 16).any(|values| values.iter().any(|v| v.is_nan()));
+            Ok((logits, is_nan))
+        })?;
         let mut sums = batch.iter().filter_map(|chunk| chunk.hidden_sum.as_deref());
-        if logits.iter().any(|v| v.is_nan()) || sums.any(|sum| sum.iter().any(|v| v.is_nan())) {
+        if is_nan || sums.any(|sum| sum.iter().any(|v| v.is_nan())) {
             return Err(self.blame_nan());
         }
         Ok(logits)

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use candle_core::{Error, Result, Tensor};
+use candle_core::{Error, Result, Storage, Tensor};
+use rayon::prelude::*;
 
-use super::Compute;
+use super::{Compute, f32_values};
 use crate::gpu;
 
 /// Rows of activations, one for each token: `[n_rows, width]` in F32.
@@ -34,18 +35,6 @@ impl Activations {
                 Tensor::from_vec(values, (n_rows, width), compute.device()).map(Activations::Tensor)
             }
             (_, here) => Ok(here),
-        }
-    }
-
-    /// `self + other`, value by value.
-    ///
-    /// # Errors
-    /// Other shapes, other places.
-    pub fn add(&self, other: &Activations) -> Result<Activations> {
-        match (self, other) {
-            (Activations::Tensor(x), Activations::Tensor(y)) => (x + y).map(Activations::Tensor),
-            (Activations::Gpu(x), Activations::Gpu(y)) => on_gpu(x, |gpu| gpu.add(x, y)),
-            _ => candle_core::bail!("activations of two places"),
         }
     }
 
@@ -80,13 +69,20 @@ impl Activations {
         }
     }
 
-    /// All values, row by row, on the host.
+    /// All values, row by row, on the host. The logits of a batch are megabytes: all threads copy.
     ///
     /// # Errors
     /// The device's.
     pub fn to_vec(&self) -> Result<Vec<f32>> {
         match self {
-            Activations::Tensor(x) => x.flatten_all()?.to_vec1(),
+            Activations::Tensor(x) => {
+                let (storage, layout) = x.storage_and_layout();
+                let Storage::Cpu(storage) = &*storage else { return x.flatten_all()?.to_vec1() };
+                let mut values = Vec::new();
+                let copies = f32_values(storage, layout)?.par_iter().with_min_len(1 << 16).copied();
+                copies.collect_into_vec(&mut values);
+                Ok(values)
+            }
             Activations::Gpu(x) => x.to_vec().map_err(Error::wrap),
         }
     }
@@ -106,12 +102,4 @@ impl Activations {
             Activations::Tensor(_) => candle_core::bail!("activations on the host under an operation of the GPU"),
         }
     }
-}
-
-/// What `f` makes of rows on their own device.
-fn on_gpu(
-    x: &gpu::Rows,
-    f: impl FnOnce(&gpu::Gpu) -> std::result::Result<gpu::Rows, gpu::GpuError>,
-) -> Result<Activations> {
-    f(x.gpu()).map(Activations::Gpu).map_err(Error::wrap)
 }

@@ -22,7 +22,7 @@ pub use kv_rows::KvType;
 pub use layer_cache::LayerCache;
 pub use linear::{Linear, Weight};
 pub use placement::Placement;
-pub use rows::{Norm, geglu, rms_norm, softcap};
+pub use rows::{Norm, add, geglu, rms_norm, softcap};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -193,6 +193,14 @@ fn f32_values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]>
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&values[start..end]),
         None => candle_core::bail!("a contiguous tensor was expected, not {layout:?}"),
+    }
+}
+
+/// The same, to be changed in place.
+fn f32_values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
+        _ => candle_core::bail!("a contiguous tensor of F32 was expected, not {layout:?}"),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Operations that work on each row (each token) by itself: norm, gated GELU, softcap.
 
-use candle_core::{CpuStorage, CustomOp1, Error, InplaceOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Error, InplaceOp1, InplaceOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{Activations, Compute, Cpu, candle_softcap, f32_values, rows_and_width};
+use super::{Activations, Compute, Cpu, candle_softcap, f32_values, f32_values_mut, rows_and_width};
 use crate::gpu;
 
 /// The factors of a norm, `[d]`, where they are needed.
@@ -97,6 +97,47 @@ pub fn geglu(compute: &Compute, gate_up: &Activations) -> Result<Activations> {
     }
 }
 
+/// `x + y`, value by value. On the CPU in place: `x` must be nobody else's.
+///
+/// # Errors
+/// Other shapes, other places.
+pub fn add(compute: &Compute, x: Activations, y: &Activations) -> Result<Activations> {
+    match compute {
+        Compute::Cpu(cpu) => {
+            x.tensor()?.inplace_op2(y.tensor()?, &Add { cpu })?;
+            Ok(x)
+        }
+        Compute::Gpu(device) => device.gpu.add(x.on_gpu()?, y.on_gpu()?).map(Activations::Gpu).map_err(Error::wrap),
+        Compute::Candle(_) => (x.tensor()? + y.tensor()?).map(Activations::Tensor),
+    }
+}
+
+struct Add<'a> {
+    cpu: &'a Cpu,
+}
+
+impl InplaceOp2 for Add<'_> {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, to: &Layout, y: &CpuStorage, from: &Layout) -> Result<()> {
+        let (x, y) = (f32_values_mut(x, to)?, f32_values(y, from)?);
+        if to.dims() != from.dims() {
+            candle_core::bail!("{:?} and {:?} cannot be added", to.dims(), from.dims());
+        }
+        // One token's are not worth a thread's while.
+        const PART: usize = 8192;
+        if x.len() <= PART {
+            self.cpu.kernels.add(x, y);
+        } else {
+            let add = || x.par_chunks_mut(PART).zip(y.par_chunks(PART)).for_each(|(x, y)| self.cpu.kernels.add(x, y));
+            self.cpu.run(add);
+        }
+        Ok(())
+    }
+}
+
 /// `cap * tanh(x / cap)` of every value. The logits of a batch are megabytes, so on the CPU they are capped in place: `x`
 /// must be nobody else's.
 pub fn softcap(compute: &Compute, x: Activations, cap: f32) -> Result<Activations> {
@@ -121,10 +162,7 @@ impl InplaceOp1 for Softcap<'_> {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
-            candle_core::bail!("a contiguous tensor of F32 was expected, not {layout:?}")
-        };
-        let values = &mut values[start..end];
+        let values = f32_values_mut(storage, layout)?;
         self.cpu.run(|| {
             values.par_chunks_mut(8192).for_each(|values| self.cpu.kernels.softcap(values, self.cap));
         });
