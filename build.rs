@@ -6,12 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const KERNELS: [&str; 3] = ["rows", "attention", "matmul"];
+/// The kernels, and the oldest devices that they run on: Turing, and Ampere for those on matrix units.
+const KERNELS: [(&str, &str); 4] =
+    [("rows", "compute_75"), ("attention", "compute_75"), ("matmul", "compute_75"), ("tensor", "compute_80")];
 
-/// The oldest devices that the kernels run on (Turing), and the language of the oldest drivers that read the result. Newer
-/// compilers write a newer version into it, though these kernels use nothing of it; `scripts/check cuda` lets the assembler
-/// look.
-const ARCHITECTURE: &str = "compute_75";
+/// The language of the oldest drivers that read the result. Newer compilers write a newer version into it, though these
+/// kernels use nothing of it; `scripts/check cuda` lets the assembler look.
 const PTX_VERSION: &str = "7.0";
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -36,11 +36,11 @@ fn compile_kernels() -> Result<(), Box<dyn Error>> {
         None if installed.exists() => installed,
         None => PathBuf::from("nvcc"),
     };
-    for kernel in KERNELS {
+    for (kernel, architecture) in KERNELS {
         let to = out.join(format!("{kernel}.ptx"));
         let mut command = Command::new(&nvcc);
         // No multiplication and addition may be contracted: every kernel gives the CPU's bits.
-        command.args(["-ptx", "-fmad=false", "-std=c++17", "-arch", ARCHITECTURE, "-o"]).arg(&to);
+        command.args(["-ptx", "-fmad=false", "-std=c++17", "-arch", architecture, "-o"]).arg(&to);
         command.arg(root.join(format!("src/gpu/kernels/{kernel}.cu")));
         let output = command.output().map_err(|error| {
             format!(
@@ -54,7 +54,10 @@ fn compile_kernels() -> Result<(), Box<dyn Error>> {
         }
         let ptx = fs::read_to_string(&to)?;
         let line = ptx.lines().find(|line| line.starts_with(".version ")).ok_or("PTX without a version")?;
-        fs::write(&to, ptx.replacen(line, &format!(".version {PTX_VERSION}"), 1))?;
+        let ptx = ptx.replacen(line, &format!(".version {PTX_VERSION}"), 1);
+        // Hints of newer compilers, which older drivers do not take.
+        let known: Vec<&str> = ptx.lines().filter(|line| !line.contains(".pragma \"used_bytes_mask")).collect();
+        fs::write(&to, known.join("\n") + "\n")?;
     }
     Ok(())
 }

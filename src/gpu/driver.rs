@@ -1,24 +1,29 @@
 //! The driver API of CUDA, as much of it as is needed, found in the driver's library at run time.
 //!
-//! Source: the CUDA Driver API reference. The functions and their numbers have been the same since CUDA 4; newer drivers
-//! keep them.
+//! Source: the CUDA Driver API reference. The functions that are needed and their numbers have been the same since CUDA 4;
+//! newer drivers keep them. Those that record are newer (CUDA 11.4), and done without where they are missing.
 
 #![expect(unsafe_code, reason = "functions of a library that is loaded at run time")]
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::thread::{self, ThreadId};
 
 use libloading::Library;
 
-use super::launch::{Argument, KERNELS, MAX_ARGUMENTS};
+use super::launch::{Argument, MAX_ARGUMENTS, kernels};
+use super::products::WITH_MATRIX_UNITS;
 use super::{DeviceInfo, GpuError};
 
-/// The kernels, in the driver's own assembly language.
-const MODULES: [&str; 3] = [
-    include_str!(concat!(env!("OUT_DIR"), "/rows.ptx")),
-    include_str!(concat!(env!("OUT_DIR"), "/attention.ptx")),
-    include_str!(concat!(env!("OUT_DIR"), "/matmul.ptx")),
+/// The kernels, in the driver's own assembly language, and the capability that each part needs.
+const MODULES: [(&str, (i32, i32)); 4] = [
+    (include_str!(concat!(env!("OUT_DIR"), "/rows.ptx")), OLDEST),
+    (include_str!(concat!(env!("OUT_DIR"), "/attention.ptx")), OLDEST),
+    (include_str!(concat!(env!("OUT_DIR"), "/matmul.ptx")), OLDEST),
+    (include_str!(concat!(env!("OUT_DIR"), "/tensor.ptx")), WITH_MATRIX_UNITS),
 ];
 
 /// `CUresult`; 0 is success.
@@ -31,11 +36,20 @@ const CAPABILITY_MINOR: c_int = 76;
 /// What the PTX is compiled for.
 const OLDEST: (i32, i32) = (7, 5);
 
+/// A stream that waits for no other (`CU_STREAM_NON_BLOCKING`).
+const NON_BLOCKING: c_uint = 1;
+/// While a stream records, its thread may still take memory (`CU_STREAM_CAPTURE_MODE_RELAXED`).
+const RELAXED: c_int = 2;
+
 /// Declares the table of functions and how it is filled.
 macro_rules! api {
-    ($($name:ident = $symbol:literal: fn($($argument:ty),*);)*) => {
+    (
+        needed { $($name:ident = $symbol:literal: fn($($argument:ty),*);)* }
+        optional { $($optional:ident = $optional_symbol:literal: fn($($optional_argument:ty),*);)* }
+    ) => {
         struct Api {
             $($name: unsafe extern "system" fn($($argument),*) -> Status,)*
+            $($optional: Option<unsafe extern "system" fn($($optional_argument),*) -> Status>,)*
             /// The functions are its.
             _library: Library,
         }
@@ -48,6 +62,7 @@ macro_rules! api {
                 unsafe {
                     Ok(Api {
                         $($name: *library.get(concat!($symbol, "\0").as_bytes())?,)*
+                        $($optional: library.get(concat!($optional_symbol, "\0").as_bytes()).ok().map(|found| *found),)*
                         _library: library,
                     })
                 }
@@ -57,30 +72,42 @@ macro_rules! api {
 }
 
 api! {
-    init = "cuInit": fn(c_uint);
-    error_name = "cuGetErrorName": fn(Status, *mut *const c_char);
-    device_count = "cuDeviceGetCount": fn(*mut c_int);
-    device = "cuDeviceGet": fn(*mut c_int, c_int);
-    device_name = "cuDeviceGetName": fn(*mut c_char, c_int, c_int);
-    device_memory = "cuDeviceTotalMem_v2": fn(*mut usize, c_int);
-    device_attribute = "cuDeviceGetAttribute": fn(*mut c_int, c_int, c_int);
-    retain_context = "cuDevicePrimaryCtxRetain": fn(*mut *mut c_void, c_int);
-    release_context = "cuDevicePrimaryCtxRelease_v2": fn(c_int);
-    set_context = "cuCtxSetCurrent": fn(*mut c_void);
-    synchronize = "cuCtxSynchronize": fn();
-    load_module = "cuModuleLoadData": fn(*mut *mut c_void, *const c_void);
-    unload_module = "cuModuleUnload": fn(*mut c_void);
-    function = "cuModuleGetFunction": fn(*mut *mut c_void, *mut c_void, *const c_char);
-    memory = "cuMemGetInfo_v2": fn(*mut usize, *mut usize);
-    allocate = "cuMemAlloc_v2": fn(*mut u64, usize);
-    free = "cuMemFree_v2": fn(u64);
-    upload = "cuMemcpyHtoD_v2": fn(u64, *const c_void, usize);
-    download = "cuMemcpyDtoH_v2": fn(*mut c_void, u64, usize);
-    copy = "cuMemcpyDtoD_v2": fn(u64, u64, usize);
-    launch = "cuLaunchKernel": fn(
-        *mut c_void, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, *mut c_void, *mut *mut c_void,
-        *mut *mut c_void
-    );
+    needed {
+        init = "cuInit": fn(c_uint);
+        error_name = "cuGetErrorName": fn(Status, *mut *const c_char);
+        device_count = "cuDeviceGetCount": fn(*mut c_int);
+        device = "cuDeviceGet": fn(*mut c_int, c_int);
+        device_name = "cuDeviceGetName": fn(*mut c_char, c_int, c_int);
+        device_memory = "cuDeviceTotalMem_v2": fn(*mut usize, c_int);
+        device_attribute = "cuDeviceGetAttribute": fn(*mut c_int, c_int, c_int);
+        retain_context = "cuDevicePrimaryCtxRetain": fn(*mut *mut c_void, c_int);
+        release_context = "cuDevicePrimaryCtxRelease_v2": fn(c_int);
+        set_context = "cuCtxSetCurrent": fn(*mut c_void);
+        create_stream = "cuStreamCreate": fn(*mut *mut c_void, c_uint);
+        destroy_stream = "cuStreamDestroy_v2": fn(*mut c_void);
+        synchronize = "cuStreamSynchronize": fn(*mut c_void);
+        load_module = "cuModuleLoadData": fn(*mut *mut c_void, *const c_void);
+        unload_module = "cuModuleUnload": fn(*mut c_void);
+        function = "cuModuleGetFunction": fn(*mut *mut c_void, *mut c_void, *const c_char);
+        memory = "cuMemGetInfo_v2": fn(*mut usize, *mut usize);
+        allocate = "cuMemAlloc_v2": fn(*mut u64, usize);
+        free = "cuMemFree_v2": fn(u64);
+        upload = "cuMemcpyHtoDAsync_v2": fn(u64, *const c_void, usize, *mut c_void);
+        download = "cuMemcpyDtoHAsync_v2": fn(*mut c_void, u64, usize, *mut c_void);
+        copy = "cuMemcpyDtoDAsync_v2": fn(u64, u64, usize, *mut c_void);
+        launch = "cuLaunchKernel": fn(
+            *mut c_void, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, *mut c_void, *mut *mut c_void,
+            *mut *mut c_void
+        );
+    }
+    optional {
+        begin_capture = "cuStreamBeginCapture_v2": fn(*mut c_void, c_int);
+        end_capture = "cuStreamEndCapture": fn(*mut c_void, *mut *mut c_void);
+        instantiate = "cuGraphInstantiateWithFlags": fn(*mut *mut c_void, *mut c_void, u64);
+        destroy_graph = "cuGraphDestroy": fn(*mut c_void);
+        run_graph = "cuGraphLaunch": fn(*mut c_void, *mut c_void);
+        destroy_executable = "cuGraphExecDestroy": fn(*mut c_void);
+    }
 }
 
 /// Calls a function of the table; an error has its name.
@@ -90,6 +117,18 @@ macro_rules! call {
         // SAFETY: pointers are to variables that outlive the call, sizes are theirs; handles come from the same library.
         let status = unsafe { (api.$function)($($argument),*) };
         api.check(stringify!($function), status)
+    }};
+}
+
+/// The same of a function that older drivers lack.
+macro_rules! call_optional {
+    ($api:expr, $function:ident($($argument:expr),*)) => {{
+        let api: &Api = $api;
+        match api.$function {
+            // SAFETY: as above.
+            Some(function) => api.check(stringify!($function), unsafe { function($($argument),*) }),
+            None => Err(GpuError::Call { call: stringify!($function), error: "it is not there".into() }),
+        }
     }};
 }
 
@@ -147,6 +186,10 @@ pub(super) struct Driver {
     api: Api,
     device: c_int,
     context: *mut c_void,
+    /// Everything runs in its order.
+    stream: *mut c_void,
+    /// Who records, and so may do nothing that is done at once.
+    recording: Mutex<Option<ThreadId>>,
     modules: Vec<*mut c_void>,
     functions: HashMap<&'static str, *mut c_void>,
     info: DeviceInfo,
@@ -177,20 +220,23 @@ impl Driver {
         let mut context = ptr::null_mut();
         call!(&api, retain_context(&mut context, device))?;
         // From here on, dropping it gives everything back.
-        let mut driver = Driver { api, device, context, modules: Vec::new(), functions: HashMap::new(), info };
+        let (stream, recording) = (ptr::null_mut(), Mutex::default());
+        let (modules, functions) = (Vec::new(), HashMap::new());
+        let mut driver = Driver { api, device, context, stream, recording, modules, functions, info };
         driver.load()?;
         Ok(driver)
     }
 
     fn load(&mut self) -> Result<(), GpuError> {
         self.enter()?;
-        for ptx in MODULES {
+        call!(&self.api, create_stream(&mut self.stream, NON_BLOCKING))?;
+        for (ptx, _) in MODULES.into_iter().filter(|(_, needed)| self.info.capability >= *needed) {
             let image = CString::new(ptx).map_err(|_| GpuError::Shape("the kernels are no text".into()))?;
             let mut module = ptr::null_mut();
             call!(&self.api, load_module(&mut module, image.as_ptr().cast()))?;
             self.modules.push(module);
         }
-        for &kernel in KERNELS {
+        for kernel in kernels(self.info.capability) {
             let name = CString::new(kernel).map_err(|_| GpuError::Shape(format!("{kernel:?} is no name")))?;
             let found = self.modules.iter().find_map(|&module| {
                 let mut function = ptr::null_mut();
@@ -219,8 +265,46 @@ impl Driver {
     }
 
     pub fn synchronize(&self) -> Result<(), GpuError> {
+        self.enter_now()?;
+        call!(&self.api, synchronize(self.stream))
+    }
+
+    /// [`Driver::enter`] for what cannot be recorded.
+    fn enter_now(&self) -> Result<(), GpuError> {
+        if *self.recording.lock().unwrap_or_else(PoisonError::into_inner) == Some(thread::current().id()) {
+            return Err(GpuError::Shape("a step that is recorded waits for the device".into()));
+        }
+        self.enter()
+    }
+
+    /// From here on this thread's launches are recorded and not run.
+    pub fn start_recording(&self) -> Result<(), GpuError> {
+        self.enter_now()?;
+        call_optional!(&self.api, begin_capture(self.stream, RELAXED))?;
+        *self.recording.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current().id());
+        Ok(())
+    }
+
+    /// What was recorded, ready to run.
+    pub fn end_recording(&self) -> Result<u64, GpuError> {
+        *self.recording.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.enter()?;
-        call!(&self.api, synchronize())
+        let (mut graph, mut executable) = (ptr::null_mut(), ptr::null_mut());
+        call_optional!(&self.api, end_capture(self.stream, &mut graph))?;
+        let made = call_optional!(&self.api, instantiate(&mut executable, graph, 0));
+        let _ = call_optional!(&self.api, destroy_graph(graph));
+        made.map(|()| executable as u64)
+    }
+
+    /// Starts what was recorded, behind all that was started before.
+    pub fn run_recording(&self, handle: u64) -> Result<(), GpuError> {
+        self.enter_now()?;
+        call_optional!(&self.api, run_graph(handle as *mut c_void, self.stream))
+    }
+
+    pub fn free_recording(&self, handle: u64) {
+        // As for memory.
+        let _ = self.enter().and_then(|()| call_optional!(&self.api, destroy_executable(handle as *mut c_void)));
     }
 
     /// Memory of `bytes` bytes, which are more than 0.
@@ -236,22 +320,25 @@ impl Driver {
 
     pub fn free(&self, at: u64) {
         // There is nobody to tell; a context that is broken gives everything back when the process ends.
-        let _ = self.enter().and_then(|()| call!(&self.api, free(at)));
+        // A kernel may be about to use it.
+        let _ = self.synchronize().and_then(|()| call!(&self.api, free(at)));
     }
 
     pub fn upload(&self, to: u64, bytes: &[u8]) -> Result<(), GpuError> {
-        self.enter()?;
-        call!(&self.api, upload(to, bytes.as_ptr().cast(), bytes.len()))
+        self.enter_now()?;
+        // Memory that is not locked has been read when this returns, though it may still be on its way.
+        call!(&self.api, upload(to, bytes.as_ptr().cast(), bytes.len(), self.stream))
     }
 
     pub fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), GpuError> {
-        self.enter()?;
-        call!(&self.api, download(bytes.as_mut_ptr().cast(), from, bytes.len()))
+        self.enter_now()?;
+        call!(&self.api, download(bytes.as_mut_ptr().cast(), from, bytes.len(), self.stream))?;
+        call!(&self.api, synchronize(self.stream))
     }
 
     pub fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), GpuError> {
         self.enter()?;
-        call!(&self.api, copy(to, from, bytes))
+        call!(&self.api, copy(to, from, bytes, self.stream))
     }
 
     /// Starts a kernel on a grid of blocks, behind all that was started before.
@@ -266,14 +353,23 @@ impl Driver {
             return Err(GpuError::Shape(format!("there is no kernel {kernel} of {} arguments", arguments.len())));
         };
         self.enter()?;
-        // Little-endian: the bytes of a shorter number are the first of a longer one. There is always a number to read,
-        // should a kernel have more parameters than it was given.
-        let mut values = [0_u64; MAX_ARGUMENTS];
-        values.iter_mut().zip(arguments).for_each(|(value, argument)| *value = argument.bits());
-        let mut pointers = values.each_mut().map(|value| ptr::from_mut(value).cast::<c_void>());
-        let (none, no_extra) = (ptr::null_mut(), ptr::null_mut());
+        // There is always something to read, should a kernel have more parameters than it was given.
+        let nothing = [0_u64; 16];
+        let mut pointers = [nothing.as_ptr().cast_mut().cast::<c_void>(); MAX_ARGUMENTS];
+        pointers.iter_mut().zip(arguments).for_each(|(pointer, argument)| *pointer = pointer_to(argument));
+        let (stream, no_extra) = (self.stream, ptr::null_mut());
         let [x, y] = grid;
-        call!(&self.api, launch(function, x, y, 1, threads, 1, 1, 0, none, pointers.as_mut_ptr(), no_extra))
+        call!(&self.api, launch(function, x, y, 1, threads, 1, 1, 0, stream, pointers.as_mut_ptr(), no_extra))
+    }
+}
+
+/// Where the driver reads an argument, which it only copies.
+fn pointer_to(argument: &Argument) -> *mut c_void {
+    match argument {
+        Argument::U64(value) => ptr::from_ref(value).cast_mut().cast(),
+        Argument::U32(value) => ptr::from_ref(value).cast_mut().cast(),
+        Argument::F32(value) => ptr::from_ref(value).cast_mut().cast(),
+        Argument::Parts(value) => ptr::from_ref(value).cast_mut().cast(),
     }
 }
 
@@ -281,6 +377,9 @@ impl Drop for Driver {
     fn drop(&mut self) {
         // Errors on the way out change nothing.
         let _ = self.enter();
+        if !self.stream.is_null() {
+            let _ = call!(&self.api, destroy_stream(self.stream));
+        }
         for module in self.modules.drain(..) {
             let _ = call!(&self.api, unload_module(module));
         }

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Gpu, GpuError, Inner};
+use super::launch::{Argument, BLOCK};
+use super::{Driver, Gpu, GpuError};
 
 /// Bytes on the device. What they are at first is unspecified.
 pub struct Buffer {
     gpu: Gpu,
     at: u64,
     len: usize,
-    /// What was taken, where it goes back to the pool.
-    pooled: Option<usize>,
+    /// What was taken and the pool that it goes back to, for memory of a step.
+    pooled: Option<(usize, Arc<Pool>)>,
 }
 
 /// Activations, `[n_rows, width]` in F32. Clones and parts share the memory.
@@ -23,11 +24,22 @@ pub struct Rows {
     start: usize,
     n_rows: usize,
     width: usize,
+    /// The same in blocks of 8 bits, of all the buffer's rows; made together with them where a product may follow.
+    quantized: Option<Arc<Quantized>>,
 }
 
+/// Activations in blocks of 32 bytes, and behind them the numbers of each block.
+pub(super) struct Quantized {
+    buffer: Buffer,
+    n_blocks: usize,
+}
+
+/// Bytes of a block's numbers (`Sums`).
+const SUMS_BYTES: usize = 16;
+
 /// Memory that is not in use, by size.
-#[derive(Default)]
 pub(super) struct Pool {
+    driver: Arc<Driver>,
     free: Mutex<BTreeMap<usize, Vec<u64>>>,
 }
 
@@ -53,10 +65,10 @@ impl Gpu {
 
     /// Memory for a step.
     pub(super) fn scratch(&self, len: usize) -> Result<Buffer, GpuError> {
-        let size = pooled_size(len);
-        let reused = self.inner.pool.lock().get_mut(&size).and_then(Vec::pop);
+        let (size, pool) = (pooled_size(len), self.pool());
+        let reused = pool.lock().get_mut(&size).and_then(Vec::pop);
         let at = reused.map_or_else(|| self.allocate(size), Ok)?;
-        Ok(Buffer { gpu: self.clone(), at, len, pooled: Some(size) })
+        Ok(Buffer { gpu: self.clone(), at, len, pooled: Some((size, pool)) })
     }
 
     /// Rows that are still to be computed.
@@ -66,7 +78,13 @@ impl Gpu {
     pub fn new_rows(&self, n_rows: usize, width: usize) -> Result<Rows, GpuError> {
         let len = n_rows.checked_mul(width).and_then(|n| n.checked_mul(size_of::<f32>()));
         let len = len.ok_or_else(|| GpuError::Shape(format!("{n_rows} rows of {width} are too many")))?;
-        Ok(Rows { buffer: Arc::new(self.scratch(len)?), start: 0, n_rows, width })
+        Ok(Rows { buffer: Arc::new(self.scratch(len)?), start: 0, n_rows, width, quantized: None })
+    }
+
+    /// The same with room for their blocks, if they are whole.
+    pub(super) fn new_rows_for_products(&self, n_rows: usize, width: usize) -> Result<Rows, GpuError> {
+        let rows = self.new_rows(n_rows, width)?;
+        if width.is_multiple_of(BLOCK) { rows.with_quantized() } else { Ok(rows) }
     }
 
     /// These rows, on the device.
@@ -78,26 +96,16 @@ impl Gpu {
             return Err(GpuError::Shape(format!("{} values are not rows of {width}", values.len())));
         }
         let rows = self.new_rows(values.len() / width, width)?;
-        rows.buffer.write_values(values)?;
+        rows.replace(values)?;
         Ok(rows)
     }
 
-    /// Values on the device that stay for a step.
-    ///
-    /// # Errors
-    /// [`GpuError::Memory`], and the driver's.
-    pub fn values_of(&self, values: &[f32]) -> Result<Buffer, GpuError> {
-        let buffer = self.scratch(size_of_val(values))?;
-        buffer.write_values(values)?;
-        Ok(buffer)
-    }
-
     fn allocate(&self, len: usize) -> Result<u64, GpuError> {
-        let Inner { driver, pool } = &*self.inner;
+        let driver = &self.inner.driver;
         match driver.allocate(len) {
             Err(GpuError::Memory(_)) => {
                 // What the pool keeps may be in the way.
-                pool.drain().for_each(|at| driver.free(at));
+                self.pool().drain();
                 driver.allocate(len)
             }
             other => other,
@@ -106,13 +114,34 @@ impl Gpu {
 }
 
 impl Pool {
-    /// Takes all there is.
-    pub fn drain(&self) -> impl Iterator<Item = u64> + use<> {
-        std::mem::take(&mut *self.lock()).into_values().flatten()
+    pub fn new(driver: Arc<Driver>) -> Arc<Pool> {
+        Arc::new(Pool { driver, free: Mutex::default() })
+    }
+
+    /// Gives all back that is not in use.
+    fn drain(&self) {
+        std::mem::take(&mut *self.lock()).into_values().flatten().for_each(|at| self.driver.free(at));
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, Vec<u64>>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.drain();
+    }
+}
+
+impl Quantized {
+    pub fn new(gpu: &Gpu, n_blocks: usize) -> Result<Quantized, GpuError> {
+        Ok(Quantized { buffer: gpu.scratch(n_blocks * (BLOCK + SUMS_BYTES))?, n_blocks })
+    }
+
+    /// Where block `block` is, and its numbers.
+    pub fn at(&self, block: usize) -> [Argument; 2] {
+        [block * BLOCK, self.n_blocks * BLOCK + block * SUMS_BYTES].map(|offset| Argument::U64(self.buffer.at(offset)))
     }
 }
 
@@ -169,11 +198,6 @@ impl Buffer {
         self.gpu.inner.driver.copy(from.at(range.start), self.at(offset), range.len())
     }
 
-    fn write_values(&self, values: &[f32]) -> Result<(), GpuError> {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.write(0, &bytes)
-    }
-
     pub(super) fn check(&self, offset: usize, len: usize) -> Result<(), GpuError> {
         match offset.checked_add(len) {
             Some(end) if end <= self.len => Ok(()),
@@ -184,9 +208,9 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        match self.pooled {
+        match &self.pooled {
             // Whoever takes it next is behind those who used it: everything runs in one order.
-            Some(size) => self.gpu.inner.pool.lock().entry(size).or_default().push(self.at),
+            Some((size, pool)) => pool.lock().entry(*size).or_default().push(self.at),
             None => self.gpu.inner.driver.free(self.at),
         }
     }
@@ -251,6 +275,30 @@ impl Rows {
         let mut bytes = vec![0; self.n_values() * size_of::<f32>()];
         self.buffer.read(self.start * self.width * size_of::<f32>(), &mut bytes)?;
         Ok(bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect())
+    }
+
+    /// Writes other values in their place.
+    ///
+    /// # Errors
+    /// Another number of them; the driver's.
+    pub fn replace(&self, values: &[f32]) -> Result<(), GpuError> {
+        if values.len() != self.n_values() {
+            return Err(GpuError::Shape(format!("{} values in place of {}", values.len(), self.n_values())));
+        }
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.buffer.write(self.start * self.width * size_of::<f32>(), &bytes)
+    }
+
+    /// The same with room for their blocks; the rows are the buffer's first, and of whole blocks.
+    pub(super) fn with_quantized(self) -> Result<Rows, GpuError> {
+        let quantized = Quantized::new(self.gpu(), self.n_values() / BLOCK)?;
+        Ok(Rows { quantized: Some(Arc::new(quantized)), ..self })
+    }
+
+    /// Where their blocks are and the numbers of those; 0 where there are none.
+    pub(super) fn quantized_at(&self) -> [Argument; 2] {
+        let first = self.start * self.width / BLOCK;
+        self.quantized.as_ref().map_or([Argument::U64(0); 2], |quantized| quantized.at(first))
     }
 
     pub(super) fn n_values(&self) -> usize {

@@ -1,4 +1,4 @@
-//! An NVIDIA GPU through its driver alone: memory, and kernels of our own (`kernels/*.cu`).
+//! An NVIDIA GPU through its driver alone: memory, kernels of our own (`kernels/*.cu`), and recordings of what a step does.
 //!
 //! The kernels are compiled to PTX when the program is built with the feature `cuda`, and the driver makes code for the
 //! device at hand out of it. No toolkit library is needed to run, and the driver itself is looked for only when somebody
@@ -10,26 +10,31 @@
 // What stands for the driver in a build without code for GPUs. No value of its type can be made.
 #[cfg(not(feature = "cuda"))]
 mod absent;
+mod attention;
 #[cfg(feature = "cuda")]
 mod driver;
+mod graph;
 // The driver alone looks into arguments.
 #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "there is no driver"))]
 mod launch;
 mod layout;
 mod memory;
+mod products;
 
 #[cfg(not(feature = "cuda"))]
 use absent::Driver;
 #[cfg(feature = "cuda")]
 use driver::Driver;
 
-pub use launch::{Cells, Head, MAX_HEAD_DIM, Weights};
+pub use attention::{Cells, LayerSpan, MAX_HEAD_DIM, StepPlan, StepTables};
+pub use graph::Graph;
 pub use layout::device_bytes;
 pub use memory::{Buffer, Rows};
+pub use products::Weights;
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::error::bytes_for_people;
 
@@ -89,8 +94,11 @@ pub struct Gpu {
 }
 
 struct Inner {
-    driver: Driver,
-    pool: memory::Pool,
+    driver: Arc<Driver>,
+    /// Memory of steps.
+    pool: Arc<memory::Pool>,
+    /// That of the step that is being recorded.
+    recording: Mutex<Option<Arc<memory::Pool>>>,
 }
 
 impl Gpu {
@@ -107,8 +115,9 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::open`].
     pub fn open_at(library: &OsStr) -> Result<Gpu, GpuError> {
-        let driver = Driver::open(library)?;
-        Ok(Gpu { inner: Arc::new(Inner { driver, pool: memory::Pool::default() }) })
+        let driver = Arc::new(Driver::open(library)?);
+        let pool = memory::Pool::new(driver.clone());
+        Ok(Gpu { inner: Arc::new(Inner { driver, pool, recording: Mutex::default() }) })
     }
 
     /// What it is.
@@ -130,13 +139,6 @@ impl Gpu {
     /// The driver's: that of whatever failed since the last time.
     pub fn synchronize(&self) -> Result<(), GpuError> {
         self.inner.driver.synchronize()
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // Another handle may keep the device, and what is not given back with it.
-        self.pool.drain().for_each(|at| self.driver.free(at));
     }
 }
 

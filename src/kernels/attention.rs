@@ -58,6 +58,23 @@ impl AttentionState {
     }
 }
 
+/// Sizes and constants of attention in one layer.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key and value heads; query head `h` reads head `h / (n_heads / n_kv_heads)`.
+    pub n_kv_heads: usize,
+    /// Values in a head.
+    pub head_dim: usize,
+    /// Factor on the scores.
+    pub scale: f32,
+    /// Cap on the scaled scores.
+    pub softcap: f32,
+    /// Keys a query sees, itself included; `None` sees all.
+    pub window: Option<usize>,
+}
+
 /// Consecutive keys and values of one KV head, and how scores are made.
 #[derive(Clone, Copy, Debug)]
 pub struct Span<'a, E = f16> {

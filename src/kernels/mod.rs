@@ -54,7 +54,7 @@ use std::ops::Range;
 
 use half::f16;
 
-pub use attention::{AttentionState, KEY_BLOCK, Span};
+pub use attention::{AttentionShape, AttentionState, KEY_BLOCK, Span};
 pub use blocks::Format;
 pub use interleaved::{STRIP_ROWS, can_interleave, deinterleave, interleave, row_of_strip};
 pub use q8::{Q8RowMut, Q8Rows};

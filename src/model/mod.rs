@@ -243,7 +243,7 @@ impl LanguageModel for Model {
     fn forward(&self, batch: &mut [Chunk<'_, KvCache>]) -> Result<Vec<f32>, ModelError> {
         self.check(batch)?;
         let n_tokens = batch.iter().map(|chunk| chunk.tokens.len()).sum();
-        let (logits, is_nan) = self.placement.front().install(n_tokens, || -> Result<_, ModelError> {
+        let (logits, is_nan) = self.placement.of(0).install(n_tokens, || -> Result<_, ModelError> {
             let logits = self.step(batch)?.map(|logits| logits.to_vec()).transpose()?.unwrap_or_default();
             let is_nan = logits.par_chunks(1 << 16).any(|values| values.iter().any(|v| v.is_nan()));
             Ok((logits, is_nan))

@@ -1,32 +1,14 @@
-//! Rotary positions, and attention with softcap and window.
+//! Attention with softcap and window.
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Error, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 
 use super::kv_rows::KvRows;
 use super::layer_cache::{HeadCache, LayerCache, ring_ranges};
-use super::{Activations, Compute, Cpu, candle_softcap, f32_values, rows_and_width};
-use crate::gpu;
-use crate::kernels::{AttentionState, KEY_BLOCK, Span, TileMut, split_columns};
-
-/// Sizes and constants of attention in one layer.
-#[derive(Clone, Copy, Debug)]
-pub struct AttentionShape {
-    /// Query heads.
-    pub n_heads: usize,
-    /// Key and value heads; query head `h` reads head `h / (n_heads / n_kv_heads)`.
-    pub n_kv_heads: usize,
-    /// Values in a head.
-    pub head_dim: usize,
-    /// Factor on the scores.
-    pub scale: f32,
-    /// Cap on the scaled scores.
-    pub softcap: f32,
-    /// Keys a query sees, itself included; `None` sees all.
-    pub window: Option<usize>,
-}
+use super::{Activations, Compute, Cpu, Step, candle_softcap, f32_values, rows_and_width};
+use crate::kernels::{AttentionShape, AttentionState, KEY_BLOCK, Span, TileMut, split_columns};
 
 /// Which rows of the batch are which positions of which sequence.
 pub struct SequenceSpan<'a> {
@@ -38,77 +20,48 @@ pub struct SequenceSpan<'a> {
     pub cache: &'a mut LayerCache,
 }
 
-/// Cosines and sines of the positions in a batch, shared by all layers.
-///
-/// Dimension `j` of a head pairs with `j + head_dim / 2`; the angle is `pos * base^(-2 j / head_dim)`, in F32
-/// (RoFormer, in the half-split form).
-pub struct Rope {
-    half: usize,
-    /// `[n_tokens, head_dim / 2]`
-    cos: Vec<f32>,
-    /// `[n_tokens, head_dim / 2]`
-    sin: Vec<f32>,
-    /// Both on the GPU, from the first layer there on.
-    on_gpu: OnceLock<[gpu::Buffer; 2]>,
-}
-
-impl Rope {
-    /// Tables for the given positions, one for each row of the batch.
-    pub fn new(positions: impl Iterator<Item = usize>, head_dim: usize, base: f32) -> Rope {
-        let half = head_dim / 2;
-        let frequencies: Vec<f32> = (0..half).map(|j| 1.0 / base.powf((2 * j) as f32 / head_dim as f32)).collect();
-        let (cos, sin) = positions
-            .flat_map(|pos| frequencies.iter().map(move |f| (pos as f32 * f).sin_cos()))
-            .map(|(s, c)| (c, s))
-            .unzip();
-        Rope { half, cos, sin, on_gpu: OnceLock::new() }
-    }
-
-    fn on_gpu(&self, gpu: &gpu::Gpu) -> Result<&[gpu::Buffer; 2]> {
-        if let Some(tables) = self.on_gpu.get() {
-            return Ok(tables);
-        }
-        let upload = |values: &[f32]| gpu.values_of(values).map_err(Error::wrap);
-        let tables = [upload(&self.cos)?, upload(&self.sin)?];
-        Ok(self.on_gpu.get_or_init(|| tables))
-    }
-
-    fn row(&self, row: usize) -> (&[f32], &[f32]) {
-        let range = row * self.half..(row + 1) * self.half;
-        (&self.cos[range.clone()], &self.sin[range])
-    }
-}
-
 /// Rotates queries and keys, adds keys and values to the caches, and attends.
 ///
 /// `qkv`: `[n_tokens, (n_heads + 2 n_kv_heads) * head_dim]`, queries, keys, values side by side; used up. Returns
-/// `[n_tokens, n_heads * head_dim]`. Scores are scaled, capped (`softcap * tanh(s / softcap)`), masked, and go through a
+/// `[n_tokens, n_heads * head_dim]`; `layer` is the model's. Scores are scaled, capped (`softcap * tanh(s / softcap)`), masked, and go through a
 /// softmax in F32; the mask is a range of positions.
 pub fn attention(
     compute: &Compute,
     qkv: Activations,
-    rope: &Rope,
+    step: &Step,
+    layer: usize,
     shape: &AttentionShape,
     spans: &mut [SequenceSpan<'_>],
 ) -> Result<Activations> {
     match compute {
         Compute::Cpu(cpu) => {
-            let op = CpuAttention { cpu, rope, shape, spans: Mutex::new(spans) };
+            let op = CpuAttention { cpu, step, shape, spans: Mutex::new(spans) };
             qkv.tensor()?.apply_op1_no_bwd(&op).map(Activations::Tensor)
         }
-        Compute::Gpu(device) => gpu_attention(&device.gpu, qkv.on_gpu()?, rope, shape, spans).map(Activations::Gpu),
+        Compute::Gpu(device) => {
+            let (tables, layer) = step.on_gpu(&device.gpu, layer)?;
+            device.gpu.attention(qkv.on_gpu()?, shape, &tables, layer).map(Activations::Gpu).map_err(Error::wrap)
+        }
         Compute::Candle(device) => {
             let qkv = qkv.tensor()?;
             let parts: Result<Vec<Tensor>> =
-                spans.iter_mut().map(|span| candle_attention(device, qkv, rope, shape, span)).collect();
+                spans.iter_mut().map(|span| candle_attention(device, qkv, step, shape, span)).collect();
             Tensor::cat(&parts?, 0).map(Activations::Tensor)
         }
     }
 }
 
+/// The first query must still find the oldest key of its window after the last key of `n` is written.
+pub(super) fn check_room(n: usize, pos: usize, window: Option<usize>, capacity: usize) -> Result<()> {
+    if n + window.map_or(pos, |w| pos.min(w - 1)) > capacity {
+        candle_core::bail!("{n} tokens at once do not fit a cache of {capacity}");
+    }
+    Ok(())
+}
+
 struct CpuAttention<'a, 'b> {
     cpu: &'a Cpu,
-    rope: &'a Rope,
+    step: &'a Step,
     shape: &'a AttentionShape,
     /// A custom op is called with `&self`; the lock is never waited for.
     spans: Mutex<&'a mut [SequenceSpan<'b>]>,
@@ -195,18 +148,14 @@ impl CpuAttention<'_, '_> {
         let LayerCache::Cpu { heads, capacity } = &mut *span.cache else {
             candle_core::bail!("a cache of candle's under our kernels")
         };
-        // The first query must still find the oldest key of its window after the last key is written.
-        let needed = rows.len() + window.map_or(pos, |w| pos.min(w - 1));
-        if needed > *capacity {
-            candle_core::bail!("{} tokens at once do not fit a cache of {capacity}", rows.len());
-        }
+        check_room(rows.len(), pos, window, *capacity)?;
         heads.par_iter_mut().enumerate().for_each(|(head, cache)| {
             let mut rotated = vec![0.0; head_dim];
             for (i, row) in rows.clone().enumerate() {
                 let row_values = &qkv[row * width..(row + 1) * width];
                 let key = &row_values[(n_heads + head) * head_dim..][..head_dim];
                 let value = &row_values[(n_heads + n_kv_heads + head) * head_dim..][..head_dim];
-                let (cos, sin) = self.rope.row(row);
+                let (cos, sin) = self.step.angles(row);
                 rotated.copy_from_slice(key);
                 self.cpu.kernels.rope(&mut rotated, cos, sin);
                 let slot = cache.slot(pos + i, *capacity, head_dim);
@@ -228,7 +177,7 @@ impl CpuAttention<'_, '_> {
         let mut queries = Vec::with_capacity(n_tokens * group_width);
         for token in 0..n_tokens {
             queries.extend_from_slice(&qkv[tile.first_query + token * width..][..group_width]);
-            let (cos, sin) = self.rope.row(tile.first_row + token);
+            let (cos, sin) = self.step.angles(tile.first_row + token);
             let heads = queries[token * group_width..].chunks_exact_mut(head_dim);
             heads.for_each(|head| kernels.rope(head, cos, sin));
         }
@@ -293,45 +242,11 @@ impl CpuAttention<'_, '_> {
     }
 }
 
-/// The same on a GPU: the same sums in the same order.
-fn gpu_attention(
-    gpu: &gpu::Gpu,
-    qkv: &gpu::Rows,
-    rope: &Rope,
-    shape: &AttentionShape,
-    spans: &mut [SequenceSpan<'_>],
-) -> Result<gpu::Rows> {
-    let AttentionShape { n_heads, n_kv_heads, head_dim, scale, softcap, window } = *shape;
-    let [cos, sin] = rope.on_gpu(gpu)?;
-    gpu.rope(qkv, cos, sin, n_heads + n_kv_heads, head_dim).map_err(Error::wrap)?;
-    let out = gpu.new_rows(qkv.n_rows(), n_heads * head_dim).map_err(Error::wrap)?;
-    let head = gpu::Head { n_heads, n_kv_heads, head_dim, scale, softcap, window };
-    for span in spans {
-        let (pos, n) = (span.pos, span.rows.len());
-        let LayerCache::Gpu(cache) = &mut *span.cache else {
-            candle_core::bail!("a cache of another place under the GPU's kernels")
-        };
-        let capacity = cache.capacity();
-        // The first query must still find the oldest key of its window after the last key is written.
-        if n + window.map_or(pos, |w| pos.min(w - 1)) > capacity {
-            candle_core::bail!("{n} tokens at once do not fit a cache of {capacity}");
-        }
-        let [keys, values] = cache.for_positions(gpu, pos + n, head_dim)?;
-        let rows = qkv.narrow(span.rows.clone()).map_err(Error::wrap)?;
-        let (key_heads, value_heads) = (n_heads..n_heads + n_kv_heads, n_heads + n_kv_heads..n_heads + 2 * n_kv_heads);
-        gpu.store(&rows, key_heads, head_dim, pos, capacity, keys)
-            .and_then(|()| gpu.store(&rows, value_heads, head_dim, pos, capacity, values))
-            .and_then(|()| gpu.attend(&rows, &head, keys, values, pos, capacity, &out, span.rows.start))
-            .map_err(Error::wrap)?;
-    }
-    Ok(out)
-}
-
 /// The same in candle's operations, for one sequence.
 fn candle_attention(
     device: &Device,
     qkv: &Tensor,
-    rope: &Rope,
+    step: &Step,
     shape: &AttentionShape,
     span: &mut SequenceSpan<'_>,
 ) -> Result<Tensor> {
@@ -342,11 +257,11 @@ fn candle_attention(
         qkv.narrow(1, first * head_dim, count * head_dim)?.reshape((n, count, head_dim))?.transpose(0, 1)?.contiguous()
     };
     let table = |values: &[f32]| {
-        Tensor::from_slice(&values[start * rope.half..(start + n) * rope.half], (1, n, rope.half), device)
+        Tensor::from_slice(&values[start * step.half..(start + n) * step.half], (1, n, step.half), device)
     };
-    let (cos, sin) = (table(&rope.cos)?, table(&rope.sin)?);
+    let (cos, sin) = (table(&step.cos)?, table(&step.sin)?);
     let rotate = |x: Tensor| -> Result<Tensor> {
-        let (a, b) = (x.narrow(D::Minus1, 0, rope.half)?, x.narrow(D::Minus1, rope.half, rope.half)?);
+        let (a, b) = (x.narrow(D::Minus1, 0, step.half)?, x.narrow(D::Minus1, step.half, step.half)?);
         let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
         let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
         Tensor::cat(&[first, second], D::Minus1)

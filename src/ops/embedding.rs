@@ -17,12 +17,15 @@ pub fn embed(compute: &Compute, embedding: &Linear, tokens: &[u32], scale: f32) 
     match compute {
         Compute::Cpu(cpu) => {
             let mut out = vec![0.0; tokens.len() * width];
-            cpu.run(|| {
-                out.par_chunks_mut(width).zip(tokens).for_each(|(row, &token)| {
-                    embedding.dequantize_row(token as usize, row);
-                    cpu.kernels.scale(row, scale);
-                });
-            });
+            let fill = |(row, &token): (&mut [f32], &u32)| {
+                embedding.dequantize_row(token as usize, row);
+                cpu.kernels.scale(row, scale);
+            };
+            // A single row is not worth the way to another thread.
+            match tokens {
+                [token] => fill((&mut out, token)),
+                _ => cpu.run(|| out.par_chunks_mut(width).zip(tokens).for_each(fill)),
+            }
             Tensor::from_vec(out, (tokens.len(), width), compute.device()).map(Activations::Tensor)
         }
         // A few rows of a matrix that the host has anyway.

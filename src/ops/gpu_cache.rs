@@ -8,7 +8,7 @@ use candle_core::{Error, Result};
 use super::Device;
 use super::kv_rows::{KvRows, KvType};
 use super::layer_cache::ring_ranges;
-use crate::gpu::{Buffer, Cells, Gpu, GpuError};
+use crate::gpu::{Buffer, Cells, Gpu, GpuError, LayerSpan};
 use crate::kernels::KEY_BLOCK;
 
 /// Keys and values, each `[slots, n_kv_heads, head_dim]` in its type; position `p` stands in slot `p % capacity`.
@@ -46,17 +46,15 @@ impl GpuCache {
         self.keys_and_values.iter().flatten().map(Buffer::len).sum()
     }
 
-    /// Keys and values, with room for positions up to `end`.
-    pub(super) fn for_positions(&mut self, gpu: &Gpu, end: usize, head_dim: usize) -> Result<[Cells<'_>; 2]> {
-        self.grow(gpu, end, head_dim).map_err(Error::wrap)?;
+    /// Rows of a step, for which there is room now, that are positions from `pos` on.
+    pub(super) fn span(&mut self, gpu: &Gpu, rows: Range<usize>, pos: usize, head_dim: usize) -> Result<LayerSpan<'_>> {
+        self.grow(gpu, pos + rows.len(), head_dim).map_err(Error::wrap)?;
         let Some([keys, values]) = &self.keys_and_values else { candle_core::bail!("a cache of no slots") };
         let [key_type, value_type] = self.kv_types;
-        let cells = |buffer, kv_type: KvType| Cells {
-            buffer,
-            code: code(kv_type),
-            head_bytes: kv_type.row_bytes(head_dim).unwrap_or_default(),
-        };
-        Ok([cells(keys, key_type), cells(values, value_type)])
+        let cells =
+            |buffer, kv_type| Cells { buffer, code: code(kv_type), slot_bytes: self.slot_bytes(kv_type, head_dim) };
+        let (keys, values) = (cells(keys, key_type), cells(values, value_type));
+        Ok(LayerSpan { rows, pos, capacity: self.capacity, keys, values })
     }
 
     /// As [`super::LayerCache::copy_rows`]. False also where the device refuses.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Error, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{Activations, Compute, Cpu, f32_values, rows_and_width};
+use super::{Activations, Compute, Cpu, f32_values, geglu, rows_and_width, softcap};
 use crate::gpu;
 use crate::kernels::{
     Format, Kernels, Q8Rows, STRIP_ROWS, TileMut, can_interleave, deinterleave, dequantize_row, row_of_strip,
@@ -111,14 +111,45 @@ impl Linear {
     pub fn forward(&self, compute: &Compute, x: &Activations) -> Result<Activations> {
         match compute {
             Compute::Cpu(cpu) => x.tensor()?.apply_op1_no_bwd(&MatMul { linear: self, cpu }).map(Activations::Tensor),
-            Compute::Gpu(_) if self.on_gpu.is_empty() => {
-                candle_core::bail!("`{}` was not loaded for the GPU", self.parts[0].name)
-            }
             Compute::Gpu(device) => {
-                device.gpu.matmul(x.on_gpu()?, &self.on_gpu).map(Activations::Gpu).map_err(Error::wrap)
+                device.gpu.matmul(x.on_gpu()?, self.on_gpu()?, None).map(Activations::Gpu).map_err(Error::wrap)
             }
             Compute::Candle(_) => x.tensor()?.matmul(&self.candle_weight()?.t()?).map(Activations::Tensor),
         }
+    }
+
+    /// `gelu_tanh(gate) * up` where the parts are the gate and the up matrix: `[n_tokens, n_cols]` to
+    /// `[n_tokens, n_rows / 2]`.
+    ///
+    /// # Errors
+    /// As of [`Linear::forward`].
+    pub fn gated(&self, compute: &Compute, x: &Activations) -> Result<Activations> {
+        match compute {
+            Compute::Gpu(device) => {
+                device.gpu.gated(x.on_gpu()?, self.on_gpu()?).map(Activations::Gpu).map_err(Error::wrap)
+            }
+            _ => geglu(compute, &self.forward(compute, x)?),
+        }
+    }
+
+    /// `cap * tanh(y / cap)` of each output.
+    ///
+    /// # Errors
+    /// As of [`Linear::forward`].
+    pub fn capped(&self, compute: &Compute, x: &Activations, cap: f32) -> Result<Activations> {
+        match compute {
+            Compute::Gpu(device) => {
+                device.gpu.matmul(x.on_gpu()?, self.on_gpu()?, Some(cap)).map(Activations::Gpu).map_err(Error::wrap)
+            }
+            _ => softcap(compute, self.forward(compute, x)?, cap),
+        }
+    }
+
+    fn on_gpu(&self) -> Result<&[gpu::Weights]> {
+        if self.on_gpu.is_empty() {
+            candle_core::bail!("`{}` was not loaded for the GPU", self.parts[0].name)
+        }
+        Ok(&self.on_gpu)
     }
 
     /// Row `row` (counted over all parts), widened exactly.

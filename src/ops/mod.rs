@@ -13,16 +13,22 @@ mod kv_rows;
 mod layer_cache;
 mod linear;
 mod placement;
+mod replay;
+mod residual;
 mod rows;
+mod step;
 
+pub use crate::kernels::AttentionShape;
 pub use activations::Activations;
-pub use attention::{AttentionShape, Rope, SequenceSpan, attention};
+pub use attention::{SequenceSpan, attention};
 pub use embedding::embed;
 pub use kv_rows::KvType;
 pub use layer_cache::LayerCache;
 pub use linear::{Linear, Weight};
 pub use placement::Placement;
+pub use residual::Residual;
 pub use rows::{Norm, add, geglu, rms_norm, softcap};
+pub use step::Step;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -60,6 +66,7 @@ pub struct Device {
     pub gpu: Gpu,
     /// How caches keep keys, and values.
     pub kv_types: [KvType; 2],
+    recordings: replay::Recordings,
 }
 
 impl Compute {
@@ -86,7 +93,7 @@ impl Compute {
 
     /// A GPU.
     pub fn gpu(gpu: Gpu) -> Compute {
-        Compute::Gpu(Device { gpu, kv_types: [KvType::default(); 2] })
+        Compute::Gpu(Device { gpu, kv_types: [KvType::default(); 2], recordings: replay::Recordings::default() })
     }
 
     /// The same with caches that keep keys and values in these types; candle's keep F32.

@@ -60,7 +60,7 @@ fn cpu_product(format: Format, weights: &[u8], x: &[f32], n_rows: usize, width: 
 fn gpu_product(gpu: &Gpu, format: Format, weights: &[u8], x: &[f32], n_rows: usize, width: usize) -> Vec<f32> {
     let weights = gpu.weights(format, n_rows, width, weights).expect("weights");
     let x = gpu.rows_of(x, width).expect("rows");
-    gpu.matmul(&x, &[weights]).expect("a product").to_vec().expect("values")
+    gpu.matmul(&x, &[weights], None).expect("a product").to_vec().expect("values")
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn products_of_every_format_have_the_cpu_s_bits() {
             let widths = if format.block_len() == 256 { [256, 768] } else { [32, 9 * 32] };
             for (n_rows, width) in [(1, widths[0]), (37, widths[1])] {
                 let weights = weights(seed as u64, format, n_rows, width);
-                for n_columns in [1, 3, 8, 17] {
+                for n_columns in [1, 3, 8, 39] {
                     let x = activations(seed as u64 + 50, n_columns, width);
                     let expected = cpu_product(format, &weights, &x, n_rows, width);
                     assert!(expected.iter().filter(|v| v.is_finite()).count() > expected.len() / 2);
@@ -110,7 +110,7 @@ fn a_product_of_several_matrices_puts_their_outputs_side_by_side() {
             .zip(&matrices)
             .map(|((format, n_rows), bytes)| gpu.weights(*format, *n_rows, 512, bytes).expect("weights"))
             .collect();
-        let found = gpu.matmul(&gpu.rows_of(&x, 512).expect("rows"), &on_gpu).expect("a product");
+        let found = gpu.matmul(&gpu.rows_of(&x, 512).expect("rows"), &on_gpu, None).expect("a product");
         assert_eq!((found.n_rows(), found.width()), (9, 62));
         let found = found.to_vec().expect("values");
         let mut first = 0;
@@ -139,27 +139,81 @@ fn rows_and_values_by_themselves_have_the_cpu_s_bits() {
                 assert!(bits(&found.to_vec().expect("values")) == bits(expected), "{name} of {width}");
             };
 
-            let sum: Vec<f32> = x.iter().zip(&y).map(|(x, y)| x + y).collect();
-            check("add", gpu.add(&rows(&x, width), &rows(&y, width)).expect("add"), &sum);
-
-            let mut capped = x.clone();
-            kernels.softcap(&mut capped, 30.0);
-            check("softcap", gpu.softcap(&rows(&x, width), 30.0).expect("softcap"), &capped);
-
             let both: Vec<f32> = x.chunks(width).zip(y.chunks(width)).flat_map(|(g, u)| [g, u].concat()).collect();
             let mut gated = vec![0.0; x.len()];
             kernels.gelu_tanh_mul(&x, &y, &mut gated);
             check("geglu", gpu.geglu(&rows(&both, 2 * width)).expect("geglu"), &gated);
 
-            let factors = activations(77, 1, width);
-            let bytes: Vec<u8> = factors.iter().flat_map(|f| f.to_le_bytes()).collect();
+            let (factors, second) = (activations(77, 1, width), activations(78, 1, width));
+            let bytes_of = |values: &[f32]| values.iter().flat_map(|f| f.to_le_bytes()).collect::<Vec<u8>>();
             let mut normed = vec![0.0; x.len()];
             for (row, out) in x.chunks(width).zip(normed.chunks_mut(width)) {
                 kernels.rms_norm(row, &factors, 1e-6, out);
             }
-            let factors = gpu.buffer_of(&bytes).expect("factors");
+            let factors = gpu.buffer_of(&bytes_of(&factors)).expect("factors");
             check("norm", gpu.rms_norm(&rows(&x, width), &factors, 1e-6).expect("norm"), &normed);
+
+            let sum: Vec<f32> = y.iter().zip(&normed).map(|(y, x)| y + x).collect();
+            let mut normed_sum = vec![0.0; x.len()];
+            for (row, out) in sum.chunks(width).zip(normed_sum.chunks_mut(width)) {
+                kernels.rms_norm(row, &second, 1e-6, out);
+            }
+            let branch = rows(&x, width);
+            let next = gpu.buffer_of(&bytes_of(&second)).expect("factors");
+            let add = |next| gpu.add_normed(&rows(&y, width), (&branch, &factors), next, 1e-6).expect("a sum");
+            let (found_sum, found) = add(Some(&next));
+            check("sum", found_sum, &sum);
+            check("norm of a sum", found.expect("a norm"), &normed_sum);
+            let (found_sum, nothing) = add(None);
+            check("sum alone", found_sum, &sum);
+            assert!(nothing.is_none());
         }
+    }
+}
+
+#[test]
+fn what_is_made_together_has_the_bits_of_what_is_made_one_after_the_other() {
+    let kernels = Kernels::get();
+    for gpu in devices() {
+        for (seed, format) in Format::ALL.into_iter().enumerate() {
+            // Whole blocks of gated rows, and not.
+            for (n_rows, n_columns) in [(64, 1), (37, 1), (64, 3)] {
+                let x = activations(seed as u64 + 90, n_columns, 512);
+                let parts = [5, 6].map(|seed| weights(seed, format, n_rows, 512));
+                let [gate, up] = parts.each_ref().map(|bytes| cpu_product(format, bytes, &x, n_rows, 512));
+                let mut gated = vec![0.0; gate.len()];
+                kernels.gelu_tanh_mul(&gate, &up, &mut gated);
+                let on_gpu: Vec<_> =
+                    parts.iter().map(|bytes| gpu.weights(format, n_rows, 512, bytes).expect("weights")).collect();
+                let rows = gpu.rows_of(&x, 512).expect("rows");
+                let found = gpu.gated(&rows, &on_gpu).expect("gated").to_vec().expect("values");
+                assert!(bits(&found) == bits(&gated), "{format:?} {n_rows} gated, {n_columns} columns");
+
+                let mut capped = gate.clone();
+                kernels.softcap(&mut capped, 30.0);
+                let found = gpu.matmul(&rows, &on_gpu[..1], Some(30.0)).expect("capped").to_vec().expect("values");
+                assert!(bits(&found) == bits(&capped), "{format:?} {n_rows} capped, {n_columns} columns");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_kernel_leaves_for_a_product_is_what_the_product_would_make() {
+    for gpu in devices() {
+        let x = activations(12, 3, 128);
+        let factors = gpu.buffer_of(&[1.0_f32.to_le_bytes(); 128].concat()).expect("factors");
+        let weights = weights(13, Format::Q8_0, 40, 128);
+        let normed = gpu.rms_norm(&gpu.rows_of(&x, 128).expect("rows"), &factors, 1e-6).expect("a norm");
+        let values = normed.to_vec().expect("values");
+        let expected = cpu_product(Format::Q8_0, &weights, &values, 40, 128);
+        let on_gpu = [gpu.weights(Format::Q8_0, 40, 128, &weights).expect("weights")];
+        let found = gpu.matmul(&normed, &on_gpu, None).expect("a product").to_vec().expect("values");
+        assert!(bits(&found) == bits(&expected));
+        // Of some of the rows, too.
+        let last = normed.narrow(1..3).expect("rows");
+        let found = gpu.matmul(&last, &on_gpu, None).expect("a product").to_vec().expect("values");
+        assert!(bits(&found) == bits(&expected[40..]));
     }
 }
 
@@ -168,12 +222,13 @@ fn what_does_not_fit_is_refused_before_a_kernel_starts() {
     for gpu in devices() {
         let x = gpu.rows_of(&[1.0; 64], 32).expect("rows");
         let other = gpu.rows_of(&[1.0; 32], 32).expect("rows");
-        assert!(gpu.add(&x, &other).is_err());
+        let factors = gpu.buffer_of(&[0; 128]).expect("factors");
+        assert!(gpu.add_normed(&x, (&other, &factors), None, 1e-6).is_err());
         assert!(gpu.rms_norm(&x, &gpu.buffer_of(&[0; 64]).expect("a buffer"), 1e-6).is_err());
         assert!(gpu.weights(Format::Q4_0, 2, 32, &[0; 18]).is_err(), "half the bytes");
         assert!(gpu.weights(Format::Q4_K, 2, 32, &[0; 36]).is_err(), "no whole block");
         let weights = gpu.weights(Format::Q4_0, 2, 64, &[0; 72]).expect("weights");
-        assert!(gpu.matmul(&x, &[weights]).is_err(), "rows of 32 for columns of 64");
+        assert!(gpu.matmul(&x, &[weights], None).is_err(), "rows of 32 for columns of 64");
         assert!(x.narrow(1..3).is_err());
         let buffer = gpu.buffer(10).expect("a buffer");
         assert!(buffer.write(4, &[0; 7]).is_err() && buffer.read(11, &mut []).is_err());

@@ -125,3 +125,34 @@ fn what_a_prompt_left_in_its_file_is_read_by_gpu_and_cpu_alike() {
         }
     }
 }
+
+/// What the emulated device counts, by name, over a whole run.
+fn counts(stderr: &str) -> std::collections::HashMap<String, i64> {
+    let line = stderr.lines().find_map(|line| line.strip_prefix("emulated GPU: ")).expect(stderr);
+    let words: Vec<&str> = line.split([' ', ',']).filter(|word| !word.is_empty() && *word != "of").collect();
+    let pair = |pair: &[&str]| (pair[1].to_owned(), pair[0].parse().expect("a number"));
+    // "2 replays of 9 launches": those are told apart from the launches that were not recorded.
+    let (direct, rest) = words.split_at(2);
+    rest.chunks(2).map(pair).chain([("direct".to_owned(), direct[0].parse().expect("a number"))]).collect()
+}
+
+#[test]
+fn a_token_is_one_recording_two_uploads_and_one_download() {
+    let folder = Folder::new();
+    let run_for = |n: &str| {
+        let mut command = program(&folder);
+        command.env("EMULATED_GPU_COUNTS", "1");
+        let args = ["-p", "Say nothing", "--temp", "0", "--ignore-eos", "-ngl", "999", "-n", n];
+        counts(&run(command.args(args)).expect(0).stderr)
+    };
+    let (few, many) = (run_for("4"), run_for("9"));
+    let more = |name: &str| many[name] - few[name];
+    assert_eq!(few["recordings"], 1);
+    assert_eq!((more("direct"), more("recordings"), more("replays")), (0, 0, 5));
+    assert_eq!((more("uploads"), more("downloads"), more("synchronizations"), more("copies")), (10, 5, 5, 0));
+    // Nine kernels a layer, one more where the matrices of queries, keys and values are of two formats; the norm at the
+    // beginning, and three for the logits.
+    let a_token = more("launches") / 5;
+    eprintln!("a token is {a_token} launches");
+    assert_eq!(more("launches") % 5, 0);
+}

@@ -1,15 +1,15 @@
 // Rotary positions, the KV cache, and attention with softcap and window.
 //
-// A cache's row (a slot) is `[n_kv_heads][head_dim]` in the cache's type. Position p stands in slot p % capacity.
+// A cache's row (a slot) is `[n_kv_heads][head_dim]` in the cache's type. Position p stands in slot p % capacity. Where
+// the caches are and which positions the rows have is read from memory, so that a recorded step serves for others.
 #include "common.cuh"
 
-/// Queries are kept in shared memory; a head has at most so many values (gpu/mod.rs checks).
+/// Queries are kept in shared memory; a head has at most so many values (gpu/attention.rs checks).
 #define MAX_HEAD_DIM 512
 /// Keys that are weighed together, as on the CPU: blocks end at multiples of this many positions.
 #define KEY_BLOCK 32
-#define ATTENTION_THREADS 128
 
-/// How keys or values are kept: the codes of gpu/mod.rs.
+/// How keys or values are kept: the codes of gpu_cache.rs.
 enum KvType { KV_F32 = 0, KV_F16 = 1, KV_BF16 = 2, KV_Q8_0 = 3 };
 /// In Q8_0 a scale (f16) and 32 values.
 #define Q8_VALUES 32
@@ -35,126 +35,216 @@ __device__ inline float load_kv(unsigned type, const u8 *row, unsigned i) {
     }
 }
 
-/// Rotates all query and key heads of `[n_tokens][n_heads]` in place: the pair j, j + half by the token's angle.
-extern "C" __global__ void rope(float *qkv, const float *cos, const float *sin, unsigned width, unsigned n_heads,
-                                unsigned half, u64 n) {
-    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= n) return;
-    const unsigned j = i % half, head = i / half % n_heads;
-    const u64 token = i / half / n_heads;
-    float *low = qkv + token * width + (u64)head * 2 * half + j;
-    const float x = low[0], y = low[half], c = cos[token * half + j], s = sin[token * half + j];
-    low[0] = fmaf(-y, s, x * c);
-    low[half] = fmaf(x, s, y * c);
+/// One sequence of the step in one layer: its cache, the position of its first row, and its rows.
+struct Span {
+    u8 *keys, *values;
+    unsigned capacity, pos, first_row, n_rows;
+};
+
+/// Eight values from `i` on, which is a multiple of 8; zeros beyond the end.
+__device__ inline void load_kv_8(unsigned type, const u8 *row, unsigned i, unsigned n, float *out) {
+    if (type == KV_Q8_0 || n % 8 != 0) {
+        for (unsigned l = 0; l < 8; l++) out[l] = i + l < n ? load_kv(type, row, i + l) : 0.0f;
+    } else if (type == KV_F32) {
+        const float4 a = ((const float4 *)row)[i / 4], b = ((const float4 *)row)[i / 4 + 1];
+        out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w, out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
+    } else {
+        const int4 all = ((const int4 *)row)[i / 8];
+        const unsigned words[4] = {(unsigned)all.x, (unsigned)all.y, (unsigned)all.z, (unsigned)all.w};
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+            const u16 low = (u16)words[w], high = (u16)(words[w] >> 16);
+            out[2 * w] = type == KV_F16 ? widen_f16(low) : widen_bf16(low);
+            out[2 * w + 1] = type == KV_F16 ? widen_f16(high) : widen_bf16(high);
+        }
+    }
 }
 
-/// Writes the keys, or the values, of neighbouring tokens into the cache, 32 values a thread. `x` is the first token's.
-extern "C" __global__ void store_kv(const float *x, unsigned width, unsigned head_dim, unsigned n_kv_heads, unsigned type,
-                                    u64 pos, u64 capacity, u64 n, u8 *cache) {
-    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= n) return;
-    const unsigned pieces = (head_dim + 31) / 32;
-    const unsigned piece = i % pieces, head = i / pieces % n_kv_heads;
-    const u64 token = i / pieces / n_kv_heads;
-    const u64 head_bytes = kv_row_bytes(type, head_dim);
-    const u64 slot = (pos + token) % capacity;
-    const float *values = x + token * width + (u64)head * head_dim + piece * 32;
-    u8 *row = cache + (slot * n_kv_heads + head) * head_bytes;
-    const unsigned start = piece * 32, len = min(32u, head_dim - start);
+/// Writes a head's values into a cache.
+__device__ inline void store_kv(unsigned type, const float *values, unsigned n, u8 *row) {
     if (type != KV_Q8_0) {
-        for (unsigned l = 0; l < len; l++) {
-            if (type == KV_F32) ((float *)row)[start + l] = values[l];
-            else ((u16 *)row)[start + l] = type == KV_F16 ? narrow_f16(values[l]) : narrow_bf16(values[l]);
+        for (unsigned i = threadIdx.x; i < n; i += blockDim.x) {
+            if (type == KV_F32) ((float *)row)[i] = values[i];
+            else ((u16 *)row)[i] = type == KV_F16 ? narrow_f16(values[i]) : narrow_bf16(values[i]);
         }
         return;
     }
     // ggml's: the largest magnitude becomes 127, halves are rounded away from zero.
-    float largest = 0.0f;
-    for (unsigned l = 0; l < 32; l++) largest = fmaxf(largest, fabsf(values[l]));
-    const float scale = largest / 127.0f;
-    const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
-    u8 *block = row + piece * Q8_BYTES;
-    *(u16 *)block = narrow_f16(scale);
-    for (unsigned l = 0; l < 32; l++) block[2 + l] = (u8)(signed char)(int)roundf(values[l] * inverse);
+    for (unsigned b = threadIdx.x; b < n / Q8_VALUES; b += blockDim.x) {
+        values += b * Q8_VALUES;
+        float largest = 0.0f;
+        for (unsigned l = 0; l < Q8_VALUES; l++) largest = fmaxf(largest, fabsf(values[l]));
+        const float scale = largest / 127.0f;
+        const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+        u8 *block = row + b * Q8_BYTES;
+        *(u16 *)block = narrow_f16(scale);
+        for (unsigned l = 0; l < Q8_VALUES; l++) block[2 + l] = (u8)(signed char)(int)roundf(values[l] * inverse);
+        values -= b * Q8_VALUES;
+    }
 }
 
-/// Attention of neighbouring tokens of one sequence; a block for each query head (x) and token (y), which looks at the
-/// keys of its window block by block, with a running softmax. Sixteen lanes make a score; then each thread adds up some
-/// dimensions of the values. `qkv` and `out` are the first token's rows, `pos` its position; a window of 0 is none.
-extern "C" __global__ void attend(const float *qkv, unsigned width, unsigned head_dim, unsigned n_heads,
-                                  unsigned n_kv_heads, const u8 *keys, unsigned key_type, const u8 *values,
-                                  unsigned value_type, u64 capacity, u64 pos, u64 window, float scale, float cap,
-                                  float *out) {
-    __shared__ float query[MAX_HEAD_DIM];
-    __shared__ float acc[MAX_HEAD_DIM];
-    __shared__ float weights[KEY_BLOCK];
-    __shared__ float shared_max, shared_sum, shared_correction;
-    __shared__ bool is_weighed;
-    const unsigned head = blockIdx.x, token = blockIdx.y, thread = threadIdx.x, lane = thread % 16;
-    const unsigned kv_head = head / (n_heads / n_kv_heads);
-    const u64 key_bytes = kv_row_bytes(key_type, head_dim), value_bytes = kv_row_bytes(value_type, head_dim);
-    for (unsigned d = thread; d < head_dim; d += ATTENTION_THREADS) {
-        query[d] = qkv[(u64)token * width + (u64)head * head_dim + d];
-        acc[d] = 0.0f;
+/// A block for each head (x) of each row (y): queries and keys are rotated, the pair j, j + half by the row's angle; queries
+/// go back where they were, keys and values into the cache.
+extern "C" __global__ void rope_and_store(float *qkv, const float *cos, const float *sin, unsigned head_dim,
+                                          unsigned n_heads, unsigned n_kv_heads, unsigned key_type,
+                                          unsigned value_type, const Span *spans, const unsigned *span_of_row) {
+    __shared__ float values[MAX_HEAD_DIM];
+    const unsigned head = blockIdx.x, row = blockIdx.y, half = head_dim / 2;
+    float *x = qkv + ((u64)row * gridDim.x + head) * head_dim;
+    const bool is_query = head < n_heads, is_value = head >= n_heads + n_kv_heads;
+    if (is_value) {
+        for (unsigned d = threadIdx.x; d < head_dim; d += blockDim.x) values[d] = x[d];
+    } else {
+        for (unsigned j = threadIdx.x; j < half; j += blockDim.x) {
+            const float low = x[j], high = x[j + half], c = cos[row * half + j], s = sin[row * half + j];
+            float *to = is_query ? x : values;
+            to[j] = fmaf(-high, s, low * c);
+            to[j + half] = fmaf(low, s, high * c);
+        }
     }
-    if (thread == 0) {
-        shared_max = -__uint_as_float(0x7f800000u);
-        shared_sum = 0.0f;
+    if (is_query) return;
+    __syncthreads();
+    const Span span = spans[span_of_row[row]];
+    const unsigned slot = (span.pos + row - span.first_row) % span.capacity;
+    const unsigned kv_head = is_value ? head - n_heads - n_kv_heads : head - n_heads;
+    const unsigned type = is_value ? value_type : key_type;
+    u8 *cache = is_value ? span.values : span.keys;
+    store_kv(type, values, head_dim, cache + ((u64)slot * n_kv_heads + kv_head) * kv_row_bytes(type, head_dim));
+}
+
+/// The positions that a row sees, from `start` to before `end`; `base` is where the block of the first begins.
+struct Seen {
+    unsigned start, end, base;
+    __device__ Seen(const Span &span, unsigned row, unsigned window) {
+        end = span.pos + row - span.first_row + 1;
+        start = window > 0 && end > window ? end - window : 0;
+        base = start / KEY_BLOCK * KEY_BLOCK;
+    }
+};
+
+#define SCORE_THREADS 128
+#define SCORE_KEYS (SCORE_THREADS / 2)
+
+/// Scores of a row's head (x; rows from `first_row` on) and SCORE_KEYS keys (y), for all that the row sees: two lanes make
+/// one, with eight of the CPU's sixteen running sums each. `scores` is `[row][head][stride]`, from the first block seen on.
+extern "C" __global__ void attend_scores(const float *qkv, unsigned width, unsigned head_dim, unsigned n_heads,
+                                         unsigned n_kv_heads, unsigned key_type, const Span *spans,
+                                         const unsigned *span_of_row, unsigned first_row, unsigned window, float scale,
+                                         float cap, u64 stride, float *scores) {
+    __shared__ float query[MAX_HEAD_DIM + 8];
+    const unsigned head = blockIdx.x % n_heads, row = first_row + blockIdx.x / n_heads;
+    const Span span = spans[span_of_row[row]];
+    const Seen seen(span, row, window);
+    const unsigned first = seen.base + blockIdx.y * SCORE_KEYS;
+    if (first >= seen.end) return;
+    for (unsigned d = threadIdx.x; d < head_dim + 8; d += SCORE_THREADS) {
+        query[d] = d < head_dim ? qkv[(u64)row * width + (u64)head * head_dim + d] : 0.0f;
     }
     __syncthreads();
+    const unsigned key = first + threadIdx.x / 2, half = threadIdx.x % 2;
+    // All lanes take part in the fold; those outside look at the last key again.
+    const unsigned slot = (key >= seen.start && key < seen.end ? key : seen.end - 1) % span.capacity;
+    const unsigned kv_head = head / (n_heads / n_kv_heads);
+    const u8 *values = span.keys + ((u64)slot * n_kv_heads + kv_head) * kv_row_bytes(key_type, head_dim);
+    float sums[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 8
+    for (unsigned d = 8 * half; d < head_dim; d += 16) {
+        float k[8];
+        load_kv_8(key_type, values, d, head_dim, k);
+#pragma unroll
+        for (int l = 0; l < 8; l++) sums[l] = fmaf(query[d + l], k[l], sums[l]);
+    }
+#pragma unroll
+    for (int l = 0; l < 8; l++) sums[l] += __shfl_xor_sync(FULL_WARP, sums[l], 1, 32);
+#pragma unroll
+    for (int n = 4; n > 0; n /= 2) {
+        for (int l = 0; l < n; l++) sums[l] += sums[l + n];
+    }
+    if (half == 0 && key >= seen.start && key < seen.end) {
+        scores[(u64)blockIdx.x * stride + key - seen.base] = soft_capped((sums[0] + 0.0f) * scale, cap);
+    }
+}
 
-    const u64 end = pos + token + 1;
-    u64 stop;
-    for (u64 start = window > 0 && end > window ? end - window : 0; start < end; start = stop) {
-        stop = min(end, (start / KEY_BLOCK + 1) * KEY_BLOCK);
-        const unsigned n_keys = stop - start;
-        for (unsigned i = thread / 16; i < KEY_BLOCK; i += ATTENTION_THREADS / 16) {
-            // All lanes take part in the fold; those beyond the last key look at it again.
-            const u64 slot = (start + min(i, n_keys - 1)) % capacity;
-            const u8 *key = keys + (slot * n_kv_heads + kv_head) * key_bytes;
-            float sum = 0.0f;
-            for (unsigned d = lane; d < head_dim; d += 16) sum = fmaf(query[d], load_kv(key_type, key, d), sum);
-            const float score = soft_capped(fold<16>(sum) * scale, cap);
-            if (lane == 0) weights[i] = i < n_keys ? score : -__uint_as_float(0x7f800000u);
+#define VALUE_THREADS 64
+/// Blocks of keys that are weighed before their values are added up.
+#define TILE_BLOCKS 32
+
+__device__ inline float warp_max(float value) {
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) value = fmaxf(value, __shfl_xor_sync(FULL_WARP, value, offset, 32));
+    return value;
+}
+
+/// Softmax and values of a row's head (x), VALUE_THREADS dimensions a block (y), a thread each. The CPU's running softmax
+/// block by block of keys; maxima do not depend on an order, so warps weigh the blocks of a tile side by side.
+extern "C" __global__ void attend_values(const float *scores, u64 stride, unsigned head_dim, unsigned n_heads,
+                                         unsigned n_kv_heads, unsigned value_type, const Span *spans,
+                                         const unsigned *span_of_row, unsigned first_row, unsigned window, float *out,
+                                         signed char *q, Sums *sums) {
+    __shared__ float weights[TILE_BLOCKS][KEY_BLOCK];
+    __shared__ float largest[TILE_BLOCKS], corrections[TILE_BLOCKS], block_sums[TILE_BLOCKS];
+    const unsigned head = blockIdx.x % n_heads, row = first_row + blockIdx.x / n_heads;
+    const unsigned d = blockIdx.y * VALUE_THREADS + threadIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const Span span = spans[span_of_row[row]];
+    const Seen seen(span, row, window);
+    const float nothing = -__uint_as_float(0x7f800000u);
+    const u64 value_bytes = kv_row_bytes(value_type, head_dim), slot_bytes = n_kv_heads * value_bytes;
+    const u8 *head_values = span.values + head / (n_heads / n_kv_heads) * value_bytes;
+    scores += (u64)blockIdx.x * stride;
+
+    float max_before = nothing, total = 0.0f, acc = 0.0f;
+    for (unsigned tile = seen.base; tile < seen.end; tile += TILE_BLOCKS * KEY_BLOCK) {
+        const unsigned n_blocks = min((seen.end - tile + KEY_BLOCK - 1) / KEY_BLOCK, (unsigned)TILE_BLOCKS);
+        for (unsigned b = warp; b < TILE_BLOCKS; b += VALUE_THREADS / 32) {
+            // A block begins with the first key that is seen of it.
+            const unsigned key = max(tile + b * KEY_BLOCK, seen.start) + lane;
+            const bool is_seen = key < min(tile + (b + 1) * KEY_BLOCK, seen.end);
+            const float score = is_seen ? scores[key - seen.base] : nothing;
+            weights[b][lane] = score;
+            const float block_max = warp_max(score);
+            if (lane == 0) largest[b] = block_max;
         }
         __syncthreads();
-        if (thread < 32) {
-            const float score = weights[thread], before = shared_max;
-            float largest = score;
-            for (int offset = 16; offset > 0; offset /= 2) {
-                largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, offset, 32));
-            }
-            largest = fmaxf(before, largest);
-            const float weight = exp_bits(score - largest);
-            const float correction = exp_bits(before - largest);
+        for (unsigned b = warp; b < n_blocks; b += VALUE_THREADS / 32) {
+            const float before = fmaxf(max_before, warp_max(lane < b ? largest[lane] : nothing));
+            const float max_here = fmaxf(before, largest[b]);
+            const float weight = exp_bits(weights[b][lane] - max_here);
             const float sum = fold<16>(weight + __shfl_down_sync(FULL_WARP, weight, 16, 32));
-            weights[thread] = weight;
-            if (thread == 0) {
-                // Without any finite score yet, the block weighs nothing.
-                is_weighed = largest != -__uint_as_float(0x7f800000u);
-                if (is_weighed) {
-                    shared_sum = fmaf(shared_sum, correction, sum);
-                    shared_max = largest;
-                    shared_correction = correction;
-                }
+            weights[b][lane] = weight;
+            if (lane == 0) {
+                // Without any finite score yet, the block weighs nothing, which a negative factor says.
+                corrections[b] = max_here == nothing ? -1.0f : exp_bits(before - max_here);
+                block_sums[b] = sum;
             }
         }
         __syncthreads();
-        if (is_weighed) {
-            for (unsigned d = thread; d < head_dim; d += ATTENTION_THREADS) {
-                float a = acc[d] * shared_correction;
+        for (unsigned b = 0; b < n_blocks; b++) {
+            const float correction = corrections[b];
+            if (correction < 0.0f) continue;
+            total = fmaf(total, correction, block_sums[b]);
+            acc *= correction;
+            if (d >= head_dim) continue;
+            const unsigned first = max(tile + b * KEY_BLOCK, seen.start);
+            const unsigned n_keys = min(tile + (b + 1) * KEY_BLOCK, seen.end) - first;
+            // A ring wraps between blocks.
+            const u8 *value = head_values + (first % span.capacity) * slot_bytes;
+            if (n_keys == KEY_BLOCK) {
+                float values[KEY_BLOCK];
+#pragma unroll
+                for (int i = 0; i < KEY_BLOCK; i++) values[i] = load_kv(value_type, value + i * slot_bytes, d);
+#pragma unroll
+                for (int i = 0; i < KEY_BLOCK; i++) acc = fmaf(weights[b][i], values[i], acc);
+            } else {
                 for (unsigned i = 0; i < n_keys; i++) {
-                    const u64 slot = (start + i) % capacity;
-                    const u8 *value = values + (slot * n_kv_heads + kv_head) * value_bytes;
-                    a = fmaf(weights[i], load_kv(value_type, value, d), a);
+                    acc = fmaf(weights[b][i], load_kv(value_type, value + i * slot_bytes, d), acc);
                 }
-                acc[d] = a;
             }
         }
+        max_before = fmaxf(max_before, warp_max(lane < n_blocks ? largest[lane] : nothing));
         __syncthreads();
     }
-    const float inverse = 1.0f / shared_sum;
-    for (unsigned d = thread; d < head_dim; d += ATTENTION_THREADS) {
-        out[((u64)token * n_heads + head) * head_dim + d] = acc[d] * inverse;
-    }
+    if (d >= head_dim) return;
+    const u64 at = ((u64)row * n_heads + head) * head_dim + d;
+    out[at] = acc * (1.0f / total);
+    if (q) quantize(out[at], at / 32, q, sums);
 }

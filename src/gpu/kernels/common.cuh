@@ -84,3 +84,38 @@ __device__ inline float tanh_bits(float x) {
 __device__ inline float soft_capped(float x, float cap) {
     return tanh_bits(x / cap) * cap;
 }
+
+/// `gelu(gate) * up`
+__device__ inline float gated(float gate, float up) {
+    const float cubic = fmaf(gate * gate, 0.044715f, 1.0f);
+    return gate / (1.0f + exp_bits(gate * -1.5957692f * cubic)) * up;
+}
+
+/// An activation block's numbers beside its 32 bytes: scale, and `scale * -sum` of all, of the first and of the last 16.
+typedef float4 Sums;
+
+#define SMALLEST_ABSMAX 1e-30f
+
+/// A warp quantizes block `block` of 32 values, one a lane: `scale = absmax / 127`, `q = round(x * (127 / absmax))`. As in
+/// q8.rs, a block without a finite absmax has a NaN for its scale, and one below 1e-30 is zero.
+__device__ inline void quantize(float value, u64 block, signed char *q, Sums *sums) {
+    const unsigned lane = threadIdx.x % 32;
+    unsigned largest = __float_as_uint(value) & 0x7fffffffu;
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+        largest = max(largest, __shfl_xor_sync(FULL_WARP, largest, offset, 32));
+    }
+    const float absmax = __uint_as_float(largest);
+    const bool has_values = largest < 0x7f800000u && absmax >= SMALLEST_ABSMAX;
+    const int rounded = has_values ? (int)rintf(value * (127.0f / absmax)) : 0;
+    q[32 * block + lane] = (signed char)rounded;
+    int half_sum = rounded;
+#pragma unroll
+    for (int offset = 8; offset > 0; offset /= 2) half_sum += __shfl_xor_sync(FULL_WARP, half_sum, offset, 32);
+    const int other = __shfl_xor_sync(FULL_WARP, half_sum, 16, 32);
+    const float nothing = absmax < SMALLEST_ABSMAX ? 0.0f : __uint_as_float(0x7fc00000u);
+    const float scale = has_values ? absmax / 127.0f : nothing;
+    if (lane == 0) {
+        sums[block] = make_float4(scale, scale * (float)-(half_sum + other), scale * (float)-half_sum, scale * (float)-other);
+    }
+}

@@ -1,43 +1,63 @@
-// Norm, gated GELU, softcap, addition: each row, or each value, by itself.
+// The residual stream, norm and gated GELU: each row, or each value, by itself. What goes into a product is quantized here,
+// where it is at hand: a pointer to blocks that is null leaves that out.
 #include "common.cuh"
 
-/// `out = x / sqrt(mean(x^2) + eps) * weight`; a block a row. Sixteen lanes make the running sums of the CPU's dot product.
-extern "C" __global__ void rms_norm(const float *x, const float *weight, float eps, unsigned width, float *out) {
-    __shared__ float shared_inverse;
-    const float *row = x + (u64)blockIdx.x * width;
+/// Values of a row, which is kept in shared memory (gpu/launch.rs checks).
+#define MAX_ROW 8192
+
+/// `1 / sqrt(mean(x^2) + eps)`, for all threads. Sixteen lanes make the running sums of the CPU's dot product.
+__device__ inline float inverse_rms(const float *row, unsigned width, float eps, float *shared) {
     if (threadIdx.x < 32) {
         float sum = 0.0f;
+#pragma unroll 16
         for (unsigned i = threadIdx.x % 16; i < width; i += 16) sum = fmaf(row[i], row[i], sum);
         sum = fold<16>(sum);
-        if (threadIdx.x == 0) shared_inverse = 1.0f / sqrtf(sum / (float)width + eps);
+        if (threadIdx.x == 0) *shared = 1.0f / sqrtf(sum / (float)width + eps);
     }
     __syncthreads();
-    const float inverse = shared_inverse;
+    return *shared;
+}
+
+/// `sum = x + normed(branch) * post`, where there is a branch; then `out = normed(sum) * weight`, where there is a weight. A
+/// block a row.
+extern "C" __global__ void add_normed(const float *x, const float *branch, const float *post, const float *weight,
+                                      float eps, unsigned width, float *sum, float *out, signed char *q, Sums *sums) {
+    __shared__ float values[MAX_ROW];
+    __shared__ float shared_inverse;
+    const u64 first = (u64)blockIdx.x * width;
+    const float *from = branch ? branch : x;
+    for (unsigned i = threadIdx.x; i < width; i += blockDim.x) values[i] = from[first + i];
+    __syncthreads();
+    if (branch) {
+        const float inverse = inverse_rms(values, width, eps, &shared_inverse);
+        for (unsigned i = threadIdx.x; i < width; i += blockDim.x) {
+            values[i] = x[first + i] + values[i] * inverse * post[i];
+            sum[first + i] = values[i];
+        }
+        __syncthreads();
+    }
+    if (!weight) return;
+    const float inverse = inverse_rms(values, width, eps, &shared_inverse);
     for (unsigned i = threadIdx.x; i < width; i += blockDim.x) {
-        out[(u64)blockIdx.x * width + i] = row[i] * inverse * weight[i];
+        const float value = values[i] * inverse * weight[i];
+        out[first + i] = value;
+        if (q) quantize(value, (first + i) / 32, q, sums);
     }
 }
 
 /// `gelu(gate) * up` where each row holds the gate and then the up half.
-extern "C" __global__ void geglu(const float *gate_up, unsigned width, u64 n, float *out) {
+extern "C" __global__ void geglu(const float *gate_up, unsigned width, u64 n, float *out, signed char *q, Sums *sums) {
     const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) return;
     const float *gate = gate_up + i / width * 2 * width + i % width;
-    const float x = gate[0], up = gate[width];
-    const float cubic = fmaf(x * x, 0.044715f, 1.0f);
-    out[i] = x / (1.0f + exp_bits(x * -1.5957692f * cubic)) * up;
+    out[i] = gated(gate[0], gate[width]);
+    if (q) quantize(out[i], i / 32, q, sums);
 }
 
-/// `out = cap * tanh(x / cap)`
-extern "C" __global__ void softcap(const float *x, float cap, u64 n, float *out) {
+/// Blocks of 32 values, for rows that come from elsewhere.
+extern "C" __global__ void quantize_q8(const float *x, u64 n, signed char *q, Sums *sums) {
     const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) out[i] = soft_capped(x[i], cap);
-}
-
-/// `out = x + y`
-extern "C" __global__ void add(const float *x, const float *y, u64 n, float *out) {
-    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) out[i] = x[i] + y[i];
+    if (i < n) quantize(x[i], i / 32, q, sums);
 }
 
 /// Reads and writes 16 bytes a thread: what the memory can do at most.

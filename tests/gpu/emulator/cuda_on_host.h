@@ -8,7 +8,8 @@
 #define __global__
 #define __device__
 #define __shared__ static thread_local
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
+#define __grid_constant__
 
 struct dim3 {
     unsigned x, y, z;
@@ -60,9 +61,13 @@ inline float __shfl_down_sync(unsigned, float value, unsigned delta, unsigned wi
     const unsigned lane = threadIdx.x % emulator::WARP;
     return __uint_as_float(values[lane % width + delta < width ? lane + delta : lane]);
 }
-inline float __shfl_xor_sync(unsigned, float value, unsigned mask, unsigned) {
-    const unsigned *values = emulator::exchange(__float_as_uint(value));
-    return __uint_as_float(values[threadIdx.x % emulator::WARP ^ mask]);
+template <typename T>
+inline T __shfl_xor_sync(unsigned, T value, unsigned mask, unsigned) {
+    unsigned bits;
+    std::memcpy(&bits, &value, 4);
+    bits = emulator::exchange(bits)[threadIdx.x % emulator::WARP ^ mask];
+    std::memcpy(&value, &bits, 4);
+    return value;
 }
 
 /// Four products of signed bytes, added to `c`.
@@ -74,6 +79,10 @@ inline int __dp4a(int a, int b, int c) {
 template <typename A, typename B>
 inline auto min(A a, B b) -> decltype(a + b) {
     return a < b ? a : b;
+}
+template <typename A, typename B>
+inline auto max(A a, B b) -> decltype(a + b) {
+    return a > b ? a : b;
 }
 
 inline float widen_f16(unsigned short bits) {
@@ -87,3 +96,30 @@ inline unsigned short narrow_f16(float value) {
     std::memcpy(&bits, &half, 2);
     return bits;
 }
+
+/// The matrix units, for a warp: see kernels/tensor.cu. `HALVES` is 1 for 16 bytes and 2 for 32.
+template <int HALVES>
+inline void multiply(int *c, const int *a, const int *b) {
+    const unsigned group = threadIdx.x % emulator::WARP / 4, t = threadIdx.x % 4;
+    // [row or column of two][half][word]
+    int rows[2][HALVES][4], columns[2][HALVES][4];
+    for (int half = 0; half < HALVES; half++) {
+        for (int i = 0; i < 2; i++) {
+            const unsigned *words = emulator::exchange((unsigned)a[2 * half + i]);
+            for (int word = 0; word < 4; word++) rows[i][half][word] = (int)words[4 * group + word];
+        }
+        const unsigned *words = emulator::exchange((unsigned)b[half]);
+        for (int i = 0; i < 2; i++) {
+            for (int word = 0; word < 4; word++) columns[i][half][word] = (int)words[4 * (2 * t + i) + word];
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        for (int half = 0; half < HALVES; half++) {
+            for (int word = 0; word < 4; word++) {
+                c[i] = __dp4a(rows[i / 2][half][word], columns[i % 2][half][word], c[i]);
+            }
+        }
+    }
+}
+inline void multiply_16(int *c, const int *a, const int *b) { multiply<1>(c, a, b); }
+inline void multiply_32(int *c, const int *a, const int *b) { multiply<2>(c, a, b); }

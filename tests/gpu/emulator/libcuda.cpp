@@ -8,6 +8,7 @@
 #include "attention.cu"
 #include "matmul.cu"
 #include "rows.cu"
+#include "tensor.cu"
 
 #include <csetjmp>
 #include <cstdint>
@@ -159,14 +160,42 @@ static void trampoline(void **arguments) {
     call(K, arguments);
 }
 
-#define KERNEL(name) {#name, trampoline<name>}
-#define MATMULS(format) KERNEL(matmul_##format##_1), KERNEL(matmul_##format##_8)
-static const std::map<std::string, void (*)(void **)> KERNELS = {
-    KERNEL(rms_norm), KERNEL(geglu), KERNEL(softcap), KERNEL(add), KERNEL(copy_16), KERNEL(rope), KERNEL(store_kv),
-    KERNEL(attend), KERNEL(quantize_q8), MATMULS(f32), MATMULS(f16), MATMULS(bf16), MATMULS(q4_0), MATMULS(q4_1),
-    MATMULS(q5_0), MATMULS(q5_1), MATMULS(q8_0), MATMULS(iq4_nl), MATMULS(q2_k), MATMULS(q3_k), MATMULS(q4_k),
-    MATMULS(q5_k), MATMULS(q6_k), MATMULS(iq4_xs),
+/// A kernel, and the sizes of its parameters.
+struct Kernel {
+    void (*run)(void **);
+    std::vector<size_t> parameters;
 };
+template <typename... A>
+static std::vector<size_t> sizes(void (*)(A...)) {
+    return {sizeof(std::decay_t<A>)...};
+}
+
+#define KERNEL(name) {#name, {trampoline<name>, sizes(name)}}
+#define MATMULS(format) KERNEL(matmul_##format##_1), KERNEL(matmul_##format##_8), KERNEL(gated_##format)
+#define QUANTIZED(format) MATMULS(format), KERNEL(tensor_##format)
+static const std::map<std::string, Kernel> KERNELS = {
+    KERNEL(add_normed), KERNEL(geglu), KERNEL(copy_16), KERNEL(rope_and_store), KERNEL(attend_scores),
+    KERNEL(attend_values), KERNEL(quantize_q8), MATMULS(f32), MATMULS(f16), MATMULS(bf16), QUANTIZED(q4_0), QUANTIZED(q4_1),
+    QUANTIZED(q5_0), QUANTIZED(q5_1), QUANTIZED(q8_0), QUANTIZED(iq4_nl), QUANTIZED(q2_k), QUANTIZED(q3_k), QUANTIZED(q4_k),
+    QUANTIZED(q5_k), QUANTIZED(q6_k), QUANTIZED(iq4_xs),
+};
+
+// ---- recordings ----
+
+/// A launch with its arguments, which a driver copies when it is recorded.
+struct Launch {
+    const Kernel *kernel;
+    dim3 grid;
+    unsigned threads;
+    std::vector<std::vector<char>> arguments;
+};
+typedef std::vector<Launch> Graph;
+static Graph *recording = nullptr;
+
+/// What was done so far; told at the end where EMULATED_GPU_COUNTS is set.
+static struct Counts {
+    unsigned launches, recordings, replays, replayed, uploads, downloads, copies, synchronizations;
+} counts;
 
 // ---- memory ----
 
@@ -198,7 +227,7 @@ static bool is_allocated(uint64_t at, size_t bytes) {
 
 using namespace emulator;
 typedef int CUresult;
-enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_CONTEXT = 201, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700 };
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_CONTEXT = 201, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, CAPTURE_UNSUPPORTED = 900 };
 static thread_local bool has_context = false;
 
 extern "C" {
@@ -214,6 +243,7 @@ CUresult cuGetErrorName(CUresult error, const char **name) {
     switch (error) {
         case OUT_OF_MEMORY: *name = "CUDA_ERROR_OUT_OF_MEMORY"; return SUCCESS;
         case ILLEGAL_ADDRESS: *name = "CUDA_ERROR_ILLEGAL_ADDRESS"; return SUCCESS;
+        case CAPTURE_UNSUPPORTED: *name = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"; return SUCCESS;
         case NOT_FOUND: *name = "CUDA_ERROR_NOT_FOUND"; return SUCCESS;
         case 999: *name = "CUDA_ERROR_UNKNOWN"; return SUCCESS;
         default: return INVALID_VALUE;
@@ -251,14 +281,75 @@ CUresult cuDevicePrimaryCtxRetain(void **context, int) {
     return SUCCESS;
 }
 
-CUresult cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+CUresult cuDevicePrimaryCtxRelease_v2(int) {
+    if (std::getenv("EMULATED_GPU_COUNTS")) {
+        std::fprintf(stderr,
+                     "emulated GPU: %u launches, %u recordings, %u replays of %u launches, %u uploads, %u downloads, %u "
+                     "copies, %u synchronizations\n",
+                     counts.launches, counts.recordings, counts.replays, counts.replayed, counts.uploads,
+                     counts.downloads, counts.copies, counts.synchronizations);
+    }
+    return SUCCESS;
+}
 
 CUresult cuCtxSetCurrent(void *context) {
     has_context = context != nullptr;
     return SUCCESS;
 }
 
-CUresult cuCtxSynchronize() { return has_context ? SUCCESS : NO_CONTEXT; }
+// There is one stream, and everything on it is done at once, unless it records.
+CUresult cuStreamCreate(void **stream, unsigned) {
+    *stream = &recording;
+    return has_context ? SUCCESS : NO_CONTEXT;
+}
+
+CUresult cuStreamDestroy_v2(void *) { return SUCCESS; }
+
+CUresult cuStreamSynchronize(void *) {
+    if (recording) return CAPTURE_UNSUPPORTED;
+    counts.synchronizations++;
+    return has_context ? SUCCESS : NO_CONTEXT;
+}
+
+CUresult cuStreamBeginCapture_v2(void *stream, int) {
+    if (stream != &recording || recording) return INVALID_VALUE;
+    recording = new Graph;
+    return SUCCESS;
+}
+
+CUresult cuStreamEndCapture(void *stream, void **graph) {
+    if (stream != &recording || !recording) return INVALID_VALUE;
+    *graph = std::exchange(recording, nullptr);
+    counts.recordings++;
+    return SUCCESS;
+}
+
+CUresult cuGraphInstantiateWithFlags(void **executable, void *graph, uint64_t) {
+    *executable = new Graph(*(Graph *)graph);
+    return SUCCESS;
+}
+
+CUresult cuGraphDestroy(void *graph) {
+    delete (Graph *)graph;
+    return SUCCESS;
+}
+
+CUresult cuGraphExecDestroy(void *executable) {
+    delete (Graph *)executable;
+    return SUCCESS;
+}
+
+CUresult cuGraphLaunch(void *executable, void *stream) {
+    if (stream != &recording || recording) return INVALID_VALUE;
+    counts.replays++;
+    for (Launch &launch : *(Graph *)executable) {
+        counts.replayed++;
+        std::vector<void *> arguments;
+        for (auto &bytes : launch.arguments) arguments.push_back(bytes.data());
+        run(launch.grid, launch.threads, launch.kernel->run, arguments.data());
+    }
+    return SUCCESS;
+}
 
 CUresult cuModuleLoadData(void **module, const void *image) {
     if (!has_context) return NO_CONTEXT;
@@ -278,7 +369,7 @@ CUresult cuModuleGetFunction(void **function, void *module, const char *name) {
     // It must be in the module that was loaded, too.
     const std::string entry = std::string(".entry ") + name + "(";
     if (found == KERNELS.end() || !std::strstr((const char *)module, entry.c_str())) return NOT_FOUND;
-    *function = (void *)found->second;
+    *function = (void *)&found->second;
     return SUCCESS;
 }
 
@@ -317,34 +408,52 @@ CUresult cuMemFree_v2(uint64_t at) {
     return SUCCESS;
 }
 
-CUresult cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes) {
+CUresult cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *) {
     if (!has_context) return NO_CONTEXT;
+    if (recording) return CAPTURE_UNSUPPORTED;
     if (!is_allocated(to, bytes)) return ILLEGAL_ADDRESS;
+    counts.uploads++;
     std::memcpy((void *)to, from, bytes);
     return SUCCESS;
 }
 
-CUresult cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes) {
+CUresult cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *) {
     if (!has_context) return NO_CONTEXT;
+    if (recording) return CAPTURE_UNSUPPORTED;
     if (!is_allocated(from, bytes)) return ILLEGAL_ADDRESS;
+    counts.downloads++;
     std::memcpy(to, (const void *)from, bytes);
     return SUCCESS;
 }
 
-CUresult cuMemcpyDtoD_v2(uint64_t to, uint64_t from, size_t bytes) {
+CUresult cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *) {
     if (!has_context) return NO_CONTEXT;
+    if (recording) return CAPTURE_UNSUPPORTED;
     if (!is_allocated(from, bytes) || !is_allocated(to, bytes)) return ILLEGAL_ADDRESS;
+    counts.copies++;
     std::memmove((void *)to, (const void *)from, bytes);
     return SUCCESS;
 }
 
 CUresult cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
-                        unsigned, void *, void **arguments, void **) {
+                        unsigned, void *stream, void **arguments, void **) {
     if (!has_context) return NO_CONTEXT;
     // The limits of every device.
     if (x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535 || threads == 0 || threads > MAX_THREADS || threads % WARP)
         return INVALID_VALUE;
-    run({x, y, z}, threads, (void (*)(void **))function, arguments);
+    if (stream != &recording) return INVALID_VALUE;
+    const Kernel *kernel = (const Kernel *)function;
+    if (recording) {
+        Launch launch = {kernel, {x, y, z}, threads, {}};
+        for (size_t i = 0; i < kernel->parameters.size(); i++) {
+            const char *bytes = (const char *)arguments[i];
+            launch.arguments.emplace_back(bytes, bytes + kernel->parameters[i]);
+        }
+        recording->push_back(std::move(launch));
+        return SUCCESS;
+    }
+    counts.launches++;
+    run({x, y, z}, threads, kernel->run, arguments);
     return SUCCESS;
 }
 }
