@@ -45,10 +45,13 @@ pub struct RunArgs {
     /// Read the weights into memory instead of mapping the file
     #[arg(long, help_heading = "Model")]
     pub no_mmap: bool,
-    /// Copy the weights into memory and interleave their rows: faster for one reader and much faster for several at once, for
-    /// a moment at the start and as much memory as the weights
-    #[arg(long, help_heading = "Model")]
+    /// Copy the weights into memory and interleave their rows: faster, above all for several replies at once, for a moment
+    /// at the start [default: a server does where memory is ample]
+    #[arg(long, help_heading = "Model", overrides_with = "no_repack")]
     pub repack: bool,
+    /// (-nr) Use the weights where they lie in the file
+    #[arg(long, help_heading = "Model", overrides_with = "repack")]
+    pub no_repack: bool,
     /// Keep the weights from being swapped out
     #[arg(long, help_heading = "Model")]
     pub mlock: bool,
@@ -689,7 +692,8 @@ impl RunArgs {
             model_name: self.model_name.or(if self.model.is_some() { None } else { defaults.model_name }),
             model: self.model.or(defaults.model),
             no_mmap: self.no_mmap || defaults.no_mmap,
-            repack: self.repack || defaults.repack,
+            repack: self.repack || (defaults.repack && !self.no_repack),
+            no_repack: self.no_repack || (defaults.no_repack && !self.repack),
             mlock: self.mlock || defaults.mlock,
             dtype: self.dtype.or(defaults.dtype),
             ctx_size: self.ctx_size.or(defaults.ctx_size),
@@ -795,6 +799,7 @@ const LONG_NAMES: &[(&str, &str)] = &[
     ("-sp", "--special"),
     ("-sysf", "--system-prompt-file"),
     ("-tb", "--threads-batch"),
+    ("-nr", "--no-repack"),
     ("-a", "--alias"),
 ];
 

@@ -189,11 +189,6 @@ const FLAGS: &[Flag] = &[
         Then::Idle("headers, shapes and norms are always checked; `gemma2 verify` checks hashes"),
     ),
     flag(
-        &["-nr", "--no-repack"],
-        Takes::Nothing,
-        Then::Idle("weights are used as they lie in the file, unless `--repack` is given"),
-    ),
-    flag(
         &["--fast", "--precise"],
         Takes::Nothing,
         Then::Idle("every instruction set computes the same bits; `--isa` takes another"),

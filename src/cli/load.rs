@@ -94,7 +94,7 @@ impl Opened {
         let Some(available) = available_memory() else {
             return Ok(compute.n_parallel);
         };
-        let is_copied = compute.no_mmap || compute.repack;
+        let is_copied = compute.no_mmap || compute.repack == Some(true);
         let copied = match (compute.dtype.filter(|_| self.is_convertible()), is_copied) {
             (Some(Format::F32), _) => self.source.n_params().saturating_mul(4),
             (Some(_), _) => self.source.n_params().saturating_mul(2),
@@ -132,6 +132,12 @@ impl Opened {
         }
     }
 
+    /// Whether a copy of the weights leaves as much memory free again: they are read at the start anyway then.
+    fn is_room_for_a_copy(&self, compute: &ComputeSettings) -> bool {
+        let needed = self.source.weight_bytes().saturating_mul(2);
+        compute.offload.is_none() && available_memory().is_some_and(|free| free > needed)
+    }
+
     /// Takes the weights, and puts them where they are computed with: for `n_parallel` sequences, if a GPU's memory is
     /// short.
     ///
@@ -147,7 +153,7 @@ impl Opened {
         let placement = weights::Placement {
             format: compute.dtype.filter(|_| self.is_convertible()),
             copy: compute.no_mmap,
-            interleave: compute.repack,
+            interleave: compute.repack.unwrap_or(loading.is_server() && self.is_room_for_a_copy(compute)),
             lock: compute.mlock,
             // What does not fit would only push itself out of memory again.
             read: loading.is_server() && available_memory().is_some_and(|free| free > weight_bytes),
@@ -155,6 +161,11 @@ impl Opened {
         let weights::Placed { tensors, unlocked } =
             self.source.tensors()?.placed(&placement, &mut |done, total| loading.update(done, total))?;
         loading.erase();
+        if placement.interleave {
+            loading
+                .terminal()
+                .detail("weights  in memory, with their rows interleaved (`--no-repack` leaves them in the file)");
+        }
         if let Some(error) = unlocked {
             let size = bytes_for_people(weight_bytes);
             let what = format!("`--mlock`: {size} cannot be locked ({error}); `ulimit -l` is the limit");
@@ -269,7 +280,7 @@ fn fit_memory(
         hint: match smaller {
             Some(n) => format!("`-c {n}` fits"),
             None if compute.no_mmap => "leave `--no-mmap` out, or use a smaller quantization".into(),
-            None if compute.repack => "leave `--repack` out, or use a smaller quantization".into(),
+            None if compute.repack == Some(true) => "leave `--repack` out, or use a smaller quantization".into(),
             None => "close other programs, or use a smaller model".into(),
         },
     })

@@ -74,8 +74,8 @@ pub struct ComputeSettings {
     pub is_parallel_given: bool,
     /// Copy the weights into memory.
     pub no_mmap: bool,
-    /// Interleave their rows, in memory of their own.
-    pub repack: bool,
+    /// Interleave their rows, in memory of their own; `None` leaves it to what there is of that.
+    pub repack: Option<bool>,
     /// Lock the weights in memory.
     pub mlock: bool,
     /// Take the weights in this format.
@@ -401,7 +401,7 @@ fn compute(args: &RunArgs, warnings: &mut Vec<String>) -> Result<ComputeSettings
         n_lookup: args.lookup.unwrap_or(DEFAULT_N_LOOKUP),
         is_parallel_given: args.parallel.is_some(),
         no_mmap: args.no_mmap,
-        repack: args.repack,
+        repack: (args.repack || args.no_repack).then_some(args.repack),
         mlock: args.mlock,
         dtype: args.dtype.map(|dtype| match dtype {
             Dtype::F32 => Format::F32,
