@@ -4,8 +4,9 @@ use super::args::{Gpu as Which, RunArgs};
 use super::error::CliError;
 use super::settings::ComputeSettings;
 use crate::error::bytes_for_people;
-use crate::gpu::{DeviceInfo, Gpu, GpuError, MAX_HEAD_DIM, device_bytes, devices};
+use crate::gpu::{DeviceInfo, Gpu, GpuError, MAX_HEAD_DIM, SCORE_BYTES, device_bytes, devices};
 use crate::model::Config;
+use crate::ops::RECORDED_STEPS;
 use crate::weights::{LayerTensors, Matrix, Tensors};
 
 /// A GPU that is to compute the last layers.
@@ -79,7 +80,7 @@ impl Offload {
     ) -> Result<Plan, GpuError> {
         let free = self.gpu.free_bytes()?;
         let n_parts = config.n_layers + 1;
-        let reserve = MARGIN.saturating_add(step_bytes(config, n_slots, compute));
+        let reserve = MARGIN.saturating_add(step_bytes(config, (n_ctx, n_slots), compute));
         let room = free.saturating_sub(reserve);
         // The kernels keep a head's queries in memory of a fixed size.
         let too_wide = Some(config.head_dim).filter(|n| *n > MAX_HEAD_DIM);
@@ -165,11 +166,14 @@ fn cache_bytes(config: &Config, layer: usize, n_ctx: usize, n_slots: usize, comp
 }
 
 /// Activations of the longest step: prompt tokens and each slot's guesses, at each point of a layer, and their logits.
-fn step_bytes(config: &Config, n_slots: usize, compute: &ComputeSettings) -> u64 {
+fn step_bytes(config: &Config, (n_ctx, n_slots): (usize, usize), compute: &ComputeSettings) -> u64 {
     let n_guesses = n_slots.saturating_mul(compute.n_lookup + 1);
     let n_tokens = compute.n_ubatch.saturating_add(n_guesses);
     let qkv = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim;
     let row = 4 * config.d_model + 2 * qkv + 4 * config.d_ff;
     let values = n_tokens.saturating_mul(row).saturating_add(n_guesses.saturating_mul(2 * config.n_vocab));
-    (values as u64).saturating_mul(size_of::<f32>() as u64)
+    // A recorded step computes in memory of its own.
+    let a_recorded_row = config.n_vocab.saturating_add(row).saturating_add(config.n_heads.saturating_mul(n_ctx));
+    let recorded = RECORDED_STEPS.saturating_mul(n_slots).saturating_mul(a_recorded_row);
+    (values.saturating_add(recorded) as u64).saturating_mul(size_of::<f32>() as u64).saturating_add(SCORE_BYTES as u64)
 }

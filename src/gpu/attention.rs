@@ -14,7 +14,7 @@ const SCORE_KEYS: usize = 64;
 const SCORE_THREADS: u32 = 128;
 const VALUE_THREADS: u32 = 64;
 /// Bytes for the scores of the rows that are looked at together.
-const SCORE_BYTES: usize = 64 << 20;
+pub const SCORE_BYTES: usize = 64 << 20;
 /// Bytes of a span (`Span`).
 const SPAN_BYTES: usize = 32;
 

@@ -26,7 +26,7 @@ use absent::Driver;
 #[cfg(feature = "cuda")]
 use driver::Driver;
 
-pub use attention::{Cells, LayerSpan, MAX_HEAD_DIM, StepPlan, StepTables};
+pub use attention::{Cells, LayerSpan, MAX_HEAD_DIM, SCORE_BYTES, StepPlan, StepTables};
 pub use graph::Graph;
 pub use layout::device_bytes;
 pub use memory::{Buffer, Rows};

@@ -26,6 +26,7 @@ pub use kv_rows::KvType;
 pub use layer_cache::LayerCache;
 pub use linear::{Linear, Weight};
 pub use placement::Placement;
+pub use replay::RECORDED_STEPS;
 pub use residual::Residual;
 pub use rows::{Norm, add, geglu, rms_norm, softcap};
 pub use step::Step;

@@ -7,8 +7,8 @@ use candle_core::{Error, Result};
 use super::{Activations, Compute, Step};
 use crate::gpu::{Graph, Rows, StepTables};
 
-/// Steps that a device remembers; beyond, the oldest is forgotten.
-const MOST: usize = 16;
+/// Recorded steps that a device remembers; beyond, the oldest is forgotten.
+pub const RECORDED_STEPS: usize = 8;
 
 /// Recorded steps of one model.
 #[derive(Default)]
@@ -74,7 +74,7 @@ impl Recordings {
     fn add(&self, (n_rows, n_keys): (usize, usize), recording: Recording) -> Arc<Recording> {
         let recording = Arc::new(recording);
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= MOST {
+        if all.len() >= RECORDED_STEPS {
             all.remove(0);
         }
         all.push((n_rows, n_keys, recording.clone()));

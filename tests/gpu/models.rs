@@ -97,6 +97,43 @@ fn a_prompt_has_the_same_bits_in_any_chunks_past_the_window_and_in_every_type_of
 }
 
 #[test]
+fn tokens_one_by_one_are_replayed_with_the_same_bits() {
+    // Past the window, and past the keys that the first recording is for.
+    let tokens = text(264);
+    for gpu in devices() {
+        for (file, kv_type) in [(WINDOW, KvType::F32), (WINDOW, KvType::BF16), (MODELS[6], KvType::F16)] {
+            let on_cpu = model(file, cpu(kv_type), 64);
+            let expected = read(&on_cpu, &mut on_cpu.new_cache(300), &tokens, || 64);
+            let on_gpu = model(file, split(&gpu, 0, kv_type), 64);
+            let mut caches = [on_gpu.new_cache(300), on_gpu.new_cache(290)];
+            let start = 248;
+            for cache in &mut caches {
+                let found = read(&on_gpu, cache, &tokens[..start], || 50);
+                assert!(expected.starts_with(&found), "{file} {kv_type:?}: the beginning");
+            }
+            // By turns, of two caches that lie elsewhere; then both at once.
+            let n_vocab = expected.len() / tokens.len();
+            for i in start..tokens.len() {
+                let row = &expected[i * n_vocab..(i + 1) * n_vocab];
+                if i % 4 == 3 {
+                    let mut batch = caches.each_mut().map(|cache| Chunk {
+                        tokens: &tokens[i..=i],
+                        cache,
+                        n_logits: 1,
+                        hidden_sum: None,
+                    });
+                    assert!(bits(&on_gpu.forward(&mut batch).expect("a step")) == [row, row].concat());
+                    continue;
+                }
+                for cache in &mut caches {
+                    assert!(read(&on_gpu, cache, &tokens[i..=i], || 1) == row, "{file} {kv_type:?}: token {i}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn sequences_side_by_side_get_what_they_get_alone() {
     for gpu in devices() {
         let model = model(WINDOW, split(&gpu, 0, KvType::F16), 64);

@@ -142,7 +142,7 @@ fn a_token_is_one_recording_two_uploads_and_one_download() {
     let run_for = |n: &str| {
         let mut command = program(&folder);
         command.env("EMULATED_GPU_COUNTS", "1");
-        let args = ["-p", "Say nothing", "--temp", "0", "--ignore-eos", "-ngl", "999", "-n", n];
+        let args = ["-p", "Say nothing", "--temp", "0", "--ignore-eos", "--lookup", "0", "-ngl", "999", "-n", n];
         counts(&run(command.args(args)).expect(0).stderr)
     };
     let (few, many) = (run_for("4"), run_for("9"));

@@ -195,6 +195,14 @@ static Graph *recording = nullptr;
 /// What was done so far; told at the end where EMULATED_GPU_COUNTS is set.
 static struct Counts {
     unsigned launches, recordings, replays, replayed, uploads, downloads, copies, synchronizations;
+
+    ~Counts() {
+        if (!std::getenv("EMULATED_GPU_COUNTS")) return;
+        std::fprintf(stderr,
+                     "emulated GPU: %u launches, %u recordings, %u replays of %u launches, %u uploads, %u downloads, %u "
+                     "copies, %u synchronizations\n",
+                     launches, recordings, replays, replayed, uploads, downloads, copies, synchronizations);
+    }
 } counts;
 
 // ---- memory ----
@@ -281,16 +289,7 @@ CUresult cuDevicePrimaryCtxRetain(void **context, int) {
     return SUCCESS;
 }
 
-CUresult cuDevicePrimaryCtxRelease_v2(int) {
-    if (std::getenv("EMULATED_GPU_COUNTS")) {
-        std::fprintf(stderr,
-                     "emulated GPU: %u launches, %u recordings, %u replays of %u launches, %u uploads, %u downloads, %u "
-                     "copies, %u synchronizations\n",
-                     counts.launches, counts.recordings, counts.replays, counts.replayed, counts.uploads,
-                     counts.downloads, counts.copies, counts.synchronizations);
-    }
-    return SUCCESS;
-}
+CUresult cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 
 CUresult cuCtxSetCurrent(void *context) {
     has_context = context != nullptr;
