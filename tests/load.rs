@@ -1,7 +1,7 @@
 //! The real program with many clients at once: some vanish, and once the program itself is killed.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::Barrier;
 
@@ -94,6 +94,52 @@ fn a_hundred_streams_of_which_half_are_dropped_leave_no_trace() {
     for name in ["gemma2:requests_failed_total", "gemma2:requests_rejected_total", "llamacpp:requests_processing"] {
         assert_eq!(server.gauge(name), 0.0, "{name}");
     }
+    server.stop();
+}
+
+/// Neither a length that is told nor one that is not makes the program keep what it will not take.
+#[test]
+fn bodies_of_a_hundred_megabytes_are_refused_and_leave_no_trace() {
+    let server = Server::start("0", &SIZES);
+    let undisturbed = read_text(&mut server.send("POST", "/completion", "", &request(0)), None);
+    let piece = vec![b' '; 1 << 20];
+    let send = |is_told: bool| {
+        let mut stream = TcpStream::connect(&server.address).expect("a connection");
+        let length = if is_told { "Content-Length: 104857600" } else { "Transfer-Encoding: chunked" };
+        let head =
+            format!("POST /completion HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{length}\r\n\r\n", server.address);
+        stream.write_all(head.as_bytes()).expect("to write");
+        let mut n_sent = 0;
+        for _ in 0..100 {
+            let is_taken = match is_told {
+                true => stream.write_all(&piece),
+                false => [b"100000\r\n", &piece[..], b"\r\n"].iter().try_for_each(|part| stream.write_all(part)),
+            };
+            if is_taken.is_err() {
+                break;
+            }
+            n_sent += 1;
+        }
+        let mut answer = String::new();
+        // Whoever goes on writing may find the connection reset before the answer is read.
+        let _ = stream.read_to_string(&mut answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 413"), "{answer}");
+        assert!(n_sent < 100, "all of it was taken");
+        answer.len()
+    };
+    let round = || {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|n| scope.spawn(move || send(n % 2 == 0))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum::<usize>()
+        })
+    };
+    round();
+    let after_one = server.resident_kib();
+    round();
+    let after_two = server.resident_kib();
+    assert!(after_two <= after_one + SLACK_KIB, "{after_one} KiB after one round, {after_two} after two");
+    assert!(after_one < 1 << 20, "{after_one} KiB");
+    assert_eq!(read_text(&mut server.send("POST", "/completion", "", &request(0)), None), undisturbed);
     server.stop();
 }
 

@@ -102,9 +102,11 @@ impl LanguageModel for Alphabet {
             for (at, token) in chunk.tokens.iter().enumerate() {
                 chunk.cache.0.push(*token);
                 if let Some(sum) = &mut chunk.hidden_sum {
+                    let n_sum = sum.len();
                     // Something of the token and of its place.
                     let value =
                         |i: usize| f64::from(token * 7 + 1).powi(i as i32 + 1).sin() + chunk.cache.0.len() as f64;
+                    let sum = &mut sum[at * D_MODEL % n_sum..][..D_MODEL];
                     sum.iter_mut().enumerate().for_each(|(i, sum)| *sum += value(i));
                 }
                 if at + chunk.n_logits >= chunk.tokens.len() {
@@ -148,6 +150,8 @@ pub const SIZES: EngineOptions = EngineOptions { n_ctx: N_CTX, n_parallel: 2, n_
 pub fn facts() -> ModelFacts {
     ModelFacts {
         id: "alphabet-Q6_K".into(),
+        aliases: Vec::new(),
+        tags: Vec::new(),
         name: "Alphabet".into(),
         quantization: "Q6_K".into(),
         path: "alphabet.gguf".into(),

@@ -103,14 +103,21 @@ fn one_line(text: &str) -> String {
     serde_json::from_str::<Value>(text).map_or_else(|_| text.to_owned(), |value| value.to_string())
 }
 
-/// The language of a block of calls, in llguidance's Lark.
-pub fn grammar(tools: &[Tool], one_only: bool) -> String {
+/// The language of a block of calls, in llguidance's Lark. With `or`, a JSON schema with its options, also that of JSON in
+/// place of a block.
+pub fn grammar(tools: &[Tool], one_only: bool, or: Option<&Value>) -> String {
     let marker = Value::from(MARKER);
     let before_name = Value::from(BEFORE_NAME);
     let more = if one_only { String::new() } else { format!(" ({before_name} call)*") };
     let names: Vec<String> = (0..tools.len()).map(|at| format!("call{at}")).collect();
-    let mut text = String::from("%llguidance {}\n");
-    text.push_str(&format!("start: {marker} {before_name} call{more} \"{FENCE}\"\n"));
+    let mut text = match or {
+        // Whitespace may be anything, so no text is to be taken for granted.
+        Some(schema) => {
+            format!("%llguidance {{\"no_forcing\": true}}\nstart: calls | json\njson: %json {schema}\n")
+        }
+        None => String::from("%llguidance {}\nstart: calls\n"),
+    };
+    text.push_str(&format!("calls: {marker} {before_name} call{more} \"{FENCE}\"\n"));
     text.push_str(&format!("call: {}\n", names.join(" | ")));
     for (at, tool) in tools.iter().enumerate() {
         let head = Value::from(format!("{}{BEFORE_ARGUMENTS}", Value::from(tool.name.as_str())));

@@ -243,9 +243,16 @@ pub struct RunArgs {
     /// Port to listen on; 0 takes a free one [default: 8080, or the next free one]
     #[arg(long, value_name = "N", help_heading = "Server")]
     pub port: Option<u16>,
-    /// (-a) The model's name in the APIs [default: that of its file]
+    /// (-a) The model's name in the APIs, or several with commas, of which the first in the alphabet is told [default: that
+    /// of its file]
     #[arg(long, value_name = "NAME", help_heading = "Server")]
     pub alias: Option<String>,
+    /// Words about the model that `/v1/models` tells, with commas between them
+    #[arg(long, value_name = "WORDS", help_heading = "Server")]
+    pub tags: Option<String>,
+    /// How `/embedding` makes a vector of a text's tokens [default: mean]
+    #[arg(long, value_name = "HOW", help_heading = "Server")]
+    pub pooling: Option<PoolingArg>,
     /// Key that API clients must send (repeatable)
     #[arg(long, value_name = "KEY", help_heading = "Server")]
     pub api_key: Vec<String>,
@@ -258,6 +265,12 @@ pub struct RunArgs {
     /// Name by which the server is reached, as a proxy or your DNS has it, `*` for any (repeatable)
     #[arg(long, value_name = "NAME", help_heading = "Server")]
     pub allow_host: Vec<String>,
+    /// `GET /slots` does not answer: it tells what others do
+    #[arg(long, help_heading = "Server")]
+    pub no_slots: bool,
+    /// No page, only the APIs
+    #[arg(long, visible_alias = "no-webui", help_heading = "Server")]
+    pub no_ui: bool,
     /// Folder for what slots hold, saved and restored by `POST /slots/ID`
     #[arg(long, value_name = "FOLDER", help_heading = "Server")]
     pub slot_save_path: Option<PathBuf>,
@@ -271,6 +284,19 @@ pub struct RunArgs {
     /// What flags that are not ours came to.
     #[arg(skip)]
     pub foreign: Foreign,
+}
+
+/// `--pooling`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PoolingArg {
+    /// Their mean.
+    Mean,
+    /// The first token's.
+    Cls,
+    /// The last token's.
+    Last,
+    /// One for each token.
+    None,
 }
 
 /// A seed, or the wish for a fresh one.
@@ -760,6 +786,10 @@ impl RunArgs {
             host: self.host.or(defaults.host),
             port: self.port.or(defaults.port),
             alias: self.alias.or(defaults.alias),
+            tags: self.tags.or(defaults.tags),
+            pooling: self.pooling.or(defaults.pooling),
+            no_slots: self.no_slots || defaults.no_slots,
+            no_ui: self.no_ui || defaults.no_ui,
             api_key: list(self.api_key, defaults.api_key),
             api_key_file: self.api_key_file.or(defaults.api_key_file),
             cors: list(self.cors, defaults.cors),

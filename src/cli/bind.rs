@@ -167,7 +167,11 @@ mod tests {
 
     fn serve(port: Option<u16>, host: &str) -> Serve {
         Serve {
-            alias: None,
+            aliases: Vec::new(),
+            tags: Vec::new(),
+            pooling: crate::engine::Pooling::Mean,
+            shows_slots: true,
+            has_page: true,
             host: host.into(),
             port,
             open_browser: false,

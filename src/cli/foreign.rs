@@ -314,12 +314,6 @@ const FLAGS: &[Flag] = &[
         "the server is plain HTTP at `/`",
         PROXY,
     ),
-    refused(&["--pooling"], &["mean"], "embeddings are the mean of their tokens", LEAVE),
-    off(
-        &["--no-slots", "--no-ui", "--no-webui"],
-        "the server's routes are always there",
-        "`--api-key KEY` guards them",
-    ),
     off(&["--rerank", "--reranking"], "Gemma 2 is no model for ranking", LEAVE),
     off(
         &["--prompt-cache-all", "--prompt-cache-ro"],
@@ -491,7 +485,7 @@ mod tests {
 
     #[test]
     fn what_would_change_the_result_is_refused_with_a_way_out() {
-        for words in [&["--mirostat", "2"][..], &["-hf", "a/b"], &["--image", "x.png"], &["--no-slots"]] {
+        for words in [&["--mirostat", "2"][..], &["-hf", "a/b"], &["--image", "x.png"], &["--rerank"]] {
             let refusal = read(words).unwrap_err();
             assert!(refusal.what.contains(words[0]) && !refusal.hint.is_empty(), "{refusal:?}");
         }

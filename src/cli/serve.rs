@@ -42,7 +42,7 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
         *folder = existing_folder(folder)?;
     }
     log::start(terminal.is_verbose, serve.log_file.as_deref())?;
-    let id = serve.alias.clone().unwrap_or_else(|| opened.id());
+    let id = serve.aliases.first().cloned().unwrap_or_else(|| opened.id());
     let (listener, moved) = match bind(&serve, &id)? {
         Bound::Listening { listener, moved } => (listener, moved),
         Bound::AlreadyRunning(address) => return show_running(&serve, &url(address), &terminal),
@@ -75,6 +75,9 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
         options.context_shift = serve.context_shift;
         options.verbose = terminal.is_verbose;
         options.slot_save_path = serve.slot_save_path.clone();
+        options.shows_slots = serve.shows_slots;
+        options.has_page = serve.has_page;
+        options.pooling = serve.pooling;
         options.moved_from = moved.then_some(super::settings::DEFAULT_PORT);
         let state = AppState::new(options);
         let stop = Arc::new(Notify::new());
@@ -82,9 +85,12 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
         let server = tokio::spawn(server::serve(listener, state.clone(), async move { stopped.notified().await }));
         let mut signal = std::pin::pin!(signals::stop());
         let watched = state.clone();
+        let (aliases, tags) = (serve.aliases.clone(), serve.tags.clone());
         let loading = tokio::task::spawn_blocking(move || {
             let tell = move |share| watched.set_progress(share, "loading");
-            load(opened, id, &settings, Loading::of_server(&terminal, tell))
+            let (engine, mut facts, template) = load(opened, id, &settings, Loading::of_server(&terminal, tell))?;
+            (facts.aliases, facts.tags) = (aliases, tags);
+            Ok::<_, CliError>((engine, facts, template))
         });
         let loaded = tokio::select! {
             // Looked at first, so that from here on no signal is missed.
@@ -149,6 +155,8 @@ fn facts(opened: &Opened, id: String, settings: &Settings) -> ModelFacts {
     let source = &opened.source;
     ModelFacts {
         id,
+        aliases: Vec::new(),
+        tags: Vec::new(),
         name: source.name().into(),
         quantization: source.quantization().into(),
         path: source.file().into(),
@@ -275,6 +283,7 @@ fn close_sandbox(has_landlock: bool, folders: &Folders, own: SocketAddr, termina
 async fn announce(serve: &Serve, opener: Option<Opener>, url: &str, terminal: &Terminal) -> Result<(), CliError> {
     let has_banner = serve.banner && !terminal.is_quiet;
     // Where both streams are one screen, the URL is a part of the banner's line.
+    let label = if serve.has_page { "chat     " } else { "API      " };
     let is_one_line = has_banner && terminal.stdout_is_terminal && terminal.stderr_is_terminal;
     if !is_one_line {
         print(&format!("{url}\n"))?;
@@ -288,11 +297,11 @@ async fn announce(serve: &Serve, opener: Option<Opener>, url: &str, terminal: &T
         Some(false) | None => "",
     };
     if is_one_line {
-        prompt("chat     ");
+        prompt(label);
         print(url)?;
         prompt(&format!("{aside}\n"));
     } else if has_banner {
-        terminal.note(format!("chat     {url}{aside}"));
+        terminal.note(format!("{label}{url}{aside}"));
     }
     match opened {
         Some(true) => {}

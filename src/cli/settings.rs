@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::args::{Dtype, RunArgs, Seed};
+use super::args::{Dtype, PoolingArg, RunArgs, Seed};
 use super::error::CliError;
 use super::machine::{available_memory, physical_cores};
 use super::offload::Offload;
 use super::presets;
 use super::prompt::{PromptSource, read_text, unescape};
-use crate::engine::{Limit, Overflow, Sampling};
+use crate::engine::{Limit, Overflow, Pooling, Sampling};
 use crate::grammar::Source;
 use crate::kernels::{Format, Isa, Kernels};
 use crate::ops::KvType;
@@ -175,8 +175,16 @@ pub struct Serve {
     pub open_browser: bool,
     /// Print a banner.
     pub banner: bool,
-    /// The model's name in the APIs, instead of its own.
-    pub alias: Option<String>,
+    /// The model's names in the APIs, instead of its own; the first is the one told.
+    pub aliases: Vec<String>,
+    /// Words about the model.
+    pub tags: Vec<String>,
+    /// How texts are embedded.
+    pub pooling: Pooling,
+    /// `GET /slots` answers.
+    pub shows_slots: bool,
+    /// `GET /` answers.
+    pub has_page: bool,
     /// Keys of API clients.
     pub api_keys: Vec<String>,
     /// More of them, in a file.
@@ -284,6 +292,10 @@ fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
         (given.host.is_some(), "--host"),
         (given.port.is_some(), "--port"),
         (given.alias.is_some(), "--alias"),
+        (given.tags.is_some(), "--tags"),
+        (given.pooling.is_some(), "--pooling"),
+        (given.no_slots, "--no-slots"),
+        (given.no_ui, "--no-ui"),
         (!given.api_key.is_empty(), "--api-key"),
         (given.api_key_file.is_some(), "--api-key-file"),
         (!given.cors.is_empty(), "--cors"),
@@ -350,8 +362,19 @@ fn mode(args: &RunArgs) -> Result<Mode, CliError> {
             prompt_cache: args.prompt_cache.clone(),
         }));
     }
-    if args.alias.as_ref().is_some_and(|name| !is_model_name(name)) {
-        return Err(CliError::usage("`--alias` takes 1 to 128 characters, none of them a space or invisible"));
+    let words = |list: &Option<String>| -> Vec<String> {
+        let mut words: Vec<String> = list.iter().flat_map(|list| list.split(',')).map(str::to_owned).collect();
+        // The order that llama.cpp has, where the first one is the model's id.
+        words.sort_unstable();
+        words.dedup();
+        words
+    };
+    let (aliases, tags) = (words(&args.alias), words(&args.tags));
+    for (flag, words) in [("--alias", &aliases), ("--tags", &tags)] {
+        if !words.iter().all(|word| is_model_name(word)) {
+            let message = format!("`{flag}` takes words of 1 to 128 characters, none of them a space or invisible");
+            return Err(CliError::usage(message));
+        }
     }
     if !args.api_key.iter().all(|key| is_api_key(key)) {
         return Err(CliError::usage("`--api-key` takes visible ASCII characters without spaces"));
@@ -359,9 +382,18 @@ fn mode(args: &RunArgs) -> Result<Mode, CliError> {
     Ok(Mode::Serve(Serve {
         host: args.host.clone().unwrap_or_else(|| "127.0.0.1".into()),
         port: args.port,
-        open_browser: !args.nobrowser && !args.server,
+        open_browser: !args.nobrowser && !args.server && !args.no_ui,
         banner: !args.nologo,
-        alias: args.alias.clone(),
+        aliases,
+        tags,
+        pooling: match args.pooling {
+            None | Some(PoolingArg::Mean) => Pooling::Mean,
+            Some(PoolingArg::Cls) => Pooling::First,
+            Some(PoolingArg::Last) => Pooling::Last,
+            Some(PoolingArg::None) => Pooling::None,
+        },
+        shows_slots: !args.no_slots,
+        has_page: !args.no_ui,
         api_keys: args.api_key.clone(),
         api_key_file: args.api_key_file.clone(),
         cors_origins: args.cors.clone(),

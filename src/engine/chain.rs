@@ -1,8 +1,8 @@
 //! The stages that narrow a row of logits down to the tokens that may be drawn.
 //!
-//! With a quarter of a million tokens, nothing here sorts more than it must: biases and penalties touch single entries
-//! of the row, `TopK` takes the few best in one scan, and the stages that look at probabilities in order of size sort
-//! only as far as they read.
+//! With a quarter of a million tokens, nothing here reads or sorts more than it must: the row is read once (`row.rs`),
+//! biases and penalties touch single entries of it, `TopK`, and `TopP` and `MinP` where they come first, list the few tokens
+//! that may stay, and the stages that look at probabilities in order of size sort only as far as they read.
 //!
 //! Definitions are those of the usual tools: `RepeatPenalty` from CTRL (<https://arxiv.org/abs/1909.05858>) in the form
 //! of transformers and llama.cpp, `PresenceFrequency` from OpenAI's API, `TopP` from
@@ -11,6 +11,7 @@
 
 use std::cmp::Ordering;
 
+use super::row::{Blocks, better, possible};
 use crate::tokenizer::TokenId;
 
 /// One step from logits to the tokens that may be drawn.
@@ -54,6 +55,7 @@ pub struct Candidate {
 /// allocates nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Candidates {
+    blocks: Blocks,
     list: Vec<Candidate>,
     /// The list is in order, best first.
     sorted: bool,
@@ -86,7 +88,7 @@ impl Candidates {
     /// # Errors
     /// A logit that is NaN or positive infinity; no token left.
     pub fn run(&mut self, chain: &[Stage], row: &mut [f32], seen: &[TokenId]) -> Result<&[Candidate], NoToken> {
-        check_row(row)?;
+        self.blocks.read(row)?;
         self.count(seen, chain);
         let mut rest = chain;
         while let Some((stage, after)) = rest.split_first() {
@@ -97,9 +99,18 @@ impl Candidates {
         }
         match rest.split_first() {
             Some((Stage::TopK(k), after)) if (1..row.len()).contains(k) => {
-                best_of_row(row, *k, &mut self.list);
+                self.blocks.best_few(row, *k, &mut self.list);
                 self.sorted = true;
                 rest = after;
+            }
+            Some((Stage::TopP(p), after)) => {
+                self.top_p_of_row(row, *p);
+                rest = after;
+            }
+            Some((Stage::MinP(p), _)) if *p > 0.0 && self.min_keep == 0 => {
+                // The stage itself cuts, by weights; those below this are below `p` whatever rounding does.
+                self.blocks.at_least(row, self.blocks.best() + p.ln() - 0.01, &mut self.list);
+                self.sorted = false;
             }
             _ => {
                 self.list.clear();
@@ -123,18 +134,13 @@ impl Candidates {
     /// # Errors
     /// As [`Candidates::run`].
     pub fn best(&mut self, chain: &[Stage], row: &mut [f32], seen: &[TokenId]) -> Result<TokenId, NoToken> {
-        let best = check_row(row)?;
+        self.blocks.read(row)?;
         self.count(seen, chain);
-        let mut edited = false;
         for stage in chain {
-            edited |= self.edit_row(stage, row);
+            self.edit_row(stage, row);
         }
-        let best = if edited { max_of(row) } else { best };
-        if best == f32::NEG_INFINITY {
-            return Err(NoToken::AllBanned);
-        }
-        let at = row.iter().position(|logit| *logit == best);
-        at.map(|id| id as TokenId).ok_or(NoToken::AllBanned)
+        let may_be = self.blocks.best() > f32::NEG_INFINITY;
+        self.blocks.best_token(row).filter(|_| may_be).ok_or(NoToken::AllBanned)
     }
 
     /// The list that [`Candidates::run`] left.
@@ -177,7 +183,7 @@ impl Candidates {
     }
 
     /// Applies a stage that changes single logits; false if it is none of these.
-    fn edit_row(&self, stage: &Stage, row: &mut [f32]) -> bool {
+    fn edit_row(&mut self, stage: &Stage, row: &mut [f32]) -> bool {
         match stage {
             Stage::LogitBias(biases) => {
                 for &(id, bias) in biases {
@@ -185,6 +191,7 @@ impl Candidates {
                         *logit = (*logit + bias).min(f32::MAX);
                     }
                 }
+                self.blocks.update(row, biases.iter().map(|bias| bias.0));
             }
             Stage::RepeatPenalty(_) | Stage::PresenceFrequency { .. } => {
                 for &(id, count) in &self.seen {
@@ -192,6 +199,7 @@ impl Candidates {
                         *logit = penalized(stage, *logit, count);
                     }
                 }
+                self.blocks.update(row, self.seen.iter().map(|seen| seen.0));
             }
             _ => return false,
         }
@@ -229,12 +237,7 @@ impl Candidates {
                     self.list.truncate(n);
                     self.sorted = true;
                 } else {
-                    let mut sum = 0.0;
-                    let cut = self.list.iter().position(|c| {
-                        sum += f64::from(c.weight);
-                        sum >= target
-                    });
-                    self.list.truncate(cut.map_or(usize::MAX, |at| (at + 1).max(self.min_keep)));
+                    self.list.truncate(reaches(&self.list, target, self.min_keep).unwrap_or(usize::MAX));
                 }
             }
             Stage::MinP(p) => {
@@ -251,6 +254,24 @@ impl Candidates {
                 for candidate in &mut self.list {
                     candidate.logit = (candidate.logit - max) / t;
                 }
+            }
+        }
+    }
+
+    /// `TopP` of a whole row: lists no more than it reads.
+    fn top_p_of_row(&mut self, row: &[f32], p: f32) {
+        let max = self.blocks.best();
+        let weights = row.iter().map(|logit| f64::from((logit - max).exp()));
+        let target = f64::from(p) * weights.sum::<f64>();
+        let mut n_listed = self.min_keep.max(256);
+        loop {
+            self.blocks.best_few(row, n_listed, &mut self.list);
+            self.sorted = true;
+            self.weigh();
+            match reaches(&self.list, target, self.min_keep) {
+                Some(n) => return self.list.truncate(n),
+                None if n_listed >= row.len() => return,
+                None => n_listed = n_listed.saturating_mul(8),
             }
         }
     }
@@ -308,80 +329,9 @@ impl Candidates {
 /// The best `k` tokens of a row, best first, of equal logits the lower ids first; negative infinity is left out. 0 is
 /// all of them. NaN must not occur.
 pub fn best_of_row(row: &[f32], k: usize, list: &mut Vec<Candidate>) {
-    list.clear();
-    if k == 0 || k >= row.len() {
-        list.extend(possible(row));
-        list.sort_unstable_by(better);
-        return;
-    }
-    // Plainly: collect what beats the k-th best so far, and thin out whenever the list has grown to four times k.
-    let room = k.saturating_mul(4).max(256);
-    let mut floor = f32::NEG_INFINITY;
-    for (nth, chunk) in row.chunks(LANES).enumerate() {
-        // A later token with the floor's own logit loses to the k that are there.
-        if chunk.iter().fold(0, |any, logit| any | u32::from(*logit > floor)) == 0 {
-            continue;
-        }
-        let better_ones = chunk.iter().enumerate().filter(|(_, logit)| **logit > floor);
-        let first = nth * LANES;
-        list.extend(better_ones.map(|(at, &logit)| Candidate { id: (first + at) as TokenId, logit, weight: 0.0 }));
-        if list.len() >= room {
-            list.select_nth_unstable_by(k - 1, better);
-            list.truncate(k);
-            floor = list[k - 1].logit;
-        }
-    }
-    if list.len() > k {
-        list.select_nth_unstable_by(k - 1, better);
-        list.truncate(k);
-    }
-    list.sort_unstable_by(better);
-}
-
-fn possible(row: &[f32]) -> impl Iterator<Item = Candidate> {
-    row.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY).map(|(id, &logit)| Candidate {
-        id: id as TokenId,
-        logit,
-        weight: 0.0,
-    })
-}
-
-/// The best logit of a row.
-///
-/// # Errors
-/// A logit that is NaN or positive infinity; none that is finite.
-fn check_row(row: &[f32]) -> Result<f32, NoToken> {
-    let bad = |x: f32| x.is_nan() | (x == f32::INFINITY);
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    let mut any_bad = [0u32; LANES];
-    for chunk in chunks {
-        for (any_bad, x) in any_bad.iter_mut().zip(chunk) {
-            *any_bad |= u32::from(bad(*x));
-        }
-    }
-    if any_bad.iter().any(|&b| b != 0) || rest.iter().any(|x| bad(*x)) {
-        let at = row.iter().position(|x| bad(*x)).unwrap_or(0);
-        return Err(NoToken::NotFinite(at as TokenId));
-    }
-    let best = max_of(row);
-    if best > f32::NEG_INFINITY { Ok(best) } else { Err(NoToken::AllImpossible) }
-}
-
-/// Rows are read this many logits at a time, in loops that the compiler turns into vector instructions: a scan of a
-/// quarter of a million logits otherwise shows in the time of a token.
-const LANES: usize = 64;
-
-/// The largest number of `row`, negative infinity if there is none; NaN is passed over.
-fn max_of(row: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    let mut max = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks {
-        for (max, x) in max.iter_mut().zip(chunk) {
-            *max = larger(*max, *x);
-        }
-    }
-    max.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
+    let mut blocks = Blocks::default();
+    blocks.update(row, 0..row.len() as TokenId);
+    blocks.best_few(row, k, list);
 }
 
 fn penalized(stage: &Stage, logit: f32, count: u32) -> f32 {
@@ -395,9 +345,15 @@ fn penalized(stage: &Stage, logit: f32, count: u32) -> f32 {
     logit.min(f32::MAX)
 }
 
-/// Best first; a total order as long as no logit is NaN.
-fn better(a: &Candidate, b: &Candidate) -> Ordering {
-    b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.id.cmp(&b.id))
+/// How many of a sorted list it takes for their weights to sum to `target`, and at least `least`; `None` where all of them
+/// do not.
+fn reaches(list: &[Candidate], target: f64, least: usize) -> Option<usize> {
+    let mut sum = 0.0;
+    let last = list.iter().position(|c| {
+        sum += f64::from(c.weight);
+        sum >= target
+    });
+    last.map(|at| (at + 1).max(least))
 }
 
 /// Brings the first candidates in the order of `before` to the front, as many as it takes for their weights to sum to

@@ -169,6 +169,8 @@ impl LanguageModel for FakeModel {
                 }
                 if let Some(sum) = &mut chunk.hidden_sum {
                     let state = hidden_state(&chunk.cache.tokens, self.d_model);
+                    let n_sums = sum.len() / self.d_model;
+                    let sum = &mut sum[at % n_sums * self.d_model..];
                     sum.iter_mut().zip(state).for_each(|(sum, value)| *sum += value);
                 }
                 if at >= first {

@@ -20,7 +20,9 @@ pub mod chain;
 mod context;
 mod lookup;
 mod metrics;
+mod pooled;
 pub mod rng;
+mod row;
 pub mod sampler;
 mod saved;
 mod scheduler;
@@ -32,6 +34,8 @@ mod worker;
 
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+mod speed;
 
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,6 +53,7 @@ use slots::{Action, Command};
 use worker::Worker;
 
 pub use metrics::{Histogram, Metrics, Waits};
+pub use pooled::Pooling;
 pub use slots::{SlotAnswer, SlotChange, SlotError};
 
 /// Most tokens reported with each token made ([`Request::n_probs`]).
@@ -266,7 +271,8 @@ pub struct Done {
     pub seed: u64,
     /// The slot it ran in; `None` where it never did.
     pub slot: Option<usize>,
-    /// Of [`Engine::embed`]: the mean of the prompt's hidden states, scaled to length 1, `[d_model]`; otherwise empty.
+    /// Of [`Engine::embed`]: the prompt's hidden states, pooled: `[d_model]`, or without pooling `[n_tokens, d_model]`;
+    /// otherwise empty.
     pub embedding: Vec<f32>,
     /// Tokens of prompt and reply that were dropped to make room ([`Overflow::Shift`]).
     pub n_dropped: usize,
@@ -491,7 +497,7 @@ impl<P: Pieces> Engine<P> {
     ///
     /// # Errors
     /// At once for a text that is empty or does not fit, a full queue, a model without hidden states.
-    pub fn embed(&self, tokens: Vec<TokenId>) -> Result<Events, EngineError> {
+    pub fn embed(&self, tokens: Vec<TokenId>, pooling: Pooling) -> Result<Events, EngineError> {
         let Inner { options, d_model, .. } = &*self.inner;
         let request = Request { limit: Limit::Tokens(0), cache_prompt: false, ..Request::new(tokens) };
         self.check(&request)?;
@@ -499,7 +505,7 @@ impl<P: Pieces> Engine<P> {
             return Err(EngineError::BadSetting("this model gives no hidden states to embed a text with".into()));
         }
         let (sender, events) = async_channel::unbounded();
-        let session = Box::new(Session::new(request, Context::default(), sender).with_embedding(*d_model));
+        let session = Box::new(Session::new(request, Context::default(), sender).with_embedding(pooling, *d_model));
         self.inner.shared.submit(session, options.max_queue)?;
         Ok(events)
     }

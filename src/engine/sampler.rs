@@ -133,6 +133,14 @@ impl Sampler {
         self.seed
     }
 
+    /// Whether it may change the rows it draws from.
+    pub fn edits_rows(&self) -> bool {
+        let edits = |stage: &Stage| {
+            matches!(stage, Stage::LogitBias(_) | Stage::RepeatPenalty(_) | Stage::PresenceFrequency { .. })
+        };
+        self.chain.iter().any(edits)
+    }
+
     /// Draws the next token. `row` holds the logits of the whole vocabulary and is changed by biases and penalties;
     /// `history` is prompt and reply so far. Temperature 0 takes the best token, the lowest id of equals, whatever the
     /// other filters say.
@@ -173,14 +181,12 @@ impl Sampler {
 
 /// Natural log of the probabilities of `row` under the model itself: of `id`, and of the best `n` tokens, best first.
 pub fn log_probabilities(row: &[f32], id: TokenId, n: usize) -> (f32, Vec<(TokenId, f32)>) {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let total: f64 = row.iter().map(|&x| f64::from((x - max).exp())).sum();
-    let log_total = f64::from(max) + total.ln();
-    let log_probability = |logit: f32| (f64::from(logit) - log_total) as f32;
     let mut best = Vec::new();
-    if n > 0 {
-        super::chain::best_of_row(row, n, &mut best);
-    }
+    super::chain::best_of_row(row, n.max(1), &mut best);
+    let max = best.first().map_or(f32::NEG_INFINITY, |c| c.logit);
+    let log_total = f64::from(max) + super::row::exp_sum(row, max).ln();
+    let log_probability = |logit: f32| (f64::from(logit) - log_total) as f32;
+    best.truncate(n);
     let top = best.iter().map(|c| (c.id, log_probability(c.logit)));
     let own = row.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
     (log_probability(own), top.collect())

@@ -8,6 +8,7 @@ use async_channel::Sender;
 use super::chain::NoToken;
 use super::context::Context;
 use super::lookup::Lookup;
+use super::pooled::{Pooled, Pooling};
 use super::sampler::{Sampler, log_probabilities};
 use super::stop::StopMatcher;
 use super::{Done, EngineError, Event, Limit, Pieces, Request, StopReason, Timings, Token};
@@ -26,8 +27,8 @@ pub(super) struct Session {
     /// The reply has more than one line.
     has_line: bool,
     context: Context,
-    /// Where an embedding is wanted: the sums of the prompt's hidden states so far, `[d_model]`.
-    hidden_sum: Option<Vec<f64>>,
+    /// Where an embedding is wanted.
+    pooled: Option<Pooled>,
     show_control: bool,
     n_probs: usize,
     probs_after_sampling: bool,
@@ -36,6 +37,8 @@ pub(super) struct Session {
     pub(super) slot: Option<usize>,
     constraint: Option<Constraint>,
     sampler: Sampler,
+    /// What the model gave, where its probabilities are wanted and the row is changed before the draw.
+    raw: Vec<f32>,
     lookup: Lookup,
     /// The last token and what is guessed to follow it, while a step checks the guess.
     guess: Vec<TokenId>,
@@ -78,7 +81,7 @@ impl Session {
             time_limit: request.time_limit,
             has_line: false,
             context,
-            hidden_sum: None,
+            pooled: None,
             show_control: request.show_control,
             n_probs: request.n_probs,
             probs_after_sampling: request.probs_after_sampling,
@@ -86,6 +89,7 @@ impl Session {
             slot: request.slot,
             constraint: request.constraint,
             sampler: Sampler::new(&request.sampling),
+            raw: Vec::new(),
             lookup: Lookup::new(0),
             guess: Vec::new(),
             n_drafted: 0,
@@ -102,8 +106,8 @@ impl Session {
     }
 
     /// The same for the embedding of its prompt.
-    pub(super) fn with_embedding(mut self, d_model: usize) -> Session {
-        self.hidden_sum = Some(vec![0.0; d_model]);
+    pub(super) fn with_embedding(mut self, pooling: Pooling, d_model: usize) -> Session {
+        self.pooled = Some(Pooled::new(pooling, d_model));
         self
     }
 
@@ -132,8 +136,9 @@ impl Session {
 
     /// What the next step needs of it to read these of its tokens, and the guess behind them.
     pub(super) fn part(&mut self, range: Range<usize>) -> (&[TokenId], Option<&mut [f64]>) {
+        let sum = self.pooled.as_mut().map(|pooled| pooled.part(range.clone()));
         let tokens = if self.guess.is_empty() { &self.tokens[range] } else { &self.guess };
-        (tokens, self.hidden_sum.as_deref_mut())
+        (tokens, sum)
     }
 
     pub(super) fn tokens(&self) -> &[TokenId] {
@@ -228,7 +233,9 @@ impl Session {
     fn take_logits(&mut self, row: &mut [f32], pieces: &dyn Pieces, n_ctx: usize) -> Next {
         self.first_logits.get_or_insert_with(Instant::now);
         let wants_raw = self.n_probs > 0 && !self.probs_after_sampling;
-        let raw = if wants_raw { row.to_vec() } else { Vec::new() };
+        let is_changed = self.constraint.is_some() || self.sampler.edits_rows();
+        self.raw.clear();
+        self.raw.extend_from_slice(if wants_raw && is_changed { row } else { &[] });
         if let Some(constraint) = &mut self.constraint
             && let Err(error) = constraint.mask(row)
         {
@@ -256,7 +263,7 @@ impl Session {
         self.has_line |= text.contains('\n');
         let matched = self.stop.push(&text);
         let (logprob, top) = if wants_raw {
-            let (logprob, top) = log_probabilities(&raw, id, self.n_probs);
+            let (logprob, top) = log_probabilities(if is_changed { &self.raw } else { row }, id, self.n_probs);
             (Some(logprob), top)
         } else if self.n_probs > 0 {
             let (logprob, top) = self.sampler.last_draw(row, id, self.n_probs);
@@ -316,7 +323,7 @@ impl Session {
 
     fn end(&mut self, reason: StopReason, text: String) -> Next {
         let (seed, timings, n_dropped) = (self.sampler.seed(), self.timings(), self.context.n_dropped());
-        let embedding = self.hidden_sum.as_deref().map(direction).unwrap_or_default();
+        let embedding = self.pooled.take().map(|pooled| pooled.finish(self.n_prompt)).unwrap_or_default();
         let slot = self.slot.filter(|_| self.started.is_some());
         let done = Done { reason, text, seed, slot, embedding, n_dropped, timings };
         self.last = Some(Event::Done(Box::new(done)));
@@ -350,12 +357,6 @@ impl Drop for Session {
         let last = self.last.take();
         self.send(last.unwrap_or(Event::Failed(EngineError::Stopped)));
     }
-}
-
-/// A sum as a vector of length 1: a mean would have the same direction.
-fn direction(sum: &[f64]) -> Vec<f32> {
-    let length = sum.iter().map(|value| value * value).sum::<f64>().sqrt();
-    sum.iter().map(|value| if length > 0.0 { (value / length) as f32 } else { 0.0 }).collect()
 }
 
 fn no_token(why: NoToken) -> EngineError {

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 
+use rayon::prelude::*;
+
 use super::metrics::Metrics;
 use super::saved;
 use super::scheduler::{FreeSlot, Need, Scheduler, WORTH_KEEPING, choose_slot, common_prefix};
@@ -251,44 +253,44 @@ impl<M: LanguageModel> Worker<M> {
                 return;
             }
         };
-        let mut logits = &mut logits[..];
-        for (at, end, n_logits) in part {
-            let (rows, rest) = std::mem::take(&mut logits).split_at_mut(n_logits * n_vocab);
-            logits = rest;
-            self.proceed(at, shares[at], end, rows);
+        for outcome in self.take_turns(&part, &shares, &mut logits) {
+            self.proceed(outcome);
         }
     }
 
-    /// What follows for the session in slot `at` from a step that brought its cache to `end` tokens, of which those of a
-    /// guess may be wrong. `rows`: the logits it wanted.
-    fn proceed(&mut self, at: usize, n_new: usize, end: usize, rows: &mut [f32]) {
-        let n_ctx = self.options.n_ctx;
-        let pieces = &*self.pieces;
-        let n_row = self.model.n_vocab();
-        let Some(session) = self.slots[at].session.as_mut() else {
-            return;
-        };
-        let before = session.n_decoded();
-        // After a shift parts of the reply are read as prompts are, which is nobody's news.
-        let reads = before == 0;
-        if reads {
-            session.report_prefill(end);
+    /// Lets each session of a step go on with its rows of logits, side by side: what they draw depends on nothing that they
+    /// share, and with large vocabularies it takes its time. `part`: each slot, the tokens in its cache now, its rows.
+    fn take_turns(&mut self, part: &[(usize, usize, usize)], shares: &[usize], mut logits: &mut [f32]) -> Vec<Outcome> {
+        let (n_ctx, n_row, pieces) = (self.options.n_ctx, self.model.n_vocab(), &*self.pieces);
+        // Rows may be longer than the vocabulary (padded embeddings); such tokens do not exist.
+        let n_vocab = n_row.min(pieces.n_vocab());
+        let mut turns = Vec::new();
+        let mut slots = self.slots.iter_mut().enumerate();
+        for &(at, end, n_logits) in part {
+            let (rows, rest) = std::mem::take(&mut logits).split_at_mut(n_logits * n_row);
+            logits = rest;
+            let session = slots.find(|(index, _)| *index == at).and_then(|(_, slot)| slot.session.as_deref_mut());
+            turns.extend(session.map(|session| Turn { at, n_new: shares[at], end, session, rows }));
         }
-        let next = if !rows.is_empty() {
-            // Rows may be longer than the vocabulary (padded embeddings); such tokens do not exist.
-            let n_vocab = n_row.min(pieces.n_vocab());
-            catch_unwind(AssertUnwindSafe(|| session.take_rows(rows, n_row, n_vocab, pieces, n_ctx)))
-                .unwrap_or_else(|panic| session.fail(EngineError::Model(panic_text(panic.as_ref()))))
-        } else if end < session.tokens().len() {
-            Next::Goes
+        let mut outcomes = Vec::new();
+        if turns.iter().filter(|turn| !turn.rows.is_empty()).count() > 1 {
+            self.model.share(turns.len(), &mut || {
+                let outcome = |turn: &mut Turn<'_>| turn.take(n_row, n_vocab, pieces, n_ctx);
+                outcomes = turns.par_iter_mut().with_max_len(1).map(outcome).collect();
+            });
         } else {
-            session.end_without_token(n_ctx)
-        };
-        let n_decoded = session.n_decoded() - before;
+            outcomes.extend(turns.iter_mut().map(|turn| turn.take(n_row, n_vocab, pieces, n_ctx)));
+        }
+        outcomes
+    }
+
+    /// What follows for a slot and its cache from what its session has made of a step.
+    fn proceed(&mut self, outcome: Outcome) {
+        let Outcome { at, end, n_read, n_decoded, n_tokens, next } = outcome;
         // The newest token has not been read yet: what the cache holds from there on was a wrong guess.
-        let n_valid = session.tokens().len().saturating_sub(usize::from(n_decoded > 0));
+        let n_valid = n_tokens.saturating_sub(usize::from(n_decoded > 0));
         self.count(|metrics| {
-            metrics.prompt_tokens += if reads { n_new as u64 } else { 0 };
+            metrics.prompt_tokens += n_read as u64;
             metrics.decoded_tokens += n_decoded as u64;
             metrics.context_shifts += u64::from(matches!(next, Next::Shifted(_)));
         });
@@ -375,6 +377,61 @@ impl<M: LanguageModel> Worker<M> {
         drop(commands);
         for mut session in queue {
             session.finish(StopReason::Shutdown);
+        }
+    }
+}
+
+/// A session's part in what follows a forward pass.
+struct Turn<'a> {
+    /// Its slot.
+    at: usize,
+    /// Tokens that the step read for it, guesses aside.
+    n_new: usize,
+    /// Tokens in its cache now, of which those of a guess may be wrong.
+    end: usize,
+    session: &'a mut Session,
+    /// The logits that it wanted.
+    rows: &'a mut [f32],
+}
+
+/// What came of it.
+struct Outcome {
+    at: usize,
+    end: usize,
+    /// Tokens of its prompt that were read.
+    n_read: usize,
+    /// Tokens that it made.
+    n_decoded: usize,
+    /// Tokens that it has now.
+    n_tokens: usize,
+    next: Next,
+}
+
+impl Turn<'_> {
+    fn take(&mut self, n_row: usize, n_vocab: usize, pieces: &dyn Pieces, n_ctx: usize) -> Outcome {
+        let Turn { at, n_new, end, session, rows } = self;
+        let (at, end) = (*at, *end);
+        let before = session.n_decoded();
+        // After a shift parts of the reply are read as prompts are, which is nobody's news.
+        let reads = before == 0;
+        if reads {
+            session.report_prefill(end);
+        }
+        let next = if !rows.is_empty() {
+            catch_unwind(AssertUnwindSafe(|| session.take_rows(rows, n_row, n_vocab, pieces, n_ctx)))
+                .unwrap_or_else(|panic| session.fail(EngineError::Model(panic_text(panic.as_ref()))))
+        } else if end < session.tokens().len() {
+            Next::Goes
+        } else {
+            session.end_without_token(n_ctx)
+        };
+        Outcome {
+            at,
+            end,
+            n_read: if reads { *n_new } else { 0 },
+            n_decoded: session.n_decoded() - before,
+            n_tokens: session.tokens().len(),
+            next,
         }
     }
 }

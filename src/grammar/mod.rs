@@ -230,6 +230,17 @@ impl Compiler {
     }
 }
 
+/// The schema as `%json` in a Lark grammar takes it, for the JSON that [`Source::JsonSchema`] allows.
+///
+/// # Errors
+/// A schema that is no object.
+pub fn json_in_lark(schema: &Value) -> Result<Value, GrammarError> {
+    match schema.get(OPTIONS) {
+        Some(_) => Ok(schema.clone()),
+        None => with_options(schema.clone()),
+    }
+}
+
 /// Adds how JSON is to be written.
 fn with_options(schema: Value) -> Result<Value, GrammarError> {
     let mut schema = match schema {

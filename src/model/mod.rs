@@ -25,7 +25,7 @@ pub struct Chunk<'a, C> {
     /// Logits are wanted for this many of the last tokens (0 in the middle of a prompt, usually 1 at its end).
     pub n_logits: usize,
     /// Where wanted, `[d_model]` sums: the hidden states of the tokens, after the last norm, are added one after the other,
-    /// so that a text has the same sum however it is cut.
+    /// so that a text has the same sum however it is cut. Or `[n_tokens, d_model]`: each token's state has its own sum.
     pub hidden_sum: Option<&'a mut [f64]>,
 }
 
@@ -86,6 +86,11 @@ pub trait LanguageModel: Send + 'static {
     /// # Errors
     /// A token outside the vocabulary, a chunk that does not fit its cache.
     fn forward(&self, batch: &mut [Chunk<'_, Self::Cache>]) -> Result<Vec<f32>, ModelError>;
+    /// Runs `work`, which has this many parts and shares them out with rayon, on the threads that compute this model where
+    /// it has such: they have nothing to do between two steps.
+    fn share(&self, _n_parts: usize, work: &mut (dyn FnMut() + Send)) {
+        work();
+    }
 }
 
 /// The forward pass could not run.
@@ -186,8 +191,9 @@ impl Model {
             if n == 0 || chunk.n_logits > n {
                 return refuse(format!("{} rows of logits for {n} tokens", chunk.n_logits));
             }
-            if chunk.hidden_sum.as_ref().is_some_and(|sum| sum.len() != self.config.d_model) {
-                return refuse(format!("a sum of hidden states has {} values", self.config.d_model));
+            let d_model = self.config.d_model;
+            if chunk.hidden_sum.as_ref().is_some_and(|sum| ![d_model, n * d_model].contains(&sum.len())) {
+                return refuse(format!("a sum of hidden states has {d_model} values"));
             }
             if n > self.max_chunk {
                 return refuse(format!("{n} tokens in one chunk, of which {} are the most", self.max_chunk));
@@ -243,15 +249,21 @@ impl LanguageModel for Model {
     fn forward(&self, batch: &mut [Chunk<'_, KvCache>]) -> Result<Vec<f32>, ModelError> {
         self.check(batch)?;
         let n_tokens = batch.iter().map(|chunk| chunk.tokens.len()).sum();
-        let (logits, is_nan) = self.placement.of(0).install(n_tokens, || -> Result<_, ModelError> {
+        let (logits, has_nan) = self.placement.of(0).install(n_tokens, || {
             let logits = self.step(batch)?.map(|logits| logits.to_vec()).transpose()?.unwrap_or_default();
-            let is_nan = logits.par_chunks(1 << 16).any(|values| values.iter().any(|v| v.is_nan()));
-            Ok((logits, is_nan))
+            // Without a way out of the loop, which then is one over vectors.
+            let count = |values: &[f32]| values.iter().map(|v| u32::from(v.is_nan())).sum::<u32>();
+            let has_nan = logits.par_chunks(1 << 16).any(|values| count(values) > 0);
+            Ok::<_, ModelError>((logits, has_nan))
         })?;
         let mut sums = batch.iter().filter_map(|chunk| chunk.hidden_sum.as_deref());
-        if is_nan || sums.any(|sum| sum.iter().any(|v| v.is_nan())) {
+        if has_nan || sums.any(|sum| sum.iter().any(|v| v.is_nan())) {
             return Err(self.blame_nan());
         }
         Ok(logits)
+    }
+
+    fn share(&self, n_parts: usize, work: &mut (dyn FnMut() + Send)) {
+        self.placement.front().install(n_parts, work);
     }
 }

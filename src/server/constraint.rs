@@ -8,6 +8,7 @@ use super::Ready;
 use super::error::ApiError;
 use super::fields::{Fields, missing, wrong};
 use super::generation::run_blocking;
+use super::tools::Tools;
 use crate::error::Hint;
 use crate::grammar::{Constraint, Source};
 
@@ -18,6 +19,22 @@ pub struct Wanted {
     pub source: Source,
     /// The field, for an error.
     pub param: String,
+}
+
+/// The constraint of a request that wants this form and may call these functions.
+///
+/// # Errors
+/// 400: a grammar that cannot be used, or not beside functions.
+pub async fn of_reply(
+    form: Option<Wanted>,
+    tools: Option<&Tools>,
+    ready: &Arc<Ready>,
+) -> Result<Option<Constraint>, ApiError> {
+    match (form, tools) {
+        (form, Some(tools)) => tools.constraint(form, ready).await.map(Some),
+        (Some(form), None) => compile(form, ready).await.map(Some),
+        (None, None) => Ok(None),
+    }
 }
 
 /// The constraint of a request, compiled off the threads that serve others; none if it asks for none.
@@ -47,7 +64,10 @@ pub async fn compile(wanted: Wanted, ready: &Arc<Ready>) -> Result<Constraint, A
 }
 
 /// Reads the fields.
-fn wanted(fields: &Fields) -> Result<Option<Wanted>, ApiError> {
+///
+/// # Errors
+/// 400: fields of other types, two constraints at once.
+pub fn wanted(fields: &Fields) -> Result<Option<Wanted>, ApiError> {
     let found = [response_format(fields)?, json_schema(fields), grammar(fields)?, regex(fields)?];
     let mut found = found.into_iter().flatten();
     match (found.next(), found.next()) {

@@ -18,7 +18,8 @@ use crate::tokenizer::{Special, TokenId, Tokenizer};
 pub const MAX_REPLIES: usize = 16;
 
 /// Most stop strings, and bytes in one.
-const MAX_STOP_STRINGS: usize = 16;
+// Role-playing front ends send dozens, one for each name.
+const MAX_STOP_STRINGS: usize = 256;
 const MAX_STOP_BYTES: usize = 1024;
 
 /// llama.cpp's way to say "draw one".

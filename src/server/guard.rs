@@ -70,7 +70,15 @@ fn check(state: &AppState, request: &Request, origin_is_allowed: bool) -> Result
         request.method() == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let is_foreign = origin.is_some_and(|origin| !is_same_origin(origin, host));
     let changes_state = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if is_foreign && !origin_is_allowed && (changes_state || is_preflight) {
+    if is_preflight {
+        // Without the headers that allow something it says no, which browsers tell their developers as what it is.
+        return Ok(Some(if is_foreign && !origin_is_allowed {
+            StatusCode::OK.into_response()
+        } else {
+            preflight(headers)
+        }));
+    }
+    if is_foreign && !origin_is_allowed && changes_state {
         return Err(ApiError::forbidden(
             format!(
                 "pages from `{}` may not call this server",
@@ -78,9 +86,6 @@ fn check(state: &AppState, request: &Request, origin_is_allowed: bool) -> Result
             ),
             "allow them with `--cors ORIGIN`",
         ));
-    }
-    if is_preflight {
-        return Ok(Some(preflight(headers)));
     }
     let is_page_view =
         matches!(*request.method(), Method::GET | Method::HEAD) && matches!(request.uri().path(), "/" | "/index.html");
@@ -112,7 +117,7 @@ fn to_127(host: &str, uri: &Uri) -> Response {
 fn preflight(request: &HeaderMap) -> Response {
     let mut response = StatusCode::OK.into_response();
     let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE, OPTIONS"));
     // Client libraries add headers of their own; the list asked for is the list allowed.
     let asked = request
         .get(header::ACCESS_CONTROL_REQUEST_HEADERS)
@@ -136,6 +141,8 @@ fn finish(mut response: Response, dialect: Dialect, allowed_origin: Option<Heade
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     if let Some(origin) = allowed_origin {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        // There are no cookies here that a page could abuse, and there are pages that send what they have.
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
         let ours = HeaderValue::from_static("retry-after, x-reply-state, x-request-id");
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, ours);
         headers.append(header::VARY, HeaderValue::from_static("origin"));

@@ -81,7 +81,7 @@ async fn props(State(state): State<AppState>, Loaded(ready): Loaded) -> Json<Val
         "chat_template": ready.template.source(),
         "build_info": format!("gemma2 {version}"),
         "modalities": { "vision": false, "audio": false, "video": false },
-        "endpoint_slots": true,
+        "endpoint_slots": state.options().shows_slots,
         "endpoint_metrics": true,
         "endpoint_props": false,
         "is_sleeping": false,
@@ -117,7 +117,14 @@ struct SlotsQuery {
     fail_on_no_slot: Option<String>,
 }
 
-async fn slots(Loaded(ready): Loaded, Query(query): Query<SlotsQuery>) -> Result<Json<Value>, ApiError> {
+async fn slots(
+    State(state): State<AppState>,
+    Loaded(ready): Loaded,
+    Query(query): Query<SlotsQuery>,
+) -> Result<Json<Value>, ApiError> {
+    if !state.options().shows_slots {
+        return Err(ApiError::not_supported("this server does not show its slots", "start it without `--no-slots`"));
+    }
     let slots = ready.engine.slots();
     let must_be_free = query.fail_on_no_slot.is_some_and(|value| value == "1");
     if must_be_free && slots.iter().all(|slot| slot.busy) {

@@ -83,7 +83,7 @@ use axum::routing::get;
 use tokio::sync::Semaphore;
 
 use crate::chat::ChatTemplate;
-use crate::engine::{Engine, Limit, Sampling};
+use crate::engine::{Engine, Limit, Pooling, Sampling};
 use crate::grammar::Grammars;
 use crate::tokenizer::TokenId;
 use error::ApiError;
@@ -123,6 +123,12 @@ pub struct ServerOptions {
     pub verbose: bool,
     /// Where `POST /slots/{id}` saves slots; `None` is nowhere.
     pub slot_save_path: Option<PathBuf>,
+    /// `GET /slots` answers.
+    pub shows_slots: bool,
+    /// `GET /` answers.
+    pub has_page: bool,
+    /// How texts are embedded.
+    pub pooling: Pooling,
 }
 
 /// How slow a client may be.
@@ -159,6 +165,9 @@ impl ServerOptions {
             context_shift: true,
             verbose: false,
             slot_save_path: None,
+            shows_slots: true,
+            has_page: true,
+            pooling: Pooling::default(),
         }
     }
 }
@@ -168,6 +177,10 @@ impl ServerOptions {
 pub struct ModelFacts {
     /// The model's id in the APIs: `gemma-2-2b-it-Q6_K`.
     pub id: String,
+    /// All names that were given to it, the id among them; none where the id is its own.
+    pub aliases: Vec<String>,
+    /// Words about it, for clients that choose by them.
+    pub tags: Vec<String>,
     /// For people: `Gemma 2 2B it`.
     pub name: String,
     /// `Q6_K`, `BF16` …

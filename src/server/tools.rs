@@ -10,8 +10,7 @@ use super::constraint::{Wanted, compile};
 use super::error::ApiError;
 use super::fields::{Fields, missing, wrong};
 use crate::chat::tools::{self, MARKER, Tool};
-use crate::engine::Request;
-use crate::grammar::{Source, close};
+use crate::grammar::{Constraint, Source, close, json_in_lark};
 
 /// Most functions in one request, as in OpenAI's API.
 const MAX_TOOLS: usize = 128;
@@ -81,7 +80,11 @@ impl Tools {
         let one_only = !fields.bool("parallel_tool_calls", true)?;
         let choice = choice(fields, |map| match map.get("function").map(|function| &function["name"]) {
             Some(Value::String(name)) => Ok(name.clone()),
-            _ => Err(missing("tool_choice.function.name")),
+            // OpenAI's responses have it so, and clients of Ollama too.
+            _ => match map.get("name") {
+                Some(Value::String(name)) => Ok(name.clone()),
+                _ => Err(missing("tool_choice.function.name")),
+            },
         })?;
         Tools::new(tools, choice, one_only)
     }
@@ -91,26 +94,35 @@ impl Tools {
         tools::instructions(&self.tools, self.is_required, self.one_only)
     }
 
-    /// Keeps the reply to a request in form: a call, or text too where none is required.
+    /// What keeps a reply in form: a call, or where none is required text too, which has the form that the request asks
+    /// for.
     ///
     /// # Errors
-    /// 400 where the schema of some arguments cannot be used, or the request asks for another form.
-    pub async fn constrain(&self, request: &mut Request, ready: &Arc<Ready>) -> Result<(), ApiError> {
+    /// 400 where a schema cannot be used, or the form is no JSON.
+    pub async fn constraint(&self, form: Option<Wanted>, ready: &Arc<Ready>) -> Result<Constraint, ApiError> {
         let param = "tools";
-        if request.constraint.is_some() {
-            let message = "`tools` and a form of the whole reply exclude each other: leave one out";
-            return Err(ApiError::invalid(param.to_owned(), message));
-        }
+        let schema = match form.filter(|_| !self.is_required) {
+            None => None,
+            Some(Wanted { source: Source::JsonSchema(schema), param }) => {
+                // By itself first, for an error that names its field.
+                compile(Wanted { source: Source::JsonSchema(schema.clone()), param: param.clone() }, ready).await?;
+                Some(json_in_lark(&schema).map_err(|error| ApiError::invalid(param, error.to_string()))?)
+            }
+            Some(other) => {
+                let message = format!("`tools` and `{}` exclude each other: leave one out", other.param);
+                return Err(ApiError::invalid(param.to_owned(), message));
+            }
+        };
         let closed = |tool: &Tool| {
             let mut tool = tool.clone();
             close(&mut tool.parameters);
             tool
         };
         let closed: Vec<Tool> = self.tools.iter().map(closed).collect();
-        let source = Source::Lark(tools::grammar(&closed, self.one_only));
+        let source = Source::Lark(tools::grammar(&closed, self.one_only, schema.as_ref()));
         let constraint = compile(Wanted { source, param: param.into() }, ready).await?;
-        request.constraint = Some(if self.is_required { constraint } else { constraint.only_after(MARKER) });
-        Ok(())
+        let holds_always = self.is_required || schema.is_some();
+        Ok(if holds_always { constraint } else { constraint.only_after(MARKER) })
     }
 }
 

@@ -38,6 +38,9 @@ pub async fn page(State(state): State<AppState>, request: Request) -> Response {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return ApiError::not_found(format!("there is no `{} {path}`", request.method())).into_response();
     }
+    if !state.options().has_page {
+        return ApiError::not_found("this server has no page, only its APIs").into_response();
+    }
     let name = match path.strip_prefix('/') {
         None | Some("") => "index.html",
         Some(name) => name,

@@ -265,6 +265,8 @@ fn here() -> PathBuf {
 
 fn facts(options: &Options) -> ModelFacts {
     ModelFacts {
+        aliases: Vec::new(),
+        tags: Vec::new(),
         id: "scripted".into(),
         name: if options.demo { "Demo model" } else { "Gemma 2 2B it" }.into(),
         quantization: "Q6_K".into(),

@@ -131,7 +131,7 @@ async fn errors_have_anthropic_s_form() {
         ("max_tokens", json!(0)),
         ("max_tokens", json!("x")),
         ("temperature", json!(3)),
-        ("stop_sequences", json!(vec!["x"; 17])),
+        ("stop_sequences", json!(vec!["x"; 257])),
         ("stop_sequences", json!(5)),
         ("system", json!(5)),
         ("tools", json!([{"type": "web_search_20250305", "name": "web_search"}])),

@@ -440,13 +440,60 @@ async fn tools_that_cannot_be_used_are_a_400_about_their_field_in_every_dialect(
         let none = json!({ "tools": [], "tool_choice": api.choice(None)["tool_choice"] });
         assert!(post(&state, api.path(), &api.body(false, none)).await.said(400).contains("tools"));
     }
-    let format = json!({ "format": "json" });
-    let said = post(&state, "/api/chat", &Api::Ollama.body(false, format)).await.said(400);
-    assert!(said.contains("exclude each other"), "{said}");
-    let format = json!({ "text": { "format": { "type": "json_object" } } });
-    post(&state, "/v1/responses", &Api::Responses.body(false, format)).await.said(400);
     let said = post(&state, "/api/generate", &json!({ "prompt": "Hi", "tools": Api::Ollama.tools() })).await.said(400);
     assert!(said.contains("tools"), "{said}");
+}
+
+#[tokio::test]
+async fn a_form_of_the_reply_leaves_calls_possible_in_every_dialect() {
+    let state = roomy();
+    let schema = json!({ "type": "object", "properties": { "ok": { "enum": [1, 2] } }, "required": ["ok"] });
+    for api in APIS {
+        let form = match api {
+            Api::Ollama => json!({ "format": schema }),
+            Api::Anthropic => json!({ "output_config": { "format": { "type": "json_schema", "schema": schema } } }),
+            Api::Responses => {
+                json!({ "text": { "format": { "type": "json_schema", "name": "answer", "schema": schema } } })
+            }
+        };
+        for stream in [false, true] {
+            let told = api.ask(&state, stream, form.clone()).await;
+            match told.calls.is_empty() {
+                true => {
+                    let value: Value =
+                        serde_json::from_str(&told.text).unwrap_or_else(|e| panic!("{e}: {}", told.text));
+                    assert!(value == json!({ "ok": 1 }) || value == json!({ "ok": 2 }), "{value}");
+                }
+                false => assert_eq!(told.text, ""),
+            }
+            let mut named = form.clone();
+            named["tool_choice"] = api.choice(Some("now"))["tool_choice"].clone();
+            assert_eq!(api.ask(&state, stream, named).await.calls, [("now".to_owned(), json!({}))]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_choice_may_name_its_function_as_the_responses_do() {
+    let choice = json!({ "tool_choice": { "type": "function", "name": "now" } });
+    let told = Api::Ollama.ask(&roomy(), false, choice).await;
+    assert_eq!(told.calls, [("now".to_owned(), json!({}))]);
+}
+
+#[tokio::test]
+async fn what_other_models_thought_is_no_part_of_the_prompt() {
+    let state = roomy();
+    let said = json!({ "type": "text", "text": "4" });
+    let thought = json!({ "type": "thinking", "thinking": "2 and 2", "signature": "s" });
+    let hidden = json!({ "type": "redacted_thinking", "data": "x" });
+    let ask = async |content: Value| {
+        let messages = json!([hi()[0], { "role": "assistant", "content": content }, hi()[0]]);
+        post(&state, "/v1/messages/count_tokens", &json!({ "messages": messages })).await
+    };
+    let with = ask(json!([thought, hidden, said])).await.ok();
+    assert_eq!(with, ask(json!([said])).await.ok());
+    let body = json!({ "messages": [{ "role": "user", "content": [thought] }] });
+    post(&state, "/v1/messages", &body).await.said(400);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! `/v1/embeddings` and `/embedding`.
 
+use gemma2::engine::Pooling;
+
 use super::*;
 
 fn length(values: &Value) -> f64 {
@@ -119,6 +121,58 @@ async fn a_text_in_parts_is_the_same_as_in_one() {
     for content in [json!("hello"), json!([{"type": "image_url", "image_url": {"url": "data:,"}}]), json!([5])] {
         assert_eq!(embed(json!({"input": {"content": content}})).await.error(400)["param"], "input.content");
     }
-    let error = post(&ready(options()), "/embedding", &json!({"content": "a", "embd_normalize": -1})).await.error(400);
-    assert_eq!(error["param"], "embd_normalize");
+}
+
+fn pooling(pooling: Pooling) -> AppState {
+    let mut options = options();
+    options.pooling = pooling;
+    ready(options)
+}
+
+/// The vectors of a text in llama.cpp's form.
+async fn vectors(state: &AppState, body: Value) -> Vec<Vec<f64>> {
+    let body = post(state, "/embedding", &body).await.ok();
+    serde_json::from_value(body[0]["embedding"].clone()).expect("numbers")
+}
+
+#[tokio::test]
+async fn without_pooling_a_text_has_a_vector_for_each_token_and_openai_s_route_says_that_it_cannot_tell_them() {
+    let state = pooling(Pooling::None);
+    let each = vectors(&state, json!({"content": "abc"})).await;
+    // Three letters and `<bos>`.
+    assert_eq!(each.iter().map(Vec::len).collect::<Vec<_>>(), [D_MODEL; 4]);
+    let long = |v: &Vec<f64>| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+    assert!(each.iter().all(|v| (long(v) - 1.0).abs() > 1e-3), "they are as they come");
+    for (path, body) in [
+        ("/v1/embeddings", json!({"input": "abc"})),
+        ("/api/embed", json!({"input": "abc"})),
+        ("/api/embeddings", json!({"prompt": "abc"})),
+    ] {
+        assert!(post(&state, path, &body).await.said(400).contains("--pooling none"), "{path}");
+    }
+    let many = json!({"content": vec!["abcdefghijklmnop"; 20]});
+    assert_eq!(post(&state, "/embedding", &many).await.error(400)["param"], "content");
+
+    // The mean of all, the first and the last, each made as long as 1.
+    let unit = |v: Vec<f64>| v.iter().map(|x| x / long(&v)).collect::<Vec<f64>>();
+    let mean = (0..D_MODEL).map(|i| each.iter().map(|v| v[i]).sum::<f64>()).collect();
+    for (how, want) in [(Pooling::Mean, mean), (Pooling::First, each[0].clone()), (Pooling::Last, each[3].clone())] {
+        let got = vectors(&pooling(how), json!({"content": "abc"})).await;
+        assert!(got[0].iter().zip(unit(want)).all(|(a, b)| (a - b).abs() < 1e-5), "{how:?}");
+    }
+}
+
+#[tokio::test]
+async fn llama_cpp_s_norms_scale_a_vector_as_they_say() {
+    let state = ready(options());
+    let with = |norm: i64| vectors(&state, json!({"content": "abc", "embd_normalize": norm}));
+    let raw = with(-1).await.remove(0);
+    let max = raw.iter().fold(0.0f64, |max, x| max.max(x.abs()));
+    let power = |p: i32| raw.iter().map(|x| x.abs().powi(p)).sum::<f64>().powf(1.0 / f64::from(p));
+    for (norm, length) in [(0, max / 32_760.0), (1, power(1)), (2, power(2)), (3, power(3))] {
+        for (got, raw) in with(norm).await[0].iter().zip(&raw) {
+            assert!((got * length - raw).abs() < 1e-5 * max, "{norm}");
+        }
+    }
+    post(&state, "/embedding", &json!({"content": "a", "embd_normalize": -2})).await.error(400);
 }

@@ -180,3 +180,36 @@ async fn a_body_that_is_too_large_is_refused() {
     let lying = request("POST", "/tokenize").header("content-length", "99999999999").body(Body::empty());
     call(&state, lying.expect("a request")).await.error(413);
 }
+
+#[tokio::test]
+async fn ten_thousand_stop_strings_are_refused_and_as_many_as_may_be_work() {
+    let state = ready(options());
+    let routes = [
+        ("/v1/chat/completions", "stop"),
+        ("/v1/completions", "stop"),
+        ("/v1/responses", "stop"),
+        ("/v1/messages", "stop_sequences"),
+        ("/completion", "stop"),
+    ];
+    let ask = |path: &str, field: &str, stops: Vec<String>| {
+        let mut body = json!({"messages": hi(), "prompt": "x", "max_tokens": 40});
+        if path == "/v1/responses" {
+            body = json!({"input": hi()});
+        }
+        body[field] = json!(stops);
+        body
+    };
+    for (path, field) in routes {
+        let many = (0..10_000).map(|i| format!("{i}")).collect();
+        let said = post(&state, path, &ask(path, field, many)).await.said(400);
+        assert!(said.contains("256"), "{path}: {said}");
+        let long = vec!["x".repeat(1025)];
+        post(&state, path, &ask(path, field, long)).await.said(400);
+        // Each begins as the text does, and only the last one ends in it.
+        let most = (0..255).map(|i| format!("abcd{i}")).chain(["efg".to_owned()]).collect();
+        let text = post(&state, path, &ask(path, field, most)).await.ok().to_string();
+        assert!(text.contains("\"abcd\""), "{path}: {text}");
+    }
+    let options = json!({"messages": hi(), "options": {"stop": vec!["x"; 10_000]}});
+    post(&state, "/api/chat", &options).await.said(400);
+}

@@ -393,3 +393,32 @@ async fn what_these_models_cannot_do_is_said_by_a_501() {
     locked.api_keys = vec!["one".into()];
     post(&ready(locked), "/infill", &json!({})).await.error(401);
 }
+
+#[tokio::test]
+async fn what_is_switched_off_says_so() {
+    let mut options = options();
+    (options.shows_slots, options.has_page) = (false, false);
+    let state = ready(options);
+    let error = get(&state, "/slots").await.error(501);
+    assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("--no-slots")), "{error}");
+    assert_eq!(get(&state, "/props").await.ok()["endpoint_slots"], false);
+    get(&state, "/").await.error(404);
+    get(&state, "/index.html").await.error(404);
+    get(&state, "/health").await.ok();
+}
+
+#[tokio::test]
+async fn a_model_of_several_names_answers_to_each() {
+    let state = AppState::new(options());
+    let facts =
+        ModelFacts { id: "a".into(), aliases: vec!["a".into(), "gpt-4o".into()], tags: vec!["chat".into()], ..facts() };
+    state.set_ready(engine(SIZES, None), facts, ChatTemplate::new(None).expect("the built-in one"));
+    let models = get(&state, "/v1/models").await.ok();
+    let model = &models["data"][0];
+    assert_eq!(
+        (&model["id"], &model["aliases"], &model["tags"]),
+        (&json!("a"), &json!(["a", "gpt-4o"]), &json!(["chat"]))
+    );
+    assert_eq!(get(&state, "/v1/models/gpt-4o").await.ok()["id"], "a");
+    get(&state, "/v1/models/gpt-5").await.error(404);
+}

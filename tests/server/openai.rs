@@ -259,7 +259,7 @@ async fn wrong_fields_are_named() {
         (json!({"messages": hi(), "max_tokens": 1.5}), "max_tokens", "invalid_type"),
         (json!({"messages": hi(), "n": 0}), "n", "integer_below_min_value"),
         (json!({"messages": hi(), "n": 1000}), "n", "integer_above_max_value"),
-        (json!({"messages": hi(), "stop": vec!["x"; 17]}), "stop", "array_above_max_length"),
+        (json!({"messages": hi(), "stop": vec!["x"; 257]}), "stop", "array_above_max_length"),
         (json!({"messages": hi(), "stop": 5}), "stop", "invalid_type"),
         (json!({"messages": hi(), "top_logprobs": 2}), "top_logprobs", ""),
         (json!({"messages": hi(), "logprobs": true, "top_logprobs": 21}), "top_logprobs", "integer_above_max_value"),

@@ -94,6 +94,41 @@ async fn where_no_call_is_needed_the_reply_is_text() {
 }
 
 #[tokio::test]
+async fn a_reply_that_may_call_and_must_be_json_is_one_of_the_two() {
+    let state = roomy();
+    let schema = json!({ "type": "object", "properties": { "ok": { "enum": [1, 2] } }, "required": ["ok"] });
+    let format = json!({ "type": "json_schema", "json_schema": { "name": "answer", "schema": schema } });
+    let is_answer = |text: &str| {
+        let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert!(value == json!({ "ok": 1 }) || value == json!({ "ok": 2 }), "{text}");
+    };
+    let (mut n_calls, mut n_answers) = (0, 0);
+    for seed in 0..24 {
+        let more = json!({ "response_format": format, "seed": seed, "temperature": 2, "top_k": 0, "top_p": 1 });
+        let answer = post(&state, CHAT, &body(more)).await.ok();
+        let (message, reason) = message(&answer);
+        match message["tool_calls"].as_array() {
+            Some(calls) => {
+                calls.iter().for_each(check_call);
+                assert_eq!(reason, "tool_calls");
+                n_calls += 1;
+            }
+            None => {
+                is_answer(message["content"].as_str().expect("a text"));
+                assert_eq!(reason, "stop");
+                n_answers += 1;
+            }
+        }
+    }
+    assert!(n_calls > 0 && n_answers > 0, "{n_calls} {n_answers}");
+    // Where a call is required no reply is JSON, and where none is possible all are.
+    let required = body(json!({ "response_format": format, "tool_choice": "required" }));
+    assert_eq!(message(&post(&state, CHAT, &required).await.ok()).1, "tool_calls");
+    let none = body(json!({ "response_format": format, "tool_choice": "none" }));
+    is_answer(message(&post(&state, CHAT, &none).await.ok()).0["content"].as_str().expect("a text"));
+}
+
+#[tokio::test]
 async fn functions_calls_and_results_are_told_to_the_model_in_turns() {
     let state = roomy();
     let call = json!({ "id": "c1", "type": "function", "function": { "name": "now", "arguments": "{ }" } });
@@ -141,7 +176,11 @@ async fn tools_that_cannot_be_used_are_a_400_about_their_field() {
         ),
         (json!({ "tools": tools(), "tool_choice": {} }), "tool_choice.function.name"),
         (json!({ "tools": tools(), "parallel_tool_calls": "yes" }), "parallel_tool_calls"),
-        (json!({ "tools": tools(), "response_format": { "type": "json_object" } }), "tools"),
+        (json!({ "tools": tools(), "grammar": "root ::= \"x\"" }), "tools"),
+        (
+            json!({ "tools": tools(), "response_format": { "type": "json_object", "schema": { "$ref": "#/nowhere" } } }),
+            "response_format.schema",
+        ),
         (json!({ "tool_choice": "required" }), "tool_choice"),
         (json!({ "messages": [{ "role": "tool" }] }), "messages[0].content"),
         (json!({ "messages": [{ "role": "tool", "content": "x", "tool_call_id": 5 }] }), "messages[0].tool_call_id"),

@@ -68,6 +68,28 @@ fn a_short_request_does_not_wait_for_long_prompts_while_others_decode() {
 }
 
 #[test]
+fn the_next_turn_of_a_long_conversation_reads_that_turn_only() {
+    // Its local layers can go back by a few tokens, and a turn that goes on needs none.
+    let model = FakeModel { window: Some(8), ..FakeModel::default() };
+    let (engine, steps) = observed(model, sizes(4));
+    let mut turns = prompt(&"a".repeat(2000));
+    let first = run(&engine, Request { prompt: turns.clone(), ..request("", 50) });
+    while steps.try_recv().is_ok() {}
+    turns.extend(first.ids());
+    for turn in ["whatelse", "andthen", "z"] {
+        turns.extend(letters(turn));
+        let got = run(&engine, Request { prompt: turns.clone(), ..request("", 50) });
+        // The reply's last token was never read: it is told, not needed.
+        assert_eq!(got.done().timings.computed_tokens(), turn.len() + 1, "{turn}");
+        let n_read: usize = std::iter::from_fn(|| steps.try_recv().ok()).flatten().map(|chunk| chunk.n_tokens).sum();
+        assert_eq!(n_read, turn.len() + 1 + got.done().timings.decode_steps(), "{turn}");
+        turns.extend(got.ids());
+    }
+    let fresh = Request { prompt: turns.clone(), cache_prompt: false, ..request("", 5) };
+    assert_eq!(run(&engine, Request { prompt: turns, ..request("", 5) }).ids(), alone(fresh).ids());
+}
+
+#[test]
 fn a_beginning_that_a_busy_slot_holds_is_copied_and_not_read_again() {
     let instructions = "always answer in verse and never mention the weather or the king".replace(' ', "");
     let (engine, open, steps) = gated(FakeModel::default(), EngineOptions { n_parallel: 3, ..OPTIONS });

@@ -4,7 +4,8 @@
 //! - Neighboring messages of the same role are one turn. A last message by the assistant is continued.
 //! - `usage` counts the tokens of the prompt that were computed as `input_tokens` and those that the cache had as
 //!   `cache_read_input_tokens`; prompts are cached without being asked to, so `cache_control` has nothing to decide.
-//! - A `thinking` budget is a limit, and this model stays below any: it does not think.
+//! - A `thinking` budget is a limit, and this model stays below any: it does not think. What other models thought in earlier
+//!   messages is left out.
 //! - A conversation that does not fit loses its oldest turns, unless `overflow` says otherwise; answers say `truncated`.
 //! - Not there: tools of Anthropic's own (`web_search` …), pictures and documents. They are refused.
 
@@ -16,6 +17,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
+use super::constraint;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::overflow;
@@ -28,14 +30,12 @@ pub fn routes() -> Router<AppState> {
 
 /// `POST /v1/messages`: the next message of a conversation.
 async fn messages(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
-    let mut request = request::request(&fields, &ready).await?;
+    let mut request = request::request(&fields, &ready)?;
     let (overflow, may_drop) = overflow::of_chat(&fields)?;
     request.overflow = overflow;
     let stream = fields.bool("stream", false)?;
     let tools = request::tools(&fields)?;
-    if let Some(tools) = &tools {
-        tools.constrain(&mut request, &ready).await?;
-    }
+    request.constraint = constraint::of_reply(request::form(&fields)?, tools.as_ref(), &ready).await?;
     let room = overflow::room(may_drop, request.limit, ready.engine.options().n_ctx);
     let prompt = request::conversation(&fields, tools.as_ref())?.fitting_prompt(&ready, room).await?;
     let answer = reply::answer(&ready, prompt, &request, tools.is_some(), stream).await;

@@ -1,30 +1,28 @@
 //! What a request says, in the words of the other APIs.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use crate::chat::Message;
 use crate::chat::tools::{self, Call};
 use crate::engine::Request;
-use crate::grammar::{Constraint, Source};
+use crate::grammar::Source;
 use crate::server::Ready;
-use crate::server::constraint::{Wanted, compile};
+use crate::server::constraint::Wanted;
 use crate::server::conversation::{self, Conversation, with_calls};
 use crate::server::error::ApiError;
 use crate::server::fields::{Fields, missing, wrong};
 use crate::server::generation;
 use crate::server::tools::{Choice, Tools, function, list};
 
-/// All but the prompt and the tools.
+/// All but the prompt, the tools and the form of the reply.
 ///
 /// # Errors
 /// 400 that names the field.
-pub async fn request(fields: &Fields, ready: &Arc<Ready>) -> Result<Request, ApiError> {
+pub fn request(fields: &Fields, ready: &Ready) -> Result<Request, ApiError> {
     refuse(fields)?;
     let mut request = Request::new(Vec::new());
-    request.constraint = constraint(fields, ready).await?;
     request.sampling = generation::sampling(fields, &ready.facts.sampling, 2.0, ready.engine.tokenizer())?;
     request.limit = generation::limit(fields, &["max_tokens"], 1, ready.facts.limit)?;
     request.stop = generation::stop_strings(fields, "stop_sequences")?;
@@ -32,7 +30,10 @@ pub async fn request(fields: &Fields, ready: &Arc<Ready>) -> Result<Request, Api
 }
 
 /// The form that the reply must have: `output_config.format`, or under its older name `output_format`.
-async fn constraint(fields: &Fields, ready: &Arc<Ready>) -> Result<Option<Constraint>, ApiError> {
+///
+/// # Errors
+/// 400 that names the field.
+pub fn form(fields: &Fields) -> Result<Option<Wanted>, ApiError> {
     let config = fields.object("output_config")?.unwrap_or_default();
     let format = config.object("format").map_err(|error| error.about("output_config.format"))?;
     let (param, format) = match format {
@@ -50,8 +51,7 @@ async fn constraint(fields: &Fields, ready: &Arc<Ready>) -> Result<Option<Constr
     }
     match format.get("schema") {
         Some(schema @ Value::Object(_)) => {
-            let wanted = Wanted { source: Source::JsonSchema(schema.clone()), param: at("schema") };
-            compile(wanted, ready).await.map(Some)
+            Ok(Some(Wanted { source: Source::JsonSchema(schema.clone()), param: at("schema") }))
         }
         Some(other) => Err(wrong(&at("schema"), "an object", other)),
         None => Err(missing(&at("schema"))),
@@ -131,6 +131,8 @@ fn message<'a>(at: &str, value: &'a Value, names: &mut HashMap<&'a str, &'a str>
                 let message = format!("a block of type `{kind}` is not the {role}'s");
                 return Err(ApiError::invalid(format!("{at}.type"), message));
             }
+            // Another model's: this one has none, and its template no place for them.
+            (Some("thinking" | "redacted_thinking"), Value::Object(_)) if role == "assistant" => {}
             _ => texts.push(conversation::text_part(&at, block)?),
         }
     }

@@ -13,13 +13,13 @@ use crate::server::tools::Tools;
 
 /// The handler.
 pub async fn chat(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
-    let mut asked = Asked::read(&fields, &ready).await?;
+    let tools = Tools::of_chat(&fields)?;
+    let asked = Asked::read(&fields, tools.as_ref(), &ready).await?;
     let list = match fields.get("messages") {
         None => &[],
         Some(Value::Array(list)) => list.as_slice(),
         Some(other) => return Err(wrong("messages", "a list", other)),
     };
-    let tools = Tools::of_chat(&fields)?;
     if list.is_empty() {
         return Ok(reply::loaded(&ready, Form::Chat { n_dropped: 0, has_tools: false }));
     }
@@ -29,7 +29,6 @@ pub async fn chat(Loaded(ready): Loaded, fields: Fields) -> Result<Response, Api
     let mut conversation = Conversation::of(messages(list)?);
     if let Some(tools) = &tools {
         conversation.instruct(tools.instructions());
-        asked.constrain(tools, &ready).await?;
     }
     let room = asked.room(&ready);
     let prompt = conversation.fitting_prompt(&ready, room).await?;

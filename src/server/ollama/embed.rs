@@ -3,14 +3,15 @@
 use std::time::Instant;
 
 use axum::Json;
+use axum::extract::State;
 use serde::Serialize;
 
 use super::models;
 use super::request::check_model;
-use crate::server::Loaded;
 use crate::server::embeddings::{self, dimensions};
 use crate::server::error::ApiError;
 use crate::server::fields::Fields;
+use crate::server::{AppState, Loaded};
 
 /// The answer of `/api/embed`. Typed, since JSON of an F32 made by way of an F64 has twice the digits.
 #[derive(Serialize)]
@@ -30,7 +31,11 @@ pub struct Vector {
 }
 
 /// `POST /api/embed`: any number of texts. What is too long is cut, unless `truncate` is `false`.
-pub async fn embed(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Vectors>, ApiError> {
+pub async fn embed(
+    State(state): State<AppState>,
+    Loaded(ready): Loaded,
+    fields: Fields,
+) -> Result<Json<Vectors>, ApiError> {
     let start = Instant::now();
     check_model(&fields)?;
     let cuts = fields.bool("truncate", true)?;
@@ -38,7 +43,7 @@ pub async fn embed(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Vectors
     let has_none = fields.get("input").is_none_or(|input| input.as_array().is_some_and(Vec::is_empty));
     let vectors = match has_none {
         true => Vec::new(),
-        false => embeddings::embed(&ready, &fields, &["input"], cuts).await?,
+        false => embeddings::embed(&state, &ready, &fields, &["input"], cuts).await?,
     };
     Ok(Json(Vectors {
         model: models::name(&ready),
@@ -50,9 +55,13 @@ pub async fn embed(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Vectors
 }
 
 /// `POST /api/embeddings`: one text.
-pub async fn embeddings(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Vector>, ApiError> {
+pub async fn embeddings(
+    State(state): State<AppState>,
+    Loaded(ready): Loaded,
+    fields: Fields,
+) -> Result<Json<Vector>, ApiError> {
     check_model(&fields)?;
     fields.required_string("prompt")?;
-    let vector = embeddings::embed(&ready, &fields, &["prompt"], true).await?.pop();
+    let vector = embeddings::embed(&state, &ready, &fields, &["prompt"], true).await?.pop();
     Ok(Json(Vector { embedding: vector.map(|one| one.shortened(None)) }))
 }

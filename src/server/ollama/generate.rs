@@ -17,7 +17,7 @@ use crate::tokenizer::{Special, TokenId};
 
 /// The handler.
 pub async fn generate(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
-    let asked = Asked::read(&fields, &ready).await?;
+    let asked = Asked::read(&fields, None, &ready).await?;
     refuse_given(&fields, &["tools"])?;
     refuse_images(fields.get("images"))?;
     if fields.string("template")?.is_some_and(|template| !template.is_empty()) {

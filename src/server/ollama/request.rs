@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::engine::{Limit, Overflow, Request};
-use crate::grammar::{Constraint, Source};
+use crate::grammar::Source;
 use crate::server::Ready;
-use crate::server::constraint::{Wanted, compile};
+use crate::server::constraint::{self, Wanted};
 use crate::server::error::ApiError;
 use crate::server::fields::{Fields, not_supported, wrong};
 use crate::server::generation::{self, refuse_what_is_not_implemented};
@@ -28,11 +28,11 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Reads what does not depend on the prompt.
+    /// Reads what does not depend on the prompt. The reply may call `tools`.
     ///
     /// # Errors
     /// 400 that names the field.
-    pub async fn read(fields: &Fields, ready: &Arc<Ready>) -> Result<Asked, ApiError> {
+    pub async fn read(fields: &Fields, tools: Option<&Tools>, ready: &Arc<Ready>) -> Result<Asked, ApiError> {
         refuse_what_is_not_implemented(fields)?;
         refuse_thinking(fields)?;
         check_model(fields)?;
@@ -40,7 +40,7 @@ impl Asked {
         let options = fields.object("options")?.unwrap_or_default();
         refuse_what_is_not_implemented(&options)?;
         let mut request = Request::new(Vec::new());
-        request.constraint = constraint(fields, ready).await?;
+        request.constraint = constraint::of_reply(form(fields)?, tools, ready).await?;
         request.sampling = generation::sampling(&options, &ready.facts.sampling, 100.0, ready.engine.tokenizer())?;
         request.limit = match generation::limit(&options, &["num_predict"], 0, ready.facts.limit)? {
             // Ollama's zero is no limit either.
@@ -58,14 +58,6 @@ impl Asked {
         let n_ctx = asked_n_ctx.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
         let (stream, may_drop) = (fields.bool("stream", true)?, fields.bool("truncate", true)?);
         Ok(Asked { stream, n_top, request, n_ctx, may_drop })
-    }
-
-    /// Keeps the reply in the form of `tools`.
-    ///
-    /// # Errors
-    /// 400 where that is not possible.
-    pub async fn constrain(&mut self, tools: &Tools, ready: &Arc<Ready>) -> Result<(), ApiError> {
-        tools.constrain(&mut self.request, ready).await
     }
 
     /// Tokens that the prompt of a conversation may have before turns are left out.
@@ -108,7 +100,7 @@ pub fn check_model(fields: &Fields) -> Result<(), ApiError> {
 }
 
 /// The form that the reply must have.
-async fn constraint(fields: &Fields, ready: &Arc<Ready>) -> Result<Option<Constraint>, ApiError> {
+fn form(fields: &Fields) -> Result<Option<Wanted>, ApiError> {
     let source = match fields.get("format") {
         None => return Ok(None),
         Some(Value::String(name)) if name.is_empty() => return Ok(None),
@@ -116,7 +108,7 @@ async fn constraint(fields: &Fields, ready: &Arc<Ready>) -> Result<Option<Constr
         Some(schema @ Value::Object(_)) => Source::JsonSchema(schema.clone()),
         Some(other) => return Err(wrong("format", "`json` or a JSON schema", other)),
     };
-    compile(Wanted { source, param: "format".into() }, ready).await.map(Some)
+    Ok(Some(Wanted { source, param: "format".into() }))
 }
 
 fn refuse_thinking(fields: &Fields) -> Result<(), ApiError> {

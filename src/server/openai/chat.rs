@@ -13,7 +13,7 @@ use super::{Body, End, Envelope, TokenCount, Usage};
 use crate::chat::tools::take_apart;
 use crate::engine::{Done, Event, Request, StopReason, Token};
 use crate::server::completion::Teller;
-use crate::server::constraint::constraint;
+use crate::server::constraint;
 use crate::server::conversation::Conversation;
 use crate::server::error::{ApiError, Dialect};
 use crate::server::fields::Fields;
@@ -47,10 +47,7 @@ pub async fn completions(
     request.ignore_eos = fields.bool("ignore_eos", false)?;
     request.cache_prompt = fields.bool("cache_prompt", true)?;
     request.n_probs = n_top.map_or(0, |n_top| n_top.max(1));
-    request.constraint = constraint(&fields, &ready).await?;
-    if let Some(tools) = &tools {
-        tools.constrain(&mut request, &ready).await?;
-    }
+    request.constraint = constraint::of_reply(constraint::wanted(&fields)?, tools.as_ref(), &ready).await?;
 
     let room = overflow::room(may_drop, request.limit, ready.engine.options().n_ctx);
     let prompt = conversation.fitting_prompt(&ready, room).await?;

@@ -178,7 +178,12 @@ async fn models(Loaded(ready): Loaded) -> Json<Value> {
 }
 
 async fn model(Loaded(ready): Loaded, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
-    if id == ready.facts.id { Ok(Json(describe(&ready))) } else { Err(ApiError::model_not_found(&id)) }
+    let facts = &ready.facts;
+    if id == facts.id || facts.aliases.contains(&id) {
+        Ok(Json(describe(&ready)))
+    } else {
+        Err(ApiError::model_not_found(&id))
+    }
 }
 
 /// The model in OpenAI's fields and in Anthropic's, whose clients ask at the same path.
@@ -192,6 +197,8 @@ fn describe(ready: &Ready) -> Value {
         "created": ready.loaded_at,
         "created_at": rfc3339(Duration::from_secs(ready.loaded_at)),
         "owned_by": "gemma2",
+        "aliases": facts.aliases,
+        "tags": facts.tags,
         "meta": {
             "n_vocab": ready.engine.tokenizer().n_vocab(),
             "n_ctx": ready.engine.options().n_ctx,

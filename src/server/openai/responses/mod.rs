@@ -19,6 +19,7 @@ use item::Item;
 
 use super::TokenCount;
 use crate::engine::{Done, EngineError, Request, StopReason};
+use crate::server::constraint;
 use crate::server::error::{ApiError, tidy};
 use crate::server::fields::Fields;
 use crate::server::generation::{Replies, Telling, draw_id, refuse_what_is_not_implemented};
@@ -32,14 +33,12 @@ const COMPLETED: &str = "completed";
 
 /// The handler.
 pub async fn responses(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
-    let mut request = request::request(&fields, &ready).await?;
+    let mut request = request::request(&fields, &ready)?;
     let (overflow, may_drop) = request::overflow(&fields)?;
     request.overflow = overflow;
     let telling = Telling::read(&fields)?;
     let tools = request::tools(&fields)?;
-    if let Some(tools) = &tools {
-        tools.constrain(&mut request, &ready).await?;
-    }
+    request.constraint = constraint::of_reply(request::form(&fields)?, tools.as_ref(), &ready).await?;
     let room = overflow::room(may_drop, request.limit, ready.engine.options().n_ctx);
     let prompt = request::conversation(&fields, tools.as_ref())?.fitting_prompt(&ready, room).await?;
     let n_dropped = prompt.n_dropped;

@@ -1,16 +1,15 @@
 //! What a request says, in the words of the other APIs.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::chat::tools::Call;
 use crate::chat::{self, Message};
 use crate::engine::{Overflow, Request};
-use crate::grammar::{Constraint, Source};
+use crate::grammar::Source;
 use crate::server::Ready;
-use crate::server::constraint::{Wanted, compile};
+use crate::server::constraint::Wanted;
 use crate::server::conversation::{self, Conversation, with_calls};
 use crate::server::error::ApiError;
 use crate::server::fields::{Fields, missing, not_supported, wrong};
@@ -18,18 +17,17 @@ use crate::server::generation::{self, refuse_what_is_not_implemented};
 use crate::server::overflow;
 use crate::server::tools::{self, Tools};
 
-/// All but the prompt and the tools.
+/// All but the prompt, the tools and the form of the reply.
 ///
 /// # Errors
 /// 400 that names the field.
-pub async fn request(fields: &Fields, ready: &Arc<Ready>) -> Result<Request, ApiError> {
+pub fn request(fields: &Fields, ready: &Ready) -> Result<Request, ApiError> {
     refuse_what_is_not_implemented(fields)?;
     refuse_what_needs_a_store(fields)?;
     refuse_other_answers(fields)?;
     fields.string("model")?;
     fields.object("metadata")?;
     let mut request = Request::new(Vec::new());
-    request.constraint = constraint(fields, ready).await?;
     request.sampling = generation::sampling(fields, &ready.facts.sampling, 2.0, ready.engine.tokenizer())?;
     request.limit = generation::limit(fields, &["max_output_tokens"], 1, ready.facts.limit)?;
     request.stop = generation::stop_strings(fields, "stop")?;
@@ -143,7 +141,10 @@ fn refuse_what_needs_a_store(fields: &Fields) -> Result<(), ApiError> {
 }
 
 /// The form that the reply must have: `text.format`, whose schema stands beside its type.
-async fn constraint(fields: &Fields, ready: &Arc<Ready>) -> Result<Option<Constraint>, ApiError> {
+///
+/// # Errors
+/// 400 that names the field.
+pub fn form(fields: &Fields) -> Result<Option<Wanted>, ApiError> {
     let Some(text) = fields.object("text")? else {
         return Ok(None);
     };
@@ -164,7 +165,7 @@ async fn constraint(fields: &Fields, ready: &Arc<Ready>) -> Result<Option<Constr
             return Err(ApiError::invalid(Some("text.format.type".to_owned()), message).coded("invalid_value"));
         }
     };
-    compile(Wanted { source, param: param.into() }, ready).await.map(Some)
+    Ok(Some(Wanted { source, param: param.into() }))
 }
 
 /// Fields that ask for more than is told.
