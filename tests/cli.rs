@@ -486,3 +486,24 @@ fn a_server_has_the_name_and_the_usual_length_of_replies_that_its_flags_say() {
     folder.run(&["--server", "-n", "-2"]).expect(2).says(&["`-n -2` needs a prompt"]);
     folder.run(&["--server", "--alias", "two words"]).expect(2).says(&["`--alias` takes"]);
 }
+
+/// Elsewhere there is one address of the loopback.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_on_several_addresses_shows_what_its_flags_leave() {
+    let flags = ["--host", "127.0.0.1,127.0.0.2", "--no-slots", "--no-webui", "-a", "b,a", "--tags", "x"];
+    let mut server = Server::start("0", &flags);
+    let models: Value = serde_json::from_str(&server.get("/v1/models")).expect("JSON");
+    let model = &models["data"][0];
+    assert_eq!((&model["id"], &model["aliases"], &model["tags"]), (&json!("a"), &json!(["a", "b"]), &json!(["x"])));
+    assert!(server.get("/slots").contains("--no-slots"));
+    let first = server.address.clone();
+    let port = first.rsplit(':').next().expect("a port");
+    server.address = format!("127.0.0.2:{port}");
+    assert!(server.get("/health").contains("\"ok\""));
+    assert!(server.get("/").contains("only its APIs"));
+    let folder = Folder::new();
+    folder.run(&["--server", "--host", "127.0.0.1,192.0.2.1", "--port", "0"]).expect(4).says(&["192.0.2.1"]);
+    folder.run(&["--server", "--pooling", "often"]).expect(2).says(&["--pooling"]);
+    folder.run(&["--server", "--tags", "a,,b"]).expect(2).says(&["`--tags` takes"]);
+}

@@ -237,7 +237,7 @@ pub struct RunArgs {
     /// Do not open a browser
     #[arg(long, visible_alias = "no-browser", help_heading = "Server")]
     pub nobrowser: bool,
-    /// Address to listen on [default: 127.0.0.1]
+    /// Address to listen on, or several with commas [default: 127.0.0.1]
     #[arg(long, value_name = "ADDRESS", help_heading = "Server")]
     pub host: Option<String>,
     /// Port to listen on; 0 takes a free one [default: 8080, or the next free one]

@@ -44,6 +44,15 @@ pub fn bind(serve: &Serve, model_id: &str) -> Result<Bound, CliError> {
     })
 }
 
+/// Binds the further addresses of `--host`, to the port that the first one got.
+///
+/// # Errors
+/// As [`bind`].
+pub fn bind_others(serve: &Serve, port: u16) -> Result<Vec<TcpListener>, CliError> {
+    let one = |host: &String| bind_first(&resolve(host)?, port).map_err(|error| explain(host, port, &error));
+    serve.other_hosts.iter().map(one).collect()
+}
+
 fn bind_default(addresses: &[IpAddr], default: u16, model_id: &str) -> io::Result<Bound> {
     let taken = match bind_first(addresses, default) {
         Ok(listener) => return Ok(Bound::Listening { listener, moved: false }),
@@ -173,6 +182,7 @@ mod tests {
             shows_slots: true,
             has_page: true,
             host: host.into(),
+            other_hosts: Vec::new(),
             port,
             open_browser: false,
             banner: false,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::bind::{Bound, bind, lan_address, url};
+use super::bind::{Bound, bind, bind_others, lan_address, url};
 use super::browser::{self, NoBrowser, Opener};
 use super::demo::DEMO_NOTICE;
 use super::error::CliError;
@@ -48,13 +48,23 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
         Bound::AlreadyRunning(address) => return show_running(&serve, &url(address), &terminal),
     };
     let io_error = |error: std::io::Error| CliError::System(format!("the listener does not work: {error}"));
-    listener.set_nonblocking(true).map_err(io_error)?;
     let address = listener.local_addr().map_err(io_error)?;
+    let mut listeners = vec![listener];
+    listeners.extend(bind_others(&serve, address.port())?);
+    // The one that most can reach decides who may call.
+    let mut outermost = address;
+    for listener in &listeners {
+        listener.set_nonblocking(true).map_err(io_error)?;
+        let address = listener.local_addr().map_err(io_error)?;
+        if outermost.ip().is_loopback() && !address.ip().is_loopback() {
+            outermost = address;
+        }
+    }
     demo_notice(&opened, &terminal);
     if serve.banner {
         banner(&opened, &settings.compute, &terminal);
     }
-    warn_about_address(&serve, address, moved, &terminal);
+    warn_about_address(&serve, outermost, moved, &terminal);
     let opener = (serve.open_browser && browser::expected().is_ok()).then(Opener::new);
     // The first fence holds for threads that are started from now on: the last moment is before the first of them.
     let folders = Folders { read: Vec::new(), write: serve.slot_save_path.clone().into_iter().collect() };
@@ -66,12 +76,14 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
         .build()
         .map_err(|error| CliError::System(format!("the asynchronous runtime does not start: {error}")))?;
     let result = runtime.block_on(async {
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(io_error)?;
-        let mut options = ServerOptions::new(address);
+        let listeners: Result<Vec<_>, _> = listeners.into_iter().map(tokio::net::TcpListener::from_std).collect();
+        let listeners = listeners.map_err(io_error)?;
+        let mut options = ServerOptions::new(outermost);
         options.api_keys = serve.api_keys.clone();
         options.cors_origins = serve.cors_origins.clone();
         // A name that was typed as the address to listen on is one of the server's own.
-        options.allowed_hosts = serve.allowed_hosts.iter().chain([&serve.host]).cloned().collect();
+        options.allowed_hosts =
+            serve.allowed_hosts.iter().chain([&serve.host]).chain(&serve.other_hosts).cloned().collect();
         options.context_shift = serve.context_shift;
         options.verbose = terminal.is_verbose;
         options.slot_save_path = serve.slot_save_path.clone();
@@ -82,7 +94,7 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
         let state = AppState::new(options);
         let stop = Arc::new(Notify::new());
         let stopped = stop.clone();
-        let server = tokio::spawn(server::serve(listener, state.clone(), async move { stopped.notified().await }));
+        let server = tokio::spawn(server::serve_all(listeners, state.clone(), async move { stopped.notified().await }));
         let mut signal = std::pin::pin!(signals::stop());
         let watched = state.clone();
         let (aliases, tags) = (serve.aliases.clone(), serve.tags.clone());

@@ -169,6 +169,8 @@ pub struct Chat {
 pub struct Serve {
     /// Name or address to listen on.
     pub host: String,
+    /// Further ones, on the same port.
+    pub other_hosts: Vec<String>,
     /// `None` is the default port, or a free one near it.
     pub port: Option<u16>,
     /// Open a browser when ready.
@@ -379,8 +381,11 @@ fn mode(args: &RunArgs) -> Result<Mode, CliError> {
     if !args.api_key.iter().all(|key| is_api_key(key)) {
         return Err(CliError::usage("`--api-key` takes visible ASCII characters without spaces"));
     }
+    let hosts = args.host.as_deref().unwrap_or("127.0.0.1");
+    let mut hosts = hosts.split(',').map(|host| host.trim().to_owned());
     Ok(Mode::Serve(Serve {
-        host: args.host.clone().unwrap_or_else(|| "127.0.0.1".into()),
+        host: hosts.next().unwrap_or_default(),
+        other_hosts: hosts.collect(),
         port: args.port,
         open_browser: !args.nobrowser && !args.server && !args.no_ui,
         banner: !args.nologo,

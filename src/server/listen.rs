@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -37,6 +38,18 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// # Errors
 /// None at present: a failing `accept` is tried again.
 pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    serve_all(vec![listener], state, shutdown).await
+}
+
+/// The same on several addresses, of which there is at least one.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_all(
+    listeners: Vec<TcpListener>,
+    state: AppState,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
     let service = TowerToHyperService::new(router(state.clone()));
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (stop, stopping) = watch::channel(false);
@@ -46,7 +59,8 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
     loop {
         let accepted = async {
             let permit = permits.clone().acquire_owned().await;
-            (listener.accept().await, permit)
+            let (accepted, ..) = select_all(listeners.iter().map(|one| Box::pin(one.accept()))).await;
+            (accepted, permit)
         };
         tokio::select! {
             () = &mut shutdown => break,
@@ -68,7 +82,7 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
             },
         }
     }
-    drop(listener);
+    drop(listeners);
     stop.send_replace(true);
     let grace = state.options().shutdown_grace;
     let all_ended = timeout(grace, drain(&mut connections)).await.is_ok();

@@ -90,7 +90,7 @@ use error::ApiError;
 use quit::Quit;
 use replies::Replies;
 
-pub use listen::serve;
+pub use listen::{serve, serve_all};
 pub use replies::ReplyLimits;
 
 /// What is decided before the model is loaded.
