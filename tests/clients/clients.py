@@ -213,6 +213,26 @@ def llm_with_a_model_of_its_own():
         same(model.prompt("Once upon a time", stream=False, stop=stop, **settings).text(), rest)
 
 
+def prometheus_parser():
+    from urllib.request import urlopen
+
+    from prometheus_client.parser import text_string_to_metric_families
+
+    text = urlopen(f"{URL}/metrics").read().decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert families["llamacpp:tokens_predicted"].samples[0].value > 0, "the clients before have made tokens"
+    for family in families.values():
+        assert family.type in ("counter", "gauge", "histogram") and family.documentation, family
+        if family.type == "histogram":
+            *buckets, total, count = family.samples
+            counts = [bucket.value for bucket in buckets if bucket.name.endswith("_bucket")]
+            assert counts == sorted(counts) and buckets[-1].labels["le"] == "+Inf", family
+            same({sample.name: sample.value for sample in (total, count)}[f"{family.name}_count"], counts[-1])
+    same([name for name, family in families.items() if family.type == "histogram"], [
+        "gemma2:queue_seconds", "gemma2:first_token_seconds", "gemma2:reply_tokens_per_second",
+    ])
+
+
 CLIENTS = [
     openai_chat,
     openai_completions,
@@ -222,6 +242,7 @@ CLIENTS = [
     langchain_openai_chat,
     litellm_in_three_dialects,
     llm_with_a_model_of_its_own,
+    prometheus_parser,
 ]
 
 
