@@ -113,7 +113,7 @@ async fn llama_cpp(State(state): State<AppState>, Loaded(ready): Loaded, fields:
         return Ok(Json(vectors.into_iter().enumerate().map(item).collect::<Vec<_>>()).into_response());
     }
     // The states of a long text are a hundred megabytes; few such answers are made at a time.
-    let _permit = state.large_bodies().acquire().await;
+    let _permit = state.large_answers().acquire().await;
     let n_ctx = ready.engine.options().n_ctx;
     let texts = texts(&ready, &fields, &names, false).await?;
     let n_tokens: usize = texts.iter().map(Vec::len).sum();

@@ -227,6 +227,7 @@ struct Shared {
     ready: OnceLock<Arc<Ready>>,
     loading: Mutex<Loading>,
     large_bodies: Semaphore,
+    large_answers: Semaphore,
     open_connections: AtomicUsize,
     replies: Arc<Replies>,
     quit: Quit,
@@ -250,6 +251,7 @@ impl AppState {
             ready: OnceLock::new(),
             loading: Mutex::new(Loading { progress: 0.0, stage: "starting".into() }),
             large_bodies: Semaphore::new(2),
+            large_answers: Semaphore::new(2),
             open_connections: AtomicUsize::new(0),
         }))
     }
@@ -326,6 +328,11 @@ impl AppState {
 
     fn large_bodies(&self) -> &Semaphore {
         &self.0.large_bodies
+    }
+
+    /// A permit to make an answer of many megabytes.
+    fn large_answers(&self) -> &Semaphore {
+        &self.0.large_answers
     }
 }
 
