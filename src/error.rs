@@ -28,6 +28,21 @@ pub fn render(error: &dyn Hint) -> String {
     if let Some(hint) = error.hint() {
         let _ = write!(out, "\nhint: {hint}");
     }
+    // Names out of files and file names are in it.
+    without_controls(&out)
+}
+
+/// The text with control characters made visible, but for tabs and line ends: what a model writes must not move the
+/// cursor or change the terminal.
+pub fn without_controls(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => out.push(c),
+            c if c.is_control() => out.extend(c.escape_unicode()),
+            c => out.push(c),
+        }
+    }
     out
 }
 
@@ -67,4 +82,28 @@ pub fn name_for_people(name: &[u8]) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_shown_and_not_obeyed() {
+        assert_eq!(without_controls("a\tb\n\u{1b}[2J\r\u{9b}"), "a\tb\n\\u{1b}[2J\\u{d}\\u{9b}");
+    }
+
+    #[test]
+    fn an_error_about_a_hostile_name_does_not_move_the_cursor() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("member `{0}` is compressed")]
+        struct Compressed(&'static str);
+        impl Hint for Compressed {
+            fn hint(&self) -> Option<String> {
+                Some(format!("unpack `{}`", self.0))
+            }
+        }
+        let text = render(&Compressed("\u{1b}[2Jm.gguf"));
+        assert_eq!(text, "error: member `\\u{1b}[2Jm.gguf` is compressed\nhint: unpack `\\u{1b}[2Jm.gguf`");
+    }
 }

@@ -113,15 +113,23 @@ fn give_name(_file: &File, _path: &Path) -> io::Result<()> {
 }
 
 /// Bytes free where `output` goes; `None` where the system does not say.
-#[cfg(unix)]
 pub fn free_space(output: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(directory(output)).ok()?;
+    free_in(directory(output))
+}
+
+#[cfg(unix)]
+fn free_in(directory: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(directory).ok()?;
     stat.f_bavail.checked_mul(stat.f_frsize)
 }
 
-/// Bytes free where `output` goes; `None` where the system does not say.
-#[cfg(not(unix))]
-pub fn free_space(_output: &Path) -> Option<u64> {
+#[cfg(windows)]
+fn free_in(directory: &Path) -> Option<u64> {
+    fs4::available_space(directory).ok()
+}
+
+#[cfg(not(any(unix, windows)))]
+fn free_in(_directory: &Path) -> Option<u64> {
     None
 }
 

@@ -10,9 +10,9 @@ use super::prompt;
 use super::prompt_cache;
 use super::reply::{Plain, Reply, Sink, answer, stats};
 use super::settings::{Generation, OneShot, Output, Settings, Shape};
-use super::terminal::{Terminal, print, without_controls};
+use super::terminal::{Terminal, print};
 use crate::engine::{Request, StopReason};
-use crate::error::Hint;
+use crate::error::{Hint, without_controls};
 use crate::grammar::{Constraint, Grammars};
 use crate::tokenizer::{TokenId, Tokenizer};
 

@@ -1,5 +1,6 @@
 //! stdout for results, stderr for everything else; neither ever makes the program panic.
 
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -17,7 +18,7 @@ pub struct Terminal {
     pub stdin_is_terminal: bool,
     /// Lines on stderr may be overwritten: a terminal that is not `dumb`.
     pub has_cursor: bool,
-    /// The terminal understands escape sequences: `TERM` is not `dumb`.
+    /// The terminal understands escape sequences: `TERM` is not `dumb`. Without `TERM`, a Windows console that does.
     pub is_smart: bool,
     /// Colors are welcome: the terminal is smart and `NO_COLOR` is not set.
     pub has_color: bool,
@@ -35,7 +36,10 @@ impl Terminal {
     /// What the streams are.
     pub fn detect() -> Terminal {
         let stderr_is_terminal = io::stderr().is_terminal();
-        let is_smart = std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        // Windows' consoles take escape sequences once a program has asked for it, and only old ones refuse. Elsewhere there
+        // is nothing to ask, and no answer.
+        let is_console = anstyle_query::windows::enable_ansi_colors();
+        let is_smart = understands(std::env::var_os("TERM").as_deref(), is_console);
         Terminal {
             stdout_is_terminal: io::stdout().is_terminal(),
             stderr_is_terminal,
@@ -132,6 +136,14 @@ impl Terminal {
     }
 }
 
+/// Whether escape sequences are understood. What sets `TERM` is no console of Windows, or does more than one.
+fn understands(term: Option<&OsStr>, console_does: Option<bool>) -> bool {
+    match term {
+        Some(term) => term != "dumb",
+        None => console_does.unwrap_or(true),
+    }
+}
+
 /// A line on stderr, come what may.
 pub fn error_line(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
@@ -191,20 +203,6 @@ fn width() -> usize {
     terminal_size::terminal_size_of(io::stderr()).map_or(80, |(width, _)| usize::from(width.0))
 }
 
-/// The text with control characters made visible, but for tabs and line ends: what a model writes must not move the
-/// cursor or change the terminal.
-pub fn without_controls(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' | '\t' => out.push(c),
-            c if c.is_control() => out.extend(c.escape_unicode()),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 /// A prompt on stderr, without a line's end.
 pub fn prompt(text: &str) {
     let mut stderr = io::stderr().lock();
@@ -227,6 +225,15 @@ mod tests {
     }
 
     #[test]
+    fn escape_sequences_are_for_terminals_that_understand_them() {
+        let check = |term: Option<&str>, console_does| understands(term.map(OsStr::new), console_does);
+        assert!(check(Some("xterm"), None) && check(None, None));
+        assert!(!check(Some("dumb"), None) && !check(Some("dumb"), Some(true)));
+        assert!(check(None, Some(true)) && !check(None, Some(false)), "a console of Windows");
+        assert!(check(Some("xterm"), Some(false)), "such as Git's, which is a pipe to Windows");
+    }
+
+    #[test]
     fn lines_break_between_words_and_what_follows_a_label_stays_behind_it() {
         assert_eq!(wrapped("one two three", 7), "one two\nthree");
         assert_eq!(wrapped("one two\nthree", 80), "one two\nthree");
@@ -240,10 +247,5 @@ mod tests {
     #[test]
     fn texts_are_cut_by_the_columns_they_take() {
         assert_eq!((cut("abc", 2), cut("abc", 3), cut("模型", 3), cut("", 0)), ("ab", "abc", "模", ""));
-    }
-
-    #[test]
-    fn control_characters_of_a_model_are_shown_and_not_obeyed() {
-        assert_eq!(without_controls("a\tb\n\u{1b}[2J\r\u{9b}"), "a\tb\n\\u{1b}[2J\\u{d}\\u{9b}");
     }
 }

@@ -9,7 +9,6 @@ use serde_json::Value;
 use super::super::error::CliError;
 use super::super::prompt::read_text;
 use super::super::settings::generation;
-use super::super::terminal::without_controls;
 use super::Repl;
 use super::copy;
 use super::input::Typed;
@@ -18,7 +17,7 @@ use super::transfer::{self, Chat, LARGEST_FILE};
 use super::tree::{Attachment, Role, now_ms};
 use crate::bundle::NewFile;
 use crate::chat;
-use crate::error::{bytes_for_people, name_for_people};
+use crate::error::{bytes_for_people, name_for_people, without_controls};
 use crate::tokenizer::Special;
 
 /// Bytes of a file that goes with a message, as in the page.

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::super::error::CliError;
 use super::super::one_shot::{cut_warning, request};
 use super::super::reply::{self, Reply, Sink, answer};
-use super::super::terminal::{print, without_controls};
+use super::super::terminal::print;
 use super::input::Typed;
 use super::markdown::Markdown;
 use super::sampling;
@@ -13,6 +13,7 @@ use super::tree::{Attachment, Message, Role, Tree};
 use super::{Last, Repl};
 use crate::chat::{self, ChatTemplate, PageTemplates, Segment};
 use crate::engine::{StopReason, Token};
+use crate::error::without_controls;
 use crate::tokenizer::{TokenId, Tokenizer};
 
 /// What the reply becomes.
