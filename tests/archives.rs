@@ -59,6 +59,46 @@ fn archives_of_other_tools_behind_the_program_are_read_in_place() {
 }
 
 #[test]
+fn other_tools_find_in_a_packed_file_what_counts() {
+    let folder = Folder::new();
+    copy_model(&folder, "m.gguf");
+    folder.run(&["pack", "-m", "m.gguf", "-o", "packed", "--arg=-n", "--arg=4"]).expect(0);
+    let python = "import sys, zipfile\nsys.stdout.write(zipfile.ZipFile('packed').read('.args').decode())\n";
+    // 7-Zip looks for an archive in the first 8 MiB only, unless told otherwise.
+    let tools: [(&[&str], &[&str]); 3] = [
+        (&["unzip", "-tq", "packed"], &["unzip", "-p", "packed", ".args"]),
+        (&["python3", "-m", "zipfile", "-t", "packed"], &["python3", "-c", python]),
+        (&["7z", "t", "-tzip:s1g", "packed"], &["7z", "e", "-so", "-tzip:s1g", "packed", ".args"]),
+    ];
+    for args in [&["-n", "4"][..], &["-n", "7"], &["-c", "64", "-n", "9"]] {
+        let given: Vec<String> = args.iter().map(|arg| format!("--arg={arg}")).collect();
+        let given: Vec<&str> = given.iter().map(String::as_str).collect();
+        folder.run(&[&["upgrade", "packed"], &given[..]].concat()).expect(0);
+        for (test, print) in tools {
+            let Some(output) = other(&folder, test) else { continue };
+            let text = String::from_utf8_lossy(&output.stdout).to_lowercase();
+            assert!(output.status.success() && !text.contains("warning"), "{test:?} {args:?}: {text}");
+            let printed = other(&folder, print).expect("it is there").stdout;
+            assert_eq!(String::from_utf8_lossy(&printed), format!("{}\n", args.join("\n")), "{print:?}");
+        }
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_packed_file_looks_into_itself() {
+    let folder = Folder::new();
+    copy_model(&folder, "m.gguf");
+    folder.run(&["pack", "-m", "m.gguf", "-o", "packed", "--arg=-n", "--arg=4"]).expect(0);
+    let packed = folder.path("packed");
+    let own = run(folder.command(&packed).arg("list")).expect(0).stdout;
+    assert_eq!(own, folder.run(&["list", "packed"]).expect(0).stdout);
+    run(folder.command(&packed).args(["unpack", "-d", "parts"])).expect(0);
+    assert_eq!(fs::read(folder.path("parts/m.gguf")).expect("the model"), fs::read(demo_model()).expect("the model"));
+    folder.run(&["list"]).expect(3).says(&["has no archive in it"]);
+}
+
+#[test]
 fn compressed_weights_are_refused_with_what_to_do() {
     let folder = Folder::new();
     copy_model(&folder, "m.gguf");
@@ -197,7 +237,8 @@ fn a_full_disk_is_told_and_what_was_there_stays() {
     // More than what is left of the file's last page.
     let long = format!("--arg={}", "x".repeat(9_000));
     folder.run(&["upgrade", "disk/packed", "--arg=-r", &long]).expect(1).says(&["no space"]);
-    folder.run(&["unpack", "disk/packed", "-d", "disk"]).expect(1);
+    folder.run(&["unpack", "disk/packed", "-d", "disk"]).expect(1).says(&["no space in `disk`"]);
+    folder.run(&["unpack", "disk/packed", "-d", "disk", "--force"]).expect(1).says(&["free some space"]);
     assert_eq!(disk.files(), ["filler", "packed"]);
     folder.run(&["verify", "disk/packed"]).expect(0);
     fs::remove_file(folder.path("disk/filler")).expect("to remove it");

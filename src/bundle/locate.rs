@@ -195,10 +195,7 @@ impl Bundle {
         // Members that were replaced in place are still there but not in the directory, so that the first one that
         // counts can start later than the archive does.
         let told = self.manifest().ok().flatten().and_then(|manifest| usize::try_from(manifest.runtime.size).ok());
-        let is_start = |&at: &usize| {
-            at <= self.archive.start
-                && self.bytes.get(at..).is_some_and(|rest| rest.starts_with(&zip::LOCAL_SIGNATURE.to_le_bytes()))
-        };
+        let is_start = |&at: &usize| at <= self.archive.start && self.bytes.get(at..).is_some_and(zip::is_local_header);
         self.bytes.slice(0..told.filter(is_start).unwrap_or(self.archive.start))
     }
 
@@ -252,7 +249,7 @@ fn packed_size(file: &[u8]) -> Option<u64> {
     let start = executable_end(file).unwrap_or(0);
     let archive = file.get(start..)?;
     let (name_length, extra_length) = (u16_at(archive, 26)?, u16_at(archive, 28)?);
-    let is_manifest = archive.starts_with(&zip::LOCAL_SIGNATURE.to_le_bytes())
+    let is_manifest = zip::is_local_header(archive)
         && archive.get(30..)?.starts_with(MANIFEST_MEMBER.as_bytes())
         && name_length == MANIFEST_MEMBER.len();
     if !is_manifest {

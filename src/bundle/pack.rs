@@ -152,8 +152,12 @@ impl Hint for PackError {
 pub(super) fn write_hint(error: &std::io::Error) -> Option<String> {
     use std::io::ErrorKind::*;
     match error.kind() {
+        PermissionDenied if cfg!(windows) => {
+            Some("choose a directory that you may write to; a program that is running must end first".into())
+        }
         PermissionDenied | ReadOnlyFilesystem => Some("choose a directory that you may write to".into()),
         NotFound => Some("make the directory first".into()),
+        StorageFull => Some("free some space, or write to another disk".into()),
         _ => None,
     }
 }
@@ -201,9 +205,10 @@ pub(super) fn pack_within(
         drop(contents);
         return pack_beside(options, runtime, parameters, limits, on_progress);
     }
-    check_space(output, contents.total())?;
-    write_new(output, &contents, None, on_progress)?;
-    Ok(Packed { file: output.clone(), weights_file: None, size: contents.total() })
+    let size = contents.total();
+    check_space(output, size)?;
+    write_new(output, contents, None, on_progress)?;
+    Ok(Packed { file: output.clone(), weights_file: None, size })
 }
 
 /// `OUT.exe` and `OUT.weights`.
@@ -227,8 +232,8 @@ fn pack_beside(
     let size = beside.total() + front.total();
     check_space(&weights, size)?;
     // The weights first: a program that is there finds them.
-    write_new(&weights, &beside, None, on_progress)?;
-    write_new(&program, &front, None, on_progress)?;
+    write_new(&weights, beside, None, on_progress)?;
+    write_new(&program, front, None, on_progress)?;
     Ok(Packed { file: program, weights_file: Some(weights), size })
 }
 
@@ -248,9 +253,11 @@ fn check_output(output: &Path, options: &PackOptions<'_>) -> Result<(), PackErro
 }
 
 /// Writes to a temporary file, which takes the output's name when it is whole, with these permissions or the usual ones.
+///
+/// Takes the contents, for what they lie in may be the file that is replaced, and Windows replaces none that is mapped.
 pub(super) fn write_new(
     output: &Path,
-    contents: &Contents<'_>,
+    contents: Contents<'_>,
     permissions: Option<Permissions>,
     on_progress: &mut OnProgress<'_>,
 ) -> Result<(), PackError> {
@@ -267,6 +274,7 @@ pub(super) fn write_new(
     if let Some(permissions) = permissions {
         temporary.file().set_permissions(permissions).map_err(io_error(output))?;
     }
+    drop(contents);
     temporary.rename_to(output).map_err(io_error(output))
 }
 

@@ -1,13 +1,13 @@
 //! A packed file to its parts again.
 
-use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::is_safe_name;
 use super::locate::{Bundle, BundleError};
+use super::new_file::{NewFile, free_space};
 use super::pack::{OnProgress, Progress, write_hint};
-use crate::error::Hint;
+use super::{Bytes, is_safe_name};
+use crate::error::{Hint, bytes_for_people};
 
 /// Bytes between two calls of the progress callback.
 const CHUNK: usize = 4 << 20;
@@ -36,6 +36,16 @@ pub enum UnpackError {
         #[source]
         source: std::io::Error,
     },
+    /// The file system has not that much room.
+    #[error("no space in `{}`: the members need {} and {} are free", path.display(), bytes_for_people(*needed), bytes_for_people(*free))]
+    NoSpace {
+        /// The directory.
+        path: PathBuf,
+        /// Bytes of all members.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
     /// The callback said so.
     #[error("interrupted")]
     Interrupted,
@@ -49,6 +59,7 @@ impl Hint for UnpackError {
             UnpackError::UnsafeName(_) => Some("this archive was made to do harm".into()),
             UnpackError::NoDirectory(_) => Some("choose an empty directory for `-d`".into()),
             UnpackError::Io { source, .. } => write_hint(source),
+            UnpackError::NoSpace { .. } => Some("free some space, or choose another disk for `-d`".into()),
             UnpackError::Interrupted => None,
         }
     }
@@ -56,8 +67,7 @@ impl Hint for UnpackError {
 
 /// Writes every member below `directory`, which is made if need be, and returns the files' paths.
 ///
-/// All names and members are checked before the first byte is written; a file that was begun when writing failed is
-/// removed.
+/// All names and members are checked before the first byte is written. A file has its name when it is whole.
 ///
 /// # Errors
 /// An unsafe name, a compressed member, an existing file without `overwrite`, a failing write.
@@ -84,29 +94,23 @@ pub fn unpack(
     }
     let mut progress = Progress { member: "", done: 0, total: files.iter().map(|(entry, ..)| entry.size).sum() };
     std::fs::create_dir_all(directory).map_err(io_error(directory))?;
+    // Of files that are replaced it is not known how much their ends give back.
+    if let Some(free) = free_space(&directory.join("_")).filter(|free| !overwrite && *free < progress.total) {
+        return Err(UnpackError::NoSpace { path: directory.to_owned(), needed: progress.total, free });
+    }
     for (entry, bytes, path) in &files {
         make_parents(directory, &entry.name)?;
-        if overwrite && path.symlink_metadata().is_ok() {
-            // Removed rather than opened: opening would follow a symbolic link to wherever it leads.
-            std::fs::remove_file(path).map_err(io_error(path))?;
+        // Looked at again: to some file systems `A` and `a` are one name.
+        if !overwrite && path.symlink_metadata().is_ok() {
+            return Err(UnpackError::Exists(path.clone()));
         }
         let written = write_new(path, bytes, &mut |n_bytes| {
             progress.done += n_bytes;
             let member = &entry.name;
             on_progress(Progress { member, ..progress }).is_continue()
         });
-        match written {
-            Ok(true) => {}
-            Ok(false) => {
-                let _ = std::fs::remove_file(path);
-                return Err(UnpackError::Interrupted);
-            }
-            Err(source) => {
-                if source.kind() != std::io::ErrorKind::AlreadyExists {
-                    let _ = std::fs::remove_file(path);
-                }
-                return Err(io_error(path)(source));
-            }
+        if !written.map_err(io_error(path))? {
+            return Err(UnpackError::Interrupted);
         }
     }
     Ok(files.into_iter().map(|(_, _, path)| path).collect())
@@ -133,14 +137,17 @@ fn make_parents(directory: &Path, name: &str) -> Result<(), UnpackError> {
     Ok(())
 }
 
-/// `false` where `go_on` said to stop.
-fn write_new(path: &Path, bytes: &[u8], go_on: &mut dyn FnMut(u64) -> bool) -> std::io::Result<bool> {
-    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-    for chunk in bytes.chunks(CHUNK) {
-        file.write_all(chunk)?;
+/// `false` where `go_on` said to stop. A symbolic link at `path` is replaced, and not followed.
+fn write_new(path: &Path, bytes: &Bytes, go_on: &mut dyn FnMut(u64) -> bool) -> std::io::Result<bool> {
+    let new = NewFile::create(path, false)?;
+    for start in (0..bytes.len()).step_by(CHUNK) {
+        let Some(chunk) = bytes.slice(start..bytes.len().min(start + CHUNK)) else { break };
+        new.file().write_all(&chunk)?;
+        chunk.release();
         if !go_on(chunk.len() as u64) {
             return Ok(false);
         }
     }
+    new.rename_to(path)?;
     Ok(true)
 }

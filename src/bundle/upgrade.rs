@@ -1,7 +1,7 @@
 //! A packed file with another program or other default arguments, its weights untouched.
 //!
 //! Other arguments are appended: the new `.args`, manifest and directory go behind the old directory, which counts until the
-//! last record of the new one is there. A program cannot be exchanged in place, since half of one does not start. Then a
+//! last record of the new one is there; then the headers of what was replaced are marked, for readers that begin in front. A program cannot be exchanged in place, since half of one does not start. Then a
 //! new file is made beside the old one, into which the system copies the weights (on file systems that can share data
 //! between files, nothing is copied at all), and takes its name. Either way, who looks at the file at any moment, or after
 //! a power failure, finds the old one or the new one.
@@ -20,7 +20,7 @@ use super::manifest::{MANIFEST_MEMBER, Manifest, Member, Parameters};
 use super::map::MapError;
 use super::new_file::free_space;
 use super::pack::{OnProgress, PackError, args_part, io_error, program, write_new};
-use super::zip::{END_LENGTH, Entry, Layout, NewMember};
+use super::zip::{END_LENGTH, Entry, Layout, NewMember, RETIRED};
 
 /// Readers look for the last record of a directory in the last 64 KiB of a file, so that a longer tail would hide the old
 /// one while it is written.
@@ -62,10 +62,34 @@ pub enum How {
 /// # Errors
 /// See [`PackError`]; the file is what it was then.
 pub fn upgrade(options: &UpgradeOptions, on_progress: &mut OnProgress<'_>) -> Result<Upgraded, PackError> {
-    let cannot_read = |source| MapError { path: options.file.clone(), source };
     // Where the name is a link, the file that it leads to is replaced and not the link.
-    let path = std::fs::canonicalize(&options.file).map_err(cannot_read)?;
-    let bundle = Bundle::open(&path)?.ok_or_else(|| BundleError::NoArchive(path.clone()))?;
+    let path = std::fs::canonicalize(&options.file).map_err(cannot_read(options))?;
+    match change(options, &path)? {
+        Change::Made(upgraded) => Ok(upgraded),
+        Change::NewFile(contents) => {
+            let permissions = std::fs::metadata(&path).map_err(cannot_read(options))?.permissions();
+            let size = contents.total();
+            write_new(&path, *contents, Some(permissions), on_progress)?;
+            Ok(Upgraded { size, how: How::NewFile })
+        }
+    }
+}
+
+fn cannot_read(options: &UpgradeOptions) -> impl Fn(std::io::Error) -> MapError + '_ {
+    |source| MapError { path: options.file.clone(), source }
+}
+
+/// A change that was asked for.
+enum Change {
+    /// It is there.
+    Made(Upgraded),
+    /// It takes a new file with this in it, and nothing else has the old one open.
+    NewFile(Box<Contents<'static>>),
+}
+
+/// Makes the change where the end of the file is enough.
+fn change(options: &UpgradeOptions, path: &Path) -> Result<Change, PackError> {
+    let bundle = Bundle::open(path)?.ok_or_else(|| BundleError::NoArchive(path.to_owned()))?;
     let manifest = bundle.manifest()?;
     let old_runtime = bundle.runtime().unwrap_or_else(|| Vec::new().into());
     let runtime = match &options.runtime {
@@ -75,9 +99,9 @@ pub fn upgrade(options: &UpgradeOptions, on_progress: &mut OnProgress<'_>) -> Re
     let old_args = bundle.member(ARGS_MEMBER)?.unwrap_or_else(|| Vec::new().into());
     let has_args = |args: &Vec<String>| *ArgsFile::text(args).as_bytes() == *old_args;
     if *runtime == *old_runtime && options.args.as_ref().is_none_or(has_args) {
-        return Ok(Upgraded { size: bundle.bytes.len() as u64, how: How::Unchanged });
+        return Ok(Change::Made(Upgraded { size: bundle.bytes.len() as u64, how: How::Unchanged }));
     }
-    let file = Rc::new(File::open(&path).map_err(cannot_read)?);
+    let file = Rc::new(File::open(path).map_err(cannot_read(options))?);
     let parts = parts(&bundle, manifest.as_ref(), options.args.as_deref(), &file)?;
     let mut parameters = match &manifest {
         Some(manifest) => manifest.parameters.clone(),
@@ -89,16 +113,14 @@ pub fn upgrade(options: &UpgradeOptions, on_progress: &mut OnProgress<'_>) -> Re
     if let Some(manifest) = manifest.as_ref().filter(|_| *runtime == *old_runtime) {
         let tail = Tail::new(&bundle, manifest, &old_runtime, &parameters, &parts)?;
         if let Some(tail) = tail
-            && tail.append(&path, &bundle)?
+            && tail.append(path, &bundle)?
         {
-            return Ok(Upgraded { size: tail.size, how: How::InPlace });
+            return Ok(Change::Made(Upgraded { size: tail.size, how: How::InPlace }));
         }
     }
     let weights_file = manifest.and_then(|manifest| manifest.weights_file);
     let contents = Contents::place(runtime, parameters, weights_file, parts, PIECE_SIZE)?;
-    let permissions = file.metadata().map_err(cannot_read)?.permissions();
-    write_new(&path, &contents, Some(permissions), on_progress)?;
-    Ok(Upgraded { size: contents.total(), how: How::NewFile })
+    Ok(Change::NewFile(Box::new(contents)))
 }
 
 /// All members but the manifest: those of the file, except that `args` replaces `.args`.
@@ -145,6 +167,8 @@ struct Tail {
     bytes: Vec<u8>,
     /// Length of the file with it.
     size: u64,
+    /// Where members that do not count any more have their local headers.
+    retired: Vec<u64>,
 }
 
 impl Tail {
@@ -178,6 +202,9 @@ impl Tail {
             crc32s.insert(index, hashes.crc32);
             added.push((part.name.clone(), bytes.clone()));
         }
+        let is_kept = |entry: &Entry| entries.iter().any(|kept| kept.name == entry.name);
+        let retired = bundle.archive.entries.iter().filter(|entry| !is_kept(entry));
+        let retired = retired.map(|entry| entry.header_offset() as u64).collect();
         let end = bundle.archive.end as u64;
         let layout = loop {
             let mut members = vec![manifest_member(&manifest)];
@@ -205,7 +232,7 @@ impl Tail {
             bytes.extend_from_slice(data);
         }
         bytes.extend(layout.directory(&crc32s));
-        Ok(Some(Tail { bytes, size: layout.total() }))
+        Ok(Some(Tail { bytes, size: layout.total(), retired }))
     }
 
     /// Appends it; `false` where the file may not be written to, as while it runs.
@@ -242,6 +269,10 @@ impl Tail {
                 _ => io_error(path)(source),
             }
         })?;
+        for &header in &self.retired {
+            // The change is made, and for this program means the same without these marks.
+            let _ = file.seek(SeekFrom::Start(header)).and_then(|_| file.write_all(&[RETIRED]));
+        }
         Ok(true)
     }
 }

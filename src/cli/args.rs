@@ -398,7 +398,7 @@ pub enum Tool {
     /// Write the members of a packed file into a directory
     Unpack(UnpackArgs),
     /// List the members of a packed file
-    List(FileArgs),
+    List(OptionalFileArgs),
     /// Compare a packed file with the hashes it carries; exit status 1 where they differ
     Verify(OptionalFileArgs),
     /// Show the tokens of a text
@@ -500,8 +500,8 @@ pub struct UpgradeArgs {
 /// `unpack`.
 #[derive(Clone, Debug, PartialEq, clap::Args)]
 pub struct UnpackArgs {
-    /// A packed file or a .llamafile
-    pub file: PathBuf,
+    /// A packed file or a .llamafile [default: this program's own file]
+    pub file: Option<PathBuf>,
     /// Where the members go
     #[arg(short, long, value_name = "DIR")]
     pub directory: PathBuf,
@@ -510,14 +510,7 @@ pub struct UnpackArgs {
     pub force: bool,
 }
 
-/// `list`.
-#[derive(Clone, Debug, PartialEq, clap::Args)]
-pub struct FileArgs {
-    /// A packed file or a .llamafile
-    pub file: PathBuf,
-}
-
-/// `verify`.
+/// `list` and `verify`.
 #[derive(Clone, Debug, PartialEq, clap::Args)]
 pub struct OptionalFileArgs {
     /// A packed file or a .llamafile [default: this program's own file]

@@ -19,7 +19,7 @@ use super::prompt::read_text;
 use super::quantize::run_quantize;
 use super::settings::{DEFAULT_N_CTX, Settings};
 use super::terminal::{Terminal, error_line, print};
-use crate::bundle::{Bundle, BundleError, executable_path, running_executable, unpack, verify};
+use crate::bundle::{Bundle, BundleError, Bytes, executable_path, running_executable, unpack, verify};
 use crate::error::{bytes_for_people, name_for_people};
 use crate::kernels::Kernels;
 use crate::tokenizer::Special;
@@ -39,7 +39,7 @@ pub fn run(tool: Tool, version: &'static str, mut terminal: Terminal) -> Result<
             run_upgrade(args, &terminal)
         }
         Tool::Unpack(args) => run_unpack(&args, &terminal),
-        Tool::List(args) => list(&open(&args.file)?),
+        Tool::List(args) => list(&open(args.file.as_deref())?),
         Tool::Verify(args) => run_verify(args.file.as_deref(), &terminal),
         Tool::Tokenize(args) => tokenize(&args, &terminal),
         Tool::Info(args) => info(&args, &terminal),
@@ -70,12 +70,18 @@ fn with_waiting_options(script: &str) -> String {
     script.replacen(FIRST, &format!("{FIRST}{LAST}"), 1)
 }
 
-fn open(path: &Path) -> Result<Bundle, CliError> {
-    Ok(Bundle::open(path)?.ok_or_else(|| BundleError::NoArchive(path.to_owned()))?)
+/// The packed file at `path`, or this program's own; [`Bundle::path`] is what people call it.
+fn open(path: Option<&Path>) -> Result<Bundle, CliError> {
+    let (file, name) = match path {
+        Some(path) => (path.to_owned(), path.to_owned()),
+        None => (running_executable()?, executable_path()?),
+    };
+    let bytes = Bytes::open(&file).map_err(BundleError::from)?;
+    Ok(Bundle::from_bytes(&name, bytes)?.ok_or(BundleError::NoArchive(name))?)
 }
 
 fn run_unpack(args: &UnpackArgs, terminal: &Terminal) -> Result<(), CliError> {
-    let bundle = open(&args.file)?;
+    let bundle = open(args.file.as_deref())?;
     let unpacked = unpack(&bundle, &args.directory, args.force, &mut progress("unpacking", terminal)?);
     terminal.status("");
     let mut out = String::new();
@@ -102,17 +108,14 @@ fn list(bundle: &Bundle) -> Result<(), CliError> {
 }
 
 fn run_verify(path: Option<&Path>, terminal: &Terminal) -> Result<(), CliError> {
-    let own = running_executable()?;
-    let bundle = Bundle::open(path.unwrap_or(&own))?;
-    let path = path.map_or_else(|| executable_path().unwrap_or(own), Path::to_owned);
-    let bundle = bundle.ok_or_else(|| BundleError::NoArchive(path.clone()))?;
+    let bundle = open(path)?;
     // Where the weights are a file of their own, they are what matters.
-    let beside = if bundle.has_weights() { None } else { Bundle::beside(&path, Some(&bundle))? };
+    let beside = if bundle.has_weights() { None } else { Bundle::beside(&bundle.path, Some(&bundle))? };
     let mut is_intact = true;
     for bundle in std::iter::once(&bundle).chain(&beside) {
         is_intact &= verify_one(bundle, terminal)?;
     }
-    if is_intact { Ok(()) } else { Err(CliError::Damaged(path)) }
+    if is_intact { Ok(()) } else { Err(CliError::Damaged(bundle.path)) }
 }
 
 fn verify_one(bundle: &Bundle, terminal: &Terminal) -> Result<bool, CliError> {

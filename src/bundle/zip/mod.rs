@@ -13,6 +13,9 @@ use crate::error::Hint;
 
 /// Local file header, 4.3.7.
 pub(crate) const LOCAL_SIGNATURE: u32 = 0x0403_4b50;
+/// In place of its first byte, in a header that no directory leads to any more. Programs that read an archive from its
+/// front, as 7-Zip does, would otherwise take the member for one that counts.
+pub(crate) const RETIRED: u8 = b'p';
 /// Central directory file header, 4.3.12.
 const CENTRAL_SIGNATURE: u32 = 0x0201_4b50;
 /// End of central directory record, 4.3.16.
@@ -77,6 +80,14 @@ impl Hint for ZipError {
             ZipError::TooLarge(_) => return None,
         })
     }
+}
+
+/// Whether a member's local header is at the start of `bytes`, which may be retired.
+pub(crate) fn is_local_header(bytes: &[u8]) -> bool {
+    let mut signature = LOCAL_SIGNATURE.to_le_bytes();
+    let counts = bytes.starts_with(&signature);
+    signature[0] = RETIRED;
+    counts || bytes.starts_with(&signature)
 }
 
 fn damaged(what: impl Into<String>) -> ZipError {

@@ -31,6 +31,11 @@ impl Entry {
         self.data.start
     }
 
+    /// Where its local header starts, from the start of the file.
+    pub fn header_offset(&self) -> usize {
+        self.header
+    }
+
     /// Whether it is a directory, which has no data.
     pub fn is_dir(&self) -> bool {
         self.name.ends_with('/')
