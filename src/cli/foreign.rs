@@ -87,6 +87,7 @@ const FLAGS: &[Flag] = &[
     flag(&["-ptc", "--print-token-count"], Takes::Value, Then::Means(&["--stats"])),
     flag(&["--unsecure"], Takes::Nothing, Then::Means(&["--no-sandbox"])),
     flag(&["--usage"], Takes::Nothing, Then::Means(&["--help"])),
+    flag(&["--long-help"], Takes::Nothing, Then::Means(&["--help-all"])),
     // So it is already.
     flag(
         &[
@@ -117,7 +118,25 @@ const FLAGS: &[Flag] = &[
         Takes::Perhaps(ON_OFF),
         Then::IsBut(OFF, "attention is always computed tile by tile, and never kept whole"),
     ),
+    flag(&["--memory-f32"], Takes::Nothing, Then::Means(&["-ctk", "f32", "-ctv", "f32"])),
     // Nothing to change.
+    flag(&["--nothink"], Takes::Nothing, Then::Idle("Gemma 2 has no thoughts apart from its answer")),
+    flag(
+        &["--penalize-nl", "--no-penalize-nl"],
+        Takes::Nothing,
+        Then::Idle("penalties are off unless `--repeat-penalty` and the like ask for them, and then for all tokens"),
+    ),
+    flag(
+        &["--log-enable", "--log-new", "--log-append"],
+        Takes::Nothing,
+        Then::Idle("`-v` tells more, and a server writes to `--log-file FILE`"),
+    ),
+    flag(&["-w", "--workers"], Takes::Value, Then::Idle("`-np` says how many requests are computed side by side")),
+    flag(
+        &["-mmq", "--mul-mat-q", "-nommq", "--no-mul-mat-q"],
+        Takes::Nothing,
+        Then::Idle("weights are always multiplied as they are, quantized"),
+    ),
     flag(
         &["-co", "--color"],
         Takes::Perhaps(&["on", "off", "auto"]),
@@ -253,6 +272,9 @@ const FLAGS: &[Flag] = &[
         SAMPLER,
         SAMPLERS,
     ),
+    refused(&["--tfs"], &["1", "1.0"], SAMPLER, SAMPLERS),
+    refused(&["--cfg-negative-prompt", "--cfg-negative-prompt-file"], &[], SAMPLER, SAMPLERS),
+    refused(&["--cfg-scale"], &["1", "1.0"], SAMPLER, SAMPLERS),
     refused(
         &["--samplers", "--sampler-seq", "--sampling-seq"],
         &[],
@@ -309,11 +331,19 @@ const FLAGS: &[Flag] = &[
         "`--lookup N` guesses ahead without one",
     ),
     refused(
-        &["--ssl-key-file", "--ssl-cert-file", "--path", "--api-prefix"],
+        &["--ssl-key-file", "--ssl-cert-file", "--path", "--api-prefix", "--url-prefix"],
         &[],
         "the server is plain HTTP at `/`",
         PROXY,
     ),
+    refused(&["--listen"], &[], "the server's address is two flags here", "`--host HOST --port PORT`"),
+    off(
+        &["-ins", "--instruct", "-cml", "--chatml"],
+        "messages are put into the model's own template",
+        "leave it out, with `--chat` or `-p`",
+    ),
+    off(&["--random-prompt"], "a prompt is what you write", "`-p TEXT`"),
+    off(&["--strace", "--ftrace"], "there is no tracer in this program", "`strace` and `perf` are programs for that"),
     off(&["--rerank", "--reranking"], "Gemma 2 is no model for ranking", LEAVE),
     off(
         &["--prompt-cache-all", "--prompt-cache-ro"],

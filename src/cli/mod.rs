@@ -255,6 +255,11 @@ fn usage_error(error: &clap::Error) -> CliError {
                     without `--chat` the prompt is answered";
         return CliError::Usage { what: usage_text(error), hint: hint.into() };
     }
+    let is_server = error.kind() == ErrorKind::ArgumentConflict && names.iter().any(|name| name.contains("--server"));
+    if is_server && names.iter().any(|name| name.contains("--prompt") || name.contains("--file")) {
+        let hint = "requests to a server bring their own prompts; without `--server` this one is answered";
+        return CliError::Usage { what: usage_text(error), hint: hint.into() };
+    }
     if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
         && suggested.is_none()
     {

@@ -304,7 +304,6 @@ fn check_use(given: &RunArgs, all: &RunArgs) -> Result<(), String> {
         (!given.allow_host.is_empty(), "--allow-host"),
         (given.slot_save_path.is_some(), "--slot-save-path"),
         (given.log_file.is_some(), "--log-file"),
-        (given.no_sandbox, "--no-sandbox"),
     ];
     let first = |flags: &[(bool, &'static str)]| flags.iter().find(|(is_given, _)| *is_given).map(|(_, flag)| *flag);
     if given.escape && all.prompt.is_none() && all.reverse_prompt.is_empty() && all.system_prompt.is_none() {
