@@ -260,7 +260,7 @@ impl Tail {
             file.sync_all()
         };
         write().map_err(|source| {
-            let _ = OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(end));
+            let _ = file.set_len(end);
             let needed = self.bytes.len() as u64;
             match source.kind() {
                 std::io::ErrorKind::StorageFull => {
