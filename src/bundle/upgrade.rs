@@ -1,10 +1,12 @@
 //! A packed file with another program or other default arguments, its weights untouched.
 //!
 //! Other arguments are appended: the new `.args`, manifest and directory go behind the old directory, which counts until the
-//! last record of the new one is there; then the headers of what was replaced are marked, for readers that begin in front. A program cannot be exchanged in place, since half of one does not start. Then a
-//! new file is made beside the old one, into which the system copies the weights (on file systems that can share data
-//! between files, nothing is copied at all), and takes its name. Either way, who looks at the file at any moment, or after
-//! a power failure, finds the old one or the new one.
+//! last record of the new one is there. Then the headers of what was replaced are marked, for readers that begin in front.
+//!
+//! A program cannot be exchanged in place, since half of one does not start. Then a new file is made beside the old one,
+//! into which the system copies the weights (on file systems that can share data between files, nothing is copied at all),
+//! and takes its name. Either way, who looks at the file at any moment, or after a power failure, finds the old one or the
+//! new one.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
