@@ -325,7 +325,10 @@ fn weights_are_found_by_variable_and_beside_the_program() {
     assert!(file_of(run(folder.command(&program).arg("info"))).ends_with("beside.gguf"));
     let variable = folder.path("variable.gguf");
     std::fs::copy(demo_model(), &variable).expect("a copy");
-    run(folder.command(&program).arg("info")).expect(3).says(&["beside.gguf", "variable.gguf", "gemma2 -m"]);
+    run(folder.command(&program).arg("info")).expect(3).says(&[
+        "  1  beside.gguf\n  2  variable.gguf\n",
+        &format!("gemma2 -m {}", folder.path("beside.gguf").display()),
+    ]);
     let found = run(folder.command(&program).arg("info").env("GEMMA2_MODEL", &variable));
     assert!(file_of(found).ends_with("variable.gguf"));
 }

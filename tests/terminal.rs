@@ -354,9 +354,11 @@ fn several_models_beside_the_program_are_offered() {
         std::fs::copy(crate::util::demo_model(), folder.path(name)).expect("a copy");
     }
     let mut chat = Session::of(&folder, &program, &["--chat", "-v"], &[]);
-    chat.wait_for("b.gguf");
+    chat.wait_for("  1  a.gguf");
+    chat.wait_for("  2  b.gguf");
     chat.wait_for("Which model, 1 to 2? ");
     chat.keys("7\n");
+    chat.wait_for("Type the number");
     chat.wait_for("Which model, 1 to 2? ");
     chat.keys("2\n");
     chat.wait_for("b.gguf");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::bundle::{BundleError, PackError, UnpackError};
 use crate::chat::ChatError;
 use crate::engine::EngineError;
-use crate::error::Hint;
+use crate::error::{Hint, name_for_people};
 use crate::gpu::GpuError;
 use crate::model::ModelError;
 use crate::quantize::QuantizeError;
@@ -30,8 +30,8 @@ pub enum CliError {
         /// The flag and what is wrong with it.
         what: String,
     },
-    /// More than one model beside the program.
-    #[error("there are several models beside the program: {}", .0.join(", "))]
+    /// More than one model beside the program: their paths.
+    #[error("there are several models beside the program\n{}", numbered(.0))]
     SeveralModels(Vec<String>),
     /// The model's files.
     #[error(transparent)]
@@ -214,4 +214,11 @@ impl Hint for CliError {
             CliError::Read { .. } | CliError::Output(_) | CliError::System(_) | CliError::Interrupted => None,
         }
     }
+}
+
+/// A line for each of these paths, with a number: the files' names.
+pub fn numbered(paths: &[String]) -> String {
+    let name = |path: &String| name_for_people(path.rsplit(['/', '\\']).next().unwrap_or(path).as_bytes());
+    let lines: Vec<String> = paths.iter().zip(1..).map(|(path, n)| format!("{n:3}  {}", name(path))).collect();
+    lines.join("\n")
 }

@@ -6,6 +6,9 @@ use super::terminal::Terminal;
 
 /// How long loading may take before it is shown that something happens.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// Where this variable is set, each quarter of a server's weights waits for a line on stdin, so that tests can look at what
+/// people see meanwhile.
+const STEPS_VARIABLE: &str = "GEMMA2_LOAD_STEPS";
 /// Between two states of the bar.
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -17,17 +20,19 @@ pub struct Loading<'a> {
     start: Instant,
     shown: Option<Instant>,
     n_quarters: u64,
+    waits_for_steps: bool,
 }
 
 impl<'a> Loading<'a> {
     /// For a model that answers here.
     pub fn new(terminal: &'a Terminal) -> Loading<'a> {
-        Loading { terminal, tell: None, start: Instant::now(), shown: None, n_quarters: 0 }
+        Loading { terminal, tell: None, start: Instant::now(), shown: None, n_quarters: 0, waits_for_steps: false }
     }
 
     /// For a server, which is watched from elsewhere too.
     pub fn of_server(terminal: &'a Terminal, tell: impl FnMut(f32) + 'a) -> Loading<'a> {
-        Loading { tell: Some(Box::new(tell)), ..Loading::new(terminal) }
+        let waits_for_steps = std::env::var_os(STEPS_VARIABLE).is_some();
+        Loading { tell: Some(Box::new(tell)), waits_for_steps, ..Loading::new(terminal) }
     }
 
     /// The terminal.
@@ -45,14 +50,17 @@ impl<'a> Loading<'a> {
         if let Some(tell) = &mut self.tell {
             tell(done as f32 / total.max(1) as f32);
         }
+        let n_quarters = done * 4 / total.max(1);
+        let is_next_quarter = n_quarters > self.n_quarters;
+        self.n_quarters = n_quarters;
         if self.terminal.has_cursor && self.terminal.has_color {
             self.draw(done, total);
-        } else if self.is_server() {
-            let n_quarters = done * 4 / total.max(1);
-            if n_quarters > self.n_quarters {
-                self.n_quarters = n_quarters;
-                self.terminal.note(format!("loading {} %", n_quarters * 25));
-            }
+        } else if self.is_server() && is_next_quarter {
+            self.terminal.note(format!("loading {} %", n_quarters * 25));
+        }
+        if self.waits_for_steps && is_next_quarter {
+            // At its end there is nothing to wait for.
+            let _ = std::io::stdin().read_line(&mut String::new());
         }
     }
 

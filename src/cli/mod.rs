@@ -165,8 +165,9 @@ fn run_model(
 
 /// Lets a person choose one of several models.
 fn ask_which(names: Vec<String>) -> Result<PathBuf, CliError> {
-    for (index, name) in names.iter().enumerate() {
-        terminal::error_line(&format!("{:3}  {name}", index + 1));
+    terminal::error_line("There are several models beside the program:");
+    for line in error::numbered(&names).lines() {
+        terminal::error_line(line);
     }
     loop {
         terminal::prompt(&format!("Which model, 1 to {}? ", names.len()));
@@ -176,7 +177,7 @@ fn ask_which(names: Vec<String>) -> Result<PathBuf, CliError> {
             Ok(Ok(number)) if (1..=names.len()).contains(&number) => return Ok(PathBuf::from(&names[number - 1])),
             // Ctrl-D, or no answer at all.
             _ if line.trim().is_empty() => return Err(CliError::SeveralModels(names)),
-            _ => {}
+            _ => terminal::error_line("Type the number that stands before the one you mean, or Ctrl-C to leave."),
         }
     }
 }

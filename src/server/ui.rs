@@ -1,11 +1,17 @@
 //! The page and its files: embedded, or read from a folder while it is being edited.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io::Write as _;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use rust_embed::RustEmbed;
 use sha2::{Digest, Sha256};
 
@@ -80,23 +86,56 @@ async fn from_folder(folder: &Path, name: &str) -> Option<Cow<'static, [u8]>> {
 fn file(name: &str, body: Cow<'static, [u8]>, request: &HeaderMap) -> Response {
     let digest = Sha256::digest(&body);
     let tag: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    let tag = format!("\"{tag}\"");
+    let packed = takes_gzip(request).then(|| gzip(&tag, &body)).flatten();
+    // Another form of the same file is another entity.
+    let tag = if packed.is_some() { format!("\"{tag}-gzip\"") } else { format!("\"{tag}\"") };
     let known = request
         .get(header::IF_NONE_MATCH)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|tags| tags.split(',').any(|one| one.trim().trim_start_matches("W/") == tag));
     let cache_control = if is_hashed(name) { "public, max-age=31536000, immutable" } else { "no-cache" };
-    let mut response = if known {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        ([(header::CONTENT_TYPE, content_type(name))], body).into_response()
+    let content_type = [(header::CONTENT_TYPE, content_type(name))];
+    let mut response = match packed {
+        _ if known => StatusCode::NOT_MODIFIED.into_response(),
+        Some(packed) => (content_type, [(header::CONTENT_ENCODING, "gzip")], packed).into_response(),
+        None => (content_type, body).into_response(),
     };
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache_control));
+    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     if let Ok(tag) = HeaderValue::try_from(tag) {
         headers.insert(header::ETAG, tag);
     }
     with_page_headers(response)
+}
+
+/// Whether the client reads gzip (RFC 9110, 12.5.3). `*` alone is taken for no: what sends it is rarely a browser.
+fn takes_gzip(request: &HeaderMap) -> bool {
+    let values = request.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|one| {
+        let (coding, weight) = one.split_once(';').unwrap_or((one, ""));
+        let is_refused = weight.trim().strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0));
+        coding.trim().eq_ignore_ascii_case("gzip") && !is_refused
+    })
+}
+
+/// The file compressed, where that makes it smaller. `tag` tells its content: each is compressed once.
+fn gzip(tag: &str, body: &[u8]) -> Option<Bytes> {
+    /// More than the page has; a folder in which files change has no end of contents.
+    const MOST_FILES: usize = 64;
+    static PACKED: Mutex<Option<HashMap<String, Bytes>>> = Mutex::new(None);
+    let mut packed = PACKED.lock().unwrap_or_else(PoisonError::into_inner);
+    let packed = packed.get_or_insert_default();
+    if let Some(bytes) = packed.get(tag) {
+        return Some(bytes.clone()).filter(|bytes| bytes.len() < body.len());
+    }
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(body).ok()?;
+    let bytes = Bytes::from(encoder.finish().ok()?);
+    if packed.len() < MOST_FILES {
+        packed.insert(tag.to_owned(), bytes.clone());
+    }
+    Some(bytes).filter(|bytes| bytes.len() < body.len())
 }
 
 fn with_page_headers(mut response: Response) -> Response {
@@ -141,6 +180,20 @@ mod tests {
         for name in ["index.html", "theme.js", "main-latest.js", "a-12345678.js", "QX4TZ2AB.js"] {
             assert!(!is_hashed(name), "{name}");
         }
+    }
+
+    #[test]
+    fn gzip_is_for_those_who_say_that_they_read_it() {
+        let takes = |value: &'static str| {
+            takes_gzip(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(value))]))
+        };
+        for value in ["gzip", "gzip, deflate, br, zstd", "br;q=1.0, GZIP;q=0.8"] {
+            assert!(takes(value), "{value}");
+        }
+        for value in ["", "identity", "br", "*", "gzip;q=0", "gzip; q=0.000", "xgzip"] {
+            assert!(!takes(value), "{value}");
+        }
+        assert!(!takes_gzip(&HeaderMap::new()));
     }
 
     #[tokio::test]

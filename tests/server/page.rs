@@ -86,3 +86,31 @@ async fn the_embedded_page_and_every_file_it_names_are_served() {
         assert!(!file.header("content-type").contains("octet-stream"), "{name}");
     }
 }
+
+#[tokio::test]
+async fn the_page_s_files_are_compressed_for_those_who_read_that() {
+    let state = AppState::new(options());
+    let plain = get(&state, "/").await;
+    assert_eq!((plain.header("content-encoding"), plain.header("vary")), ("", "accept-encoding"));
+    let packed = || request("GET", "/").header("accept-encoding", "gzip, br");
+    let call_raw = async |request: axum::http::request::Builder| {
+        let request = request.body(Body::empty()).expect("a request");
+        router(state.clone()).oneshot(request).await.expect("routers do not fail")
+    };
+    let response = call_raw(packed()).await;
+    let headers = response.headers().clone();
+    let header = |name: &str| headers.get(name).map_or("", |value| value.to_str().expect("text")).to_owned();
+    assert_eq!(header("content-encoding"), "gzip");
+    assert_eq!(header("content-type"), "text/html; charset=utf-8");
+    assert!(header("content-security-policy").contains("default-src 'none'"));
+    let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("a body");
+    assert!(bytes.len() < plain.text.len() / 2, "{} of {} bytes", bytes.len(), plain.text.len());
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&bytes[..]), &mut text).expect("gzip");
+    assert_eq!(text, plain.text);
+    // Each form has a name of its own, and is known by it.
+    assert_ne!(header("etag"), plain.header("etag"));
+    for (tag, status) in [(header("etag"), 304), (plain.header("etag").to_owned(), 200)] {
+        assert_eq!(call_raw(packed().header("if-none-match", &tag)).await.status(), status, "{tag}");
+    }
+}

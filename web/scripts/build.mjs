@@ -74,7 +74,7 @@ async function indexHtml(outputs, icon) {
     outfile: 'node_modules/.shell.mjs',
   });
   if (built.errors.length > 0) throw new Error('the shell does not build');
-  const { shell, noscript } = await import(`${pathToFileURL(join(web, 'node_modules/.shell.mjs')).href}?${Date.now()}`);
+  const { shell, noscript, description } = await import(`${pathToFileURL(join(web, 'node_modules/.shell.mjs')).href}?${Date.now()}`);
   const named = (/** @type {RegExp} */ pattern) => {
     const found = Object.keys(outputs).find((name) => pattern.test(name));
     if (!found) throw new Error(`no output matches ${pattern}`);
@@ -91,6 +91,7 @@ async function indexHtml(outputs, icon) {
     main,
     preloads: [main, ...needed].map((path) => `<link rel="modulepreload" href="${path}">`).join('\n'),
     noscript,
+    description,
     shell: shell(),
   };
   const template = await readFile(join(web, 'src/index.html'), 'utf8');

@@ -232,9 +232,10 @@ export class App {
     this.format.changed();
   }
 
-  /** @param {unknown} candidate from a file @returns {number} how many settings it had */
+  /** @param {unknown} candidate from a file @returns {number} how many settings it had; without any, nothing changes */
   importSettings(candidate) {
     const found = settings.clean(candidate);
+    if (Object.keys(found).length === 0) return 0;
     this.chats.change({ settings: found });
     this.prompts.counter.soon();
     this.format.changed();

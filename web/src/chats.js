@@ -82,7 +82,7 @@ export class Chats {
   /** @param {string} id @param {string} title */
   rename(id, title) {
     const clean = title.trim().slice(0, 200);
-    if (clean !== '') this.changeListed(id, { title: clean, titled: true });
+    if (hasLetters(clean)) this.changeListed(id, { title: clean, titled: true });
   }
 
   /** @param {string} id */
@@ -237,6 +237,9 @@ export function sorted(conversations) {
 export function titleOf(message) {
   return lineOf(message.content) || lineOf(message.files?.[0]?.name ?? '');
 }
+
+/** Whether there is anything to see. @param {string} text */
+export const hasLetters = (text) => /[\p{L}\p{N}\p{P}\p{S}]/u.test(text);
 
 /** The first line of a text. @param {string} text */
 export function lineOf(text) {

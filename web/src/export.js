@@ -1,5 +1,6 @@
 /** Chats as JSON: the whole tree, so that an export loses nothing and an import gives it back. */
 
+import { hasLetters, lineOf } from './chats.js';
 import { clean, withFiles } from './settings.js';
 import { fromRecords } from './tree.js';
 
@@ -11,6 +12,8 @@ import { fromRecords } from './tree.js';
 
 const FORMAT = 'gemma2-chat';
 const VERSION = 1;
+/** The last millisecond that a date can name. */
+const LATEST = 8.64e15;
 /** Bytes of a file with chats: more than anybody could type; a limit so that a wrong file fails at once. */
 export const LARGEST = 200 * 1024 * 1024;
 
@@ -132,7 +135,7 @@ function readChat(candidate) {
   /** @type {Conversation} */
   const conversation = {
     id: from.id,
-    title: from.title.slice(0, 200),
+    title: hasLetters(from.title) ? from.title.slice(0, 200) : '',
     created: time(from.created),
     updated: time(from.updated),
     choices: readChoices(from.choices),
@@ -152,10 +155,13 @@ function readChat(candidate) {
     messages.push(read);
   }
   if (new Set(messages.map((message) => message.id)).size < messages.length) return null;
+  conversation.title ||= lineOf(conversation.text ?? messages[0]?.content ?? '');
   return { conversation, messages: [...fromRecords(messages).values()] };
 }
 
 const STATUSES = ['complete', 'stopped', 'error', 'cut'];
+/** Those that say something about the message; the others were about a connection of that time. */
+const FAILURES = ['context', 'request', 'server'];
 
 /** @param {any} from @param {string} conversation @returns {Message | null} */
 function readMessage(from, conversation) {
@@ -177,16 +183,16 @@ function readMessage(from, conversation) {
   if (isText(from.model)) message.model = from.model;
   if (from.cutBy === 'token_limit' || from.cutBy === 'context_full') message.cutBy = from.cutBy;
   if (from.truncated === true) message.truncated = true;
-  if (Number.isInteger(from.dropped) && from.dropped > 0) message.dropped = from.dropped;
-  if (isRecord(from.params)) message.params = from.params;
+  if (Number.isSafeInteger(from.dropped) && from.dropped > 0) message.dropped = from.dropped;
+  if (isRecord(from.params)) message.params = readParams(from.params);
   const asked = readAsked(from.asked);
   if (asked) message.asked = asked;
   if (isRecord(from.timings)) message.timings = numbersOf(from.timings);
-  if (Number.isFinite(from.promptTokens)) message.promptTokens = from.promptTokens;
-  if (Number.isFinite(from.replyTokens)) message.replyTokens = from.replyTokens;
-  const probs = readProbabilities(from.probs);
+  if (isAmount(from.promptTokens)) message.promptTokens = from.promptTokens;
+  if (isAmount(from.replyTokens)) message.replyTokens = from.replyTokens;
+  const probs = readProbabilities(from.probs, from.content);
   if (probs) message.probs = probs;
-  if (isText(from.failure?.message)) message.failure = { kind: 'server', ...stringsOf(from.failure) };
+  if (isText(from.failure?.message)) message.failure = { ...stringsOf(from.failure), kind: FAILURES.includes(from.failure.kind) ? from.failure.kind : 'server' };
   if (Array.isArray(from.earlier)) {
     message.earlier = from.earlier
       .filter((/** @type {any} */ one) => isText(one?.content) && Number.isFinite(one.until))
@@ -200,11 +206,12 @@ function readMessage(from, conversation) {
   return message;
 }
 
-/** @param {any} from @returns {import('./tree.js').Probabilities | null} */
-function readProbabilities(from) {
-  const pair = (/** @type {any} */ one) => Array.isArray(one) && isText(one[0]) && Number.isFinite(one[1]);
-  if (!Number.isFinite(from?.from) || !Array.isArray(from.list)) return null;
-  const whole = from.list.every((/** @type {any} */ token) => pair(token) && Array.isArray(token[2]) && token[2].every(pair));
+/** @param {any} from @param {string} content of the message @returns {import('./tree.js').Probabilities | null} */
+function readProbabilities(from, content) {
+  const pair = (/** @type {any} */ one) => Array.isArray(one) && isText(one[0]) && one[1] >= 0 && one[1] <= 1;
+  if (!Number.isInteger(from?.from) || !Array.isArray(from.list)) return null;
+  const tokens = from.list.every((/** @type {any} */ token) => pair(token) && Array.isArray(token[2]) && token[2].every(pair));
+  const whole = tokens && from.from >= 0 && content.startsWith(from.list.map((/** @type {any} */ [text]) => text).join(''), from.from);
   return whole ? { from: from.from, list: from.list } : null;
 }
 
@@ -222,8 +229,12 @@ function readChoices(from) {
   return Object.fromEntries(Object.entries(from).filter(([, child]) => isText(child)));
 }
 
+/** What a request could have had: numbers where the page reckons with them. @param {Record<string, any>} from */
+const readParams = (from) =>
+  Object.fromEntries(Object.entries(from).filter(([name, value]) => (name === 'seed' || name === 'temperature' ? isAmount(value) : value !== null)));
+
 /** @param {Record<string, any>} from */
-const numbersOf = (from) => Object.fromEntries(Object.entries(from).filter(([, value]) => Number.isFinite(value)));
+const numbersOf = (from) => Object.fromEntries(Object.entries(from).filter(([, value]) => isAmount(value)));
 
 /** @param {Record<string, any>} from @returns {any} */
 const stringsOf = (from) => Object.fromEntries(Object.entries(from).filter(([, value]) => isText(value)));
@@ -234,5 +245,8 @@ const isText = (value) => typeof value === 'string';
 /** @param {unknown} value @returns {value is Record<string, any>} */
 const isRecord = (value) => typeof value === 'object' && value !== null && !Array.isArray(value);
 
+/** @param {unknown} value of tokens, milliseconds, tokens a second: nothing that is counted is larger */
+const isAmount = (value) => typeof value === 'number' && value >= 0 && value <= LATEST;
+
 /** @param {unknown} value */
-const time = (value) => (typeof value === 'number' && Number.isFinite(value) ? value : 0);
+const time = (value) => (isAmount(value) ? Number(value) : 0);

@@ -119,13 +119,15 @@ async function readImport(app, file) {
  * @param {File} file
  */
 export async function importSettings(app, file) {
-  const failed = (/** @type {'tooLarge' | 'notJson'} */ reason) => app.notify('toast.importFailed', { name: file.name, reason: t(`import.${reason}`) });
+  const failed = (/** @type {'tooLarge' | 'notJson' | 'noSettings'} */ reason) => app.notify('toast.importFailed', { name: file.name, reason: t(`import.${reason}`) });
   if (file.size > LARGEST_ATTACHMENT) {
     failed('tooLarge');
     return;
   }
   try {
-    app.notify('toast.settingsImported', { count: app.importSettings(JSON.parse(await file.text())) });
+    const count = app.importSettings(JSON.parse(await file.text()));
+    if (count > 0) app.notify('toast.settingsImported', { count });
+    else failed('noSettings');
   } catch {
     failed('notJson');
   }

@@ -10,6 +10,7 @@ import { t } from './i18n.js';
 import { UiStore } from './ui.js';
 
 export const noscript = t('app.noscript');
+export const description = t('app.description');
 
 export function shell() {
   return renderToString(

@@ -135,3 +135,33 @@ test('search does not care about case and accents, and shows where', () => {
   assert.equal(search('bucher', chats, asked)[0].match, 'Bücher');
   assert.deepEqual(search('absent', chats, texts), []);
 });
+
+test('what a file says of a message is used only where it can be true', () => {
+  const absurd = {
+    ...messages[1],
+    time: 1e300,
+    promptTokens: -1,
+    replyTokens: 1e300,
+    params: { temperature: 'hot', seed: null, top_k: 5 },
+    timings: { predicted_per_second: 1e300, prompt_n: 3 },
+    probs: { from: -5, list: [['x', 99, [['y', -3]]]] },
+    failure: { message: 'no', kind: 'key' },
+  };
+  const read = (/** @type {object} */ changed) => {
+    const result = parseImport(JSON.stringify({ format: 'gemma2-chat', version: 1, chats: [{ conversation, messages: [messages[0], { ...absurd, ...changed }] }] }), new Set());
+    assert.ok('chats' in result);
+    return result.chats[0].messages[1];
+  };
+  const { time, promptTokens, replyTokens, params, timings, probs, failure } = read({});
+  assert.deepEqual([time, promptTokens, replyTokens, params, timings, probs], [0, undefined, undefined, { top_k: 5 }, { prompt_n: 3 }, undefined]);
+  assert.deepEqual(failure, { message: 'no', kind: 'server' }, 'a file asks for no key');
+  assert.equal(read({ probs: { from: 0, list: [['another text', 0.5, []]] } }).probs, undefined, 'probabilities of another text');
+});
+
+test('a chat without a title that can be seen is named by its first message', () => {
+  const titles = ['', '  \n', '\u202e', 'Mine'].map((title) => {
+    const result = parseImport(toJson([{ ...conversation, title }], messages), new Set());
+    return 'chats' in result ? result.chats[0].conversation.title : null;
+  });
+  assert.deepEqual(titles, ['Hi', 'Hi', 'Hi', 'Mine']);
+});

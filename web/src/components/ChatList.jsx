@@ -160,6 +160,7 @@ function Entry({ chat }) {
   const open = useAppState((state) => state.conversation.id === chat.id);
   const writing = useAppState((state) => state.live?.conversation === chat.id);
   const [renaming, setRenaming] = useState(false);
+  const title = chat.title || t('header.untitled');
   if (renaming) {
     return (
       <li class="entry">
@@ -199,10 +200,10 @@ function Entry({ chat }) {
       >
         {writing && <span class="dot" />}
         {chat.text !== undefined && <Icon name="text" />}
-        {chat.title}
+        {title}
       </button>
       <Menu
-        label={t('list.actions', { title: chat.title })}
+        label={t('list.actions', { title })}
         items={[
           { icon: 'edit', label: t('list.rename'), act: () => setRenaming(true) },
           { icon: 'pin', label: t(chat.pinned ? 'list.unpin' : 'list.pin'), act: () => app.chats.togglePin(chat.id) },

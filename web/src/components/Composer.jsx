@@ -35,8 +35,11 @@ export function Composer() {
 
   // Files may be dropped anywhere: exported chats are imported, others attached.
   useEffect(() => {
-    const allow = (/** @type {DragEvent} */ event) => event.preventDefault();
+    // Text that is dragged into a field is the browser's.
+    const hasFiles = (/** @type {DragEvent} */ event) => event.dataTransfer?.types.includes('Files') === true;
+    const allow = (/** @type {DragEvent} */ event) => hasFiles(event) && event.preventDefault();
     const drop = async (/** @type {DragEvent} */ event) => {
+      if (!hasFiles(event)) return;
       event.preventDefault();
       const dropped = [...(event.dataTransfer?.files ?? [])];
       /** @type {File[]} */

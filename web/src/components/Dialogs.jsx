@@ -40,6 +40,7 @@ export function Dialogs() {
 export function Dialog({ title, children, class: extra = '', role }) {
   const ui = useUi();
   const element = useRef(/** @type {HTMLDialogElement | null} */ (null));
+  const pressed = useRef(/** @type {EventTarget | null} */ (null));
   useLayoutEffect(() => {
     const dialog = element.current;
     const opener = /** @type {HTMLElement | null} */ (document.activeElement);
@@ -65,7 +66,9 @@ export function Dialog({ title, children, class: extra = '', role }) {
         event.preventDefault();
         ui.closeDialog();
       }}
-      onClick={(event) => event.target === element.current && ui.closeDialog()}
+      // Only what begins and ends beside it: a selection may be dragged beyond its edge.
+      onPointerDown={(event) => (pressed.current = event.target)}
+      onClick={(event) => event.target === element.current && pressed.current === element.current && ui.closeDialog()}
     >
       <div class="dialog-box">
         <div class="dialog-head">

@@ -304,11 +304,10 @@ function Actions({ message, last, siblings, tokens, setTokens }) {
     const name = document.activeElement?.getAttribute('aria-label');
     app.messages.show(target);
     requestAnimationFrame(() => {
-      const buttons = /** @type {NodeListOf<HTMLButtonElement>} */ (
-        document.querySelectorAll(`#m-${target} .alternatives button`)
-      );
-      const same = [...buttons].find((button) => button.getAttribute('aria-label') === name && !button.disabled);
-      (same ?? [...buttons].find((button) => !button.disabled))?.focus();
+      // Not by a selector: an imported message has whatever id its file says.
+      const shown = document.getElementById(`m-${target}`);
+      const buttons = /** @type {HTMLButtonElement[]} */ ([...(shown?.querySelectorAll('.alternatives button:not(:disabled)') ?? [])]);
+      (buttons.find((button) => button.getAttribute('aria-label') === name) ?? buttons[0])?.focus();
     });
   }
 }

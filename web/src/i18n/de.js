@@ -1,6 +1,7 @@
 /** Deutsch. */
 export default {
   'app.name': 'gemma2',
+  'app.description': 'Mit Gemma 2 chatten, auf diesem Rechner.',
   'app.skip': 'Zum Nachrichtenfeld',
   'app.noscript': 'Diese Seite braucht JavaScript, das in diesem Browser ausgeschaltet ist. Denselben Chat gibt es im Terminal:',
 
@@ -186,6 +187,7 @@ export default {
   'import.broken': 'der Inhalt ist beschädigt.',
   'import.tooLarge': 'zu groß.',
   'import.unreadable': 'nicht lesbar.',
+  'import.noSettings': 'es sind keine Einstellungen dieser Seite darin.',
 
   'settings.title': 'Einstellungen',
   'settings.changed': 'geändert',

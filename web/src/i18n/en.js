@@ -1,6 +1,7 @@
 /** Every word the page shows. Keys are grouped by the part of the page they appear in. */
 export default {
   'app.name': 'gemma2',
+  'app.description': 'Chat with Gemma 2, which runs on this computer.',
   'app.skip': 'Skip to the message field',
   'app.noscript': 'This page needs JavaScript, which is turned off in this browser. The same chat works in a terminal:',
 
@@ -186,6 +187,7 @@ export default {
   'import.broken': 'its contents are damaged.',
   'import.tooLarge': 'it is too large.',
   'import.unreadable': 'it cannot be read.',
+  'import.noSettings': 'there are no settings of this page in it.',
 
   'settings.title': 'Settings',
   'settings.changed': 'changed',
