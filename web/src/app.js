@@ -140,7 +140,7 @@ export class App {
     const [conversations] = await Promise.all([store.conversations(), this.#readSettings()]);
     this.set({ conversations: sorted(conversations), unsaved: store.failed });
     if (open && this.chats.listed(open)) await this.chats.open(open);
-    else if (typed === '' && this.state.draft === '') this.set({ draft: await store.draft(UNSENT) });
+    else if (typed === '' && this.state.draft === '') this.drafts.restore(await store.draft(UNSENT));
     if (typed !== '') this.drafts.set(typed);
     this.set({ started: true });
     await this.replies.lookForLeft();

@@ -73,7 +73,8 @@ export class Chats {
     if (!conversation) return;
     const [messages, draft] = await Promise.all([app.store.messages(id), app.store.draft(id)]);
     const tree = trees.fromRecords(messages.map((message) => app.replies.recovered(message)));
-    app.set({ conversation, tree, draft, files: [], formatProblem: null });
+    app.set({ conversation, tree, files: [], formatProblem: null });
+    app.drafts.restore(draft);
     app.settle();
     app.replies.recoverRaw(conversation);
     void app.prompts.counter.now();
@@ -180,10 +181,15 @@ export class Chats {
   async foreignChange(id) {
     const { app } = this;
     if (id !== null) clearTimeout(this.watched.get(id));
-    const conversations = sorted(await app.store.conversations());
+    // What is listed now is stored before the list is read; what joins meanwhile may not be.
+    const before = new Set(app.state.conversations.map((chat) => chat.id));
+    const stored = await app.store.conversations();
+    const joined = app.state.conversations.filter((chat) => !before.has(chat.id) && !stored.some((other) => other.id === chat.id));
+    const conversations = sorted([...stored, ...joined]);
     app.set({ conversations });
     const open = app.state.conversation.id;
     const conversation = conversations.find((candidate) => candidate.id === open);
+    if (!conversation && before.has(open)) await this.#deletedElsewhere(open);
     if (!conversation || (id !== null && id !== open)) return;
     if (app.state.live?.conversation === open) {
       // Its name and settings at once, so that this tab does not write old ones back; its messages when the reply is whole.
@@ -202,6 +208,17 @@ export class Chats {
     if (choices !== app.state.conversation.choices && differs) void app.store.save({ conversations: [app.state.conversation] });
     // A reply that grows in the other tab is that tab's, as long as it is there.
     if (messages.some((message) => message.status === 'streaming')) this.whenQuiet(open, () => void this.#recover(open));
+  }
+
+  /** Another tab has deleted the open chat. What is being typed stays. @param {string} id */
+  async #deletedElsewhere(id) {
+    const { app } = this;
+    const { tree, draft, files } = app.state;
+    if (app.replies.job?.live.conversation === id) app.replies.stop();
+    this.#show(blank());
+    app.drafts.restore({ value: draft, files });
+    // What this tab has stored since.
+    await app.store.save({ removeConversations: [id], removeMessages: [...tree.keys()] });
   }
 
   /** The tab that was writing into the open chat is gone: this one goes on. @param {string} id */

@@ -2,6 +2,9 @@
 
 import * as machine from './state.js';
 
+/** How long it may take to notice that a program which does nothing is gone. */
+const READY_MS = 3000;
+
 export class Connection {
   /**
    * @param {import('./app.js').App} app
@@ -48,7 +51,7 @@ export class Connection {
         this.wait = Math.min(this.pollFirstMs, 250);
       } else {
         if (phase === 'loading' || phase === 'disconnected') await app.serverIsReady();
-        this.wait = this.pollLastMs;
+        this.wait = Math.min(READY_MS, this.pollLastMs);
       }
     } catch {
       const known = app.state.machine.phase === 'disconnected';

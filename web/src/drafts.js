@@ -17,6 +17,16 @@ export class Drafts {
   set(draft) {
     this.app.set({ draft });
     this.app.prompts.counter.soon();
+    this.#soon();
+  }
+
+  /** Shows what was kept. @param {import('./store.js').Draft} draft */
+  restore({ value, files }) {
+    this.app.set({ draft: value });
+    if (files.length > 0) this.setFiles(files);
+  }
+
+  #soon() {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.flush(), SAVE_MS);
   }
@@ -26,8 +36,9 @@ export class Drafts {
     const { app } = this;
     clearTimeout(this.timer);
     app.raw.flush();
-    const { conversation, draft } = app.state;
-    void app.store.saveDraft(app.chats.listed(conversation.id) ? conversation.id : UNSENT, draft);
+    const { conversation, draft, files } = app.state;
+    const kept = files.map(({ name, text }) => ({ name, text }));
+    void app.store.saveDraft(app.chats.listed(conversation.id) ? conversation.id : UNSENT, draft, kept);
   }
 
   /** The draft became a message. @param {string} conversation @param {boolean} first of its chat */
@@ -43,6 +54,7 @@ export class Drafts {
   setFiles(files) {
     this.app.set({ files });
     this.app.prompts.counter.soon();
+    this.#soon();
     for (const file of files) if (file.tokens === undefined) void this.#measure(file);
   }
 

@@ -59,7 +59,10 @@ void Store.open().then((store) => app.start(store, { open: typed === '' ? lastOp
 for (const name of ['focus', 'online']) addEventListener(name, () => app.connection.checkNow());
 document.addEventListener('visibilitychange', () => {
   if (document.visibilityState === 'visible') app.connection.checkNow();
+  // It may never be seen again.
+  else if (app.state.started) app.drafts.flush();
 });
+addEventListener('pagehide', () => app.state.started && app.drafts.flush());
 // After the first paint, so that it delays nothing.
 requestAnimationFrame(() =>
   setTimeout(async () => {

@@ -25,6 +25,7 @@
  * @property {string} [sendFrom] id of the first message that is sent; older ones of the branch are left out. '': all
  *   are, and it becomes the next message
  *
+ * @typedef {{ value: string, files: import('./tree.js').Attachment[] }} Draft what is typed and attached
  * @typedef {'conversations' | 'messages' | 'settings' | 'drafts'} StoreName
  * @typedef {{ store: StoreName, put?: any, remove?: string }} Write
  */
@@ -128,14 +129,16 @@ export class Store {
     await this.#write([{ store: 'settings', put: { id: key, value } }]);
   }
 
-  /** @param {string} conversation @returns {Promise<string>} */
+  /** @param {string} conversation @returns {Promise<Draft>} */
   async draft(conversation) {
-    return (await this.#one('drafts', conversation))?.value ?? '';
+    const { value = '', files = [] } = (await this.#one('drafts', conversation)) ?? {};
+    return { value, files };
   }
 
-  /** @param {string} conversation @param {string} value */
-  async saveDraft(conversation, value) {
-    await this.#write([value === '' ? { store: 'drafts', remove: conversation } : { store: 'drafts', put: { id: conversation, value } }]);
+  /** @param {string} conversation @param {string} value @param {import('./tree.js').Attachment[]} [files] */
+  async saveDraft(conversation, value, files = []) {
+    const isEmpty = value === '' && files.length === 0;
+    await this.#write([isEmpty ? { store: 'drafts', remove: conversation } : { store: 'drafts', put: { id: conversation, value, files } }]);
   }
 
   /**

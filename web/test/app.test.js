@@ -685,6 +685,39 @@ test('two pages on the same chats see each other’s changes', async () => {
   await until(two, (state) => state.conversation.title === 'Renamed');
 });
 
+test('a chat that is deleted in one tab is gone in the other, but not what is being typed there', async () => {
+  const factory = new IDBFactory();
+  const [one, two] = [await started(factory), await started(factory)];
+  await say(one, 'say hello');
+  const { id } = one.state.conversation;
+  await until(two, (state) => state.conversations.some((chat) => chat.id === id));
+  await two.chats.open(id);
+  two.drafts.set('half a thought');
+  await one.chats.remove(id);
+  await until(two, (state) => state.conversation.id !== id);
+  assert.deepEqual([two.messages.path, two.state.draft, two.state.conversations], [[], 'half a thought', []]);
+  one.actOnToast(one.state.toasts[0].id);
+  await until(two, (state) => state.conversations.some((chat) => chat.id === id));
+  await two.chats.open(id);
+  assert.deepEqual(two.messages.path.map((message) => message.content), ['say hello', 'hello'], 'it can be brought back');
+});
+
+test('a chat that is deleted elsewhere while a reply is written into it leaves nothing behind', async () => {
+  const factory = new IDBFactory();
+  const [one, two] = [await started(factory), await started(factory)];
+  await say(one, 'say hello');
+  const { id } = one.state.conversation;
+  await until(two, (state) => state.conversations.some((chat) => chat.id === id));
+  fake.script.tokenMs = 20;
+  const saying = say(one, 'count 500');
+  await until(one, (state) => (state.live?.text.length ?? 0) > 20);
+  await two.chats.remove(id);
+  await saying;
+  await until(one, (state) => state.conversation.id !== id && state.live === null);
+  await one.store.conversations();
+  assert.deepEqual([await one.store.conversations(), await one.store.allMessages()], [[], []]);
+});
+
 test('a preference that is changed in one tab holds in the other', async () => {
   const factory = new IDBFactory();
   const [first, second] = [await started(factory), await started(factory)];
@@ -854,10 +887,13 @@ test('what was typed and not sent is there after a reload, in a new chat and in 
   app.chats.create();
   await say(app, 'say one');
   app.drafts.set('for the old chat');
+  app.drafts.setFiles([{ name: 'a.txt', text: 'say' }]);
   const { id } = app.state.conversation;
   app.chats.create();
   await app.store.conversations();
-  assert.equal((await started(factory, id)).state.draft, 'for the old chat');
+  const again = await started(factory, id);
+  assert.equal(again.state.draft, 'for the old chat');
+  assert.deepEqual(again.state.files.map(({ name, text }) => [name, text]), [['a.txt', 'say']]);
   assert.equal((await started(factory)).state.draft, '', 'and nothing is kept that was sent');
 });
 

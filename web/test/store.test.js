@@ -21,14 +21,14 @@ test('what is saved is there after a reload', async () => {
   const { store, factory } = await opened();
   await store.save({ conversations: [conversation('c')], messages: [message('a'), message('b'), message('x', 'other')] });
   await store.saveSetting('defaults', { temperature: 0.5 });
-  await store.saveDraft('c', 'half a thought');
+  await store.saveDraft('c', 'half a thought', [{ name: 'a.txt', text: 'a' }]);
   store.close();
   const { store: again } = await opened(factory);
   assert.deepEqual(await again.conversations(), [conversation('c')]);
   assert.deepEqual((await again.messages('c')).map(({ id }) => id), ['a', 'b']);
   assert.equal((await again.allMessages()).length, 3);
   assert.deepEqual(await again.setting('defaults'), { temperature: 0.5 });
-  assert.equal(await again.draft('c'), 'half a thought');
+  assert.deepEqual(await again.draft('c'), { value: 'half a thought', files: [{ name: 'a.txt', text: 'a' }] });
   again.close();
 });
 
@@ -39,7 +39,7 @@ test('removing a conversation takes exactly what was named, and its draft', asyn
   await store.save({ removeConversations: ['c'], removeMessages: ['a'] });
   assert.deepEqual((await store.conversations()).map(({ id }) => id), ['d']);
   assert.deepEqual((await store.allMessages()).map(({ id }) => id), ['x']);
-  assert.equal(await store.draft('c'), '');
+  assert.deepEqual(await store.draft('c'), { value: '', files: [] });
   store.close();
 });
 
@@ -47,7 +47,7 @@ test('an empty draft is no draft', async () => {
   const { store } = await opened();
   await store.saveDraft('c', 'x');
   await store.saveDraft('c', '');
-  assert.equal(await store.draft('c'), '');
+  assert.deepEqual(await store.draft('c'), { value: '', files: [] });
   store.close();
 });
 

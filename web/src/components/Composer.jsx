@@ -258,7 +258,8 @@ export function Meter() {
         </span>
         <span class="meter-text">
           <span class="visually-hidden">{t('meter.label')} </span>
-          {text}
+          <span class="meter-long">{text}</span>
+          {meter.used !== null && <span class="meter-short">{t('meter.short', { used: meter.used, total: meter.total })}</span>}
         </span>
       </button>
       {canGrow(meter) && (

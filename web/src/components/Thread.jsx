@@ -82,7 +82,7 @@ export function Thread() {
         </div>
       </main>
       <section class="latest-place" aria-label={t('status.latest')}>
-        {!atEnd && (
+        {!atEnd && messages.length > 0 && (
           <button
             type="button"
             class="latest"

@@ -98,6 +98,7 @@ export default {
 
   'meter.label': 'Kontext',
   'meter.text': '{used} / {total} Token',
+  'meter.short': '{used} / {total}',
   'meter.unknown': '{total} Token Kontext',
   'meter.title': '{used} von {total} Token des Kontexts sind belegt. Ein Klick zeigt den genauen Prompt.',
   'meter.grow': 'Neustart mit {flag} für {max}',

@@ -98,6 +98,7 @@ export default {
 
   'meter.label': 'Context',
   'meter.text': '{used} / {total} tokens',
+  'meter.short': '{used} / {total}',
   'meter.unknown': '{total} tokens of context',
   'meter.title': '{used} of {total} tokens of context are used. Click to see the exact prompt.',
   'meter.grow': 'restart with {flag} for {max}',
