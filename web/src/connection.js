@@ -15,6 +15,7 @@ export class Connection {
     this.pollFirstMs = pollFirstMs;
     this.pollLastMs = pollLastMs;
     this.wait = pollFirstMs;
+    this.answered = true;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
     this.closed = false;
@@ -44,6 +45,7 @@ export class Connection {
     if (this.closed) return;
     try {
       const health = await app.api.health();
+      this.answered = true;
       if (this.closed) return;
       const { phase } = app.state.machine;
       if (health.state === 'loading') {
@@ -54,8 +56,9 @@ export class Connection {
         this.wait = Math.min(READY_MS, this.pollLastMs);
       }
     } catch {
-      const known = app.state.machine.phase === 'disconnected';
-      this.wait = known ? Math.min(this.wait * 1.5, this.pollLastMs) : this.pollFirstMs;
+      // A reply may have noticed the loss before; what counts is when it was asked for in vain.
+      this.wait = this.answered ? this.pollFirstMs : Math.min(this.wait * 1.5, this.pollLastMs);
+      this.answered = false;
       // A running reply notices by itself, and better: its own connection breaks.
       if (!machine.busy(app.state.machine)) app.event({ type: 'lost' });
     }

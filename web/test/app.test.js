@@ -580,6 +580,22 @@ test('a program that is gone is noticed, and its return too', async () => {
   await back.stop();
 });
 
+test('after a loss in the middle of a reply the program is looked for soon, however rarely before', async () => {
+  const own = await startFake();
+  own.script.tokenMs = 20;
+  const app = new App(new Api(own.url.slice(0, -1)), { pollFirstMs: 10, pollLastMs: 60_000 });
+  open.push(app);
+  await app.start(await Store.open(new IDBFactory()));
+  const saying = say(app, 'count 500');
+  await until(app, (state) => (state.live?.text.length ?? 0) > 20);
+  await own.stop();
+  await saying;
+  await until(app, (state) => state.machine.phase === 'disconnected');
+  const back = await startFake({ port: Number(new URL(own.url).port) });
+  await until(app, (state) => state.machine.phase !== 'disconnected');
+  await back.stop();
+});
+
 test('a full context is reported, and leaving out old turns makes room', async () => {
   fake.script.nCtx = 100;
   const app = await started();
