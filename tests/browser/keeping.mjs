@@ -3,7 +3,7 @@
 import { readFile } from 'node:fs/promises';
 
 import { open } from './common.mjs';
-import { ask, chatFile, check, dismiss, equal, importFile, ready, stored, texts } from './harness.mjs';
+import { ask, chatFile, check, dismiss, equal, importFile, ready, settled, stored, texts } from './harness.mjs';
 
 /** @typedef {import('./common.mjs').Place & { fake: import('./fake-server.mjs').Fake }} Place */
 
@@ -159,6 +159,54 @@ export const keeping = {
     equal(place.fake.requests[0].messages[0].content, 'notes <b>.md\n`````\n````\ncode\n````\n`````\n\nwhat is this?', 'what is sent');
     equal((await texts(page))[0], 'what is this?', 'what is shown');
     await page.waitForSelector('article.user details.file');
+    clean();
+    await close();
+  },
+
+  'import: whatever a file says of its messages, everything about them can be looked at': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    const evil = '"><img src=x onerror=pwned=1>';
+    const absurd = { content: evil, time: 1e300, model: evil, params: { seed: evil, temperature: evil, [evil]: { [evil]: evil } }, timings: { predicted_per_second: 1e300, first_ms: 1e308 }, promptTokens: -1, replyTokens: 1e300, probs: { from: -5, list: [[evil, 99, [[evil, -3]]]] }, failure: { message: evil, kind: 'key' }, files: [{ name: evil, text: evil }], status: 'complete' };
+    const ids = ['__proto__', '"]<b>', 'a b#c.d', 'constructor'];
+    const messages = [{ role: 'user', parent: null }, { role: 'assistant', parent: ids[0] }, { role: 'assistant', parent: ids[0] }, { role: 'user', parent: ids[2] }].map((message, at) => ({ ...absurd, ...message, id: ids[at] }));
+    const conversation = { id: evil, title: ' \u202e', created: 1e300, updated: 1e300, choices: { toString: 'x' }, settings: { temperature: 1e99, system: evil }, sendFrom: evil };
+    await importFile(page, JSON.stringify({ format: 'gemma2-chat', version: 1, chats: [{ conversation, messages }] }));
+    check((await page.innerText('.entry-open')).includes('<img'), 'it has a name that can be seen');
+    await page.click('.entry-open');
+    await page.click('.alternatives button:not(:disabled)');
+    await page.waitForFunction(() => document.activeElement?.closest('.alternatives'));
+    await page.locator('article.assistant .actions .menu > .icon-button').click();
+    check(!(await page.innerText('.menu-items')).includes('NaN'), 'the numbers are numbers');
+    await page.click('.menu-items button:has-text("Details")');
+    await page.waitForSelector('dialog dd');
+    await page.keyboard.press('Escape');
+    equal(await page.evaluate(() => /** @type {any} */ (globalThis).pwned), undefined, 'nothing ran');
+    clean();
+    await close();
+  },
+
+  'dragging: text goes into a field as everywhere, and a selection may leave its dialog': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    const prevented = await page.evaluate(() => {
+      const dataTransfer = new DataTransfer();
+      dataTransfer.setData('text/plain', 'dragged');
+      const event = new DragEvent('drop', { dataTransfer, bubbles: true, cancelable: true });
+      document.getElementById('message')?.dispatchEvent(event);
+      return event.defaultPrevented;
+    });
+    equal(prevented, false, 'the browser puts the text in');
+    await page.click('#settings');
+    await settled(page);
+    const { x, y } = await page.locator('#setting-system').boundingBox();
+    await page.mouse.move(x + 40, y + 20);
+    await page.mouse.down();
+    await page.mouse.move(200, 300, { steps: 4 });
+    await page.mouse.up();
+    equal(await page.locator('dialog').count(), 1, 'the dialog stays');
+    await page.mouse.click(200, 300);
+    await page.waitForSelector('dialog', { state: 'detached' });
     clean();
     await close();
   },

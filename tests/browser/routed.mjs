@@ -141,6 +141,29 @@ const journeys = {
     await close();
   },
 
+  'API key: the page asks for it, says when it is wrong, and knows the model once it is right': async (place) => {
+    const own = await start({ api_keys: ['sesame'] });
+    const { page, clean, close } = await open({ ...place, url: own.url });
+    await page.waitForSelector('.send:not(.stop)');
+    await page.waitForFunction(() => document.activeElement?.id === 'message');
+    await send(page, 'say hello there');
+    const use = async (/** @type {string} */ key) => {
+      await page.fill('.key input', key);
+      await page.press('.key input', 'Enter');
+    };
+    await page.waitForSelector('.failure:has-text("asks for an API key")');
+    await use('wrong');
+    await page.waitForSelector('.failure:has-text("not the server’s")');
+    await use('sesame');
+    await finished(page);
+    equal(await texts(page), ['say hello there', 'hello there'], 'the answer');
+    await ready(page);
+    await page.waitForSelector('.meter-text:has-text("tokens")');
+    clean(/status of 401/);
+    await own.kill();
+    await close();
+  },
+
   'quit: the page ends the program': async (place) => {
     const { page, clean, close } = await open(place);
     await ready(page);

@@ -166,6 +166,14 @@ export class App {
 
   /** The model is loaded, or was all the time: what it is, and what waits for it. */
   async serverIsReady() {
+    await this.#readProps();
+    this.event({ type: 'ready' });
+    void this.prompts.counter.now();
+    await this.replies.resumeWaiting();
+    await this.replies.sendQueued();
+  }
+
+  async #readProps() {
     try {
       const props = await this.api.props();
       this.set({ props, meter: { ...this.state.meter, total: props.nCtx, max: props.nCtxMax } });
@@ -173,16 +181,15 @@ export class App {
       // A server with an API key: the first message asks for it.
       if (!(error instanceof ApiError) || error.failure.kind !== 'key') throw error;
     }
-    this.event({ type: 'ready' });
-    void this.prompts.counter.now();
-    await this.replies.resumeWaiting();
-    await this.replies.sendQueued();
   }
 
   /** @param {string} key kept as long as this page is open */
-  useKey(key) {
+  async useKey(key) {
     this.api.key = key;
-    if (this.state.props === null) this.connection.checkNow();
+    if (this.state.props !== null) return;
+    // Where nobody answers, what is asked for next says so.
+    await this.#readProps().catch(() => {});
+    await this.prompts.counter.now();
   }
 
   /** Ends the program. @param {string} token */

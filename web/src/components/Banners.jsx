@@ -76,7 +76,8 @@ function Demo() {
   return (
     <div class="banner demo">
       <span>
-        {t('status.demo')} <code>gemma2 -m gemma-2-2b-it-Q6_K.gguf</code> {t('status.demoOr')}
+        {t('status.demo')} <code>gemma2 -m gemma-2-2b-it-Q6_K.gguf</code>
+        {t('status.demoOr')}
       </span>
       <IconButton icon="close" label={t('status.dismiss')} onClick={() => setHidden(true)} />
     </div>

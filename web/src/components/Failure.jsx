@@ -11,7 +11,6 @@ import { ChangeFormat } from './Format.jsx';
 export function Failure({ message, failure }) {
   const app = useApp();
   const ready = useAppState((state) => canSend(state.machine));
-  const [key, setKey] = useState('');
   const known = failure.kind === 'network' && (failure.message === 'unreachable' || failure.message === 'broken');
   const text = known ? t(failure.message === 'broken' ? 'failure.broken' : 'failure.unreachable') : failure.message;
   return (
@@ -19,38 +18,53 @@ export function Failure({ message, failure }) {
       <p>
         <strong>{t('failure.title')}</strong>
       </p>
-      <p dir="auto">{failure.kind === 'key' ? t('failure.key') : text}</p>
-      {failure.hint && <p dir="auto">{failure.hint}</p>}
       {failure.kind === 'key' ? (
-        <form
-          class="key"
-          onSubmit={(event) => {
-            event.preventDefault();
-            app.useKey(key);
-            void app.replies.retry(message.id);
-          }}
-        >
-          <input
-            type="password"
-            autocomplete="off"
-            aria-label={t('failure.keyField')}
-            placeholder={t('failure.keyField')}
-            value={key}
-            onInput={(event) => setKey(event.currentTarget.value)}
-          />
-          <button type="submit" disabled={key === ''}>
-            {t('failure.keySave')}
-          </button>
-        </form>
+        <Key onUse={() => void app.replies.retry(message.id)} />
       ) : (
-        <div class="choices">
-          <ChangeFormat failure={failure} />
-          <button type="button" onClick={() => void app.replies.retry(message.id)} disabled={!ready}>
-            {t('failure.retry')}
-          </button>
-        </div>
+        <>
+          <p dir="auto">{text}</p>
+          {failure.hint && <p dir="auto">{failure.hint}</p>}
+          <div class="choices">
+            <ChangeFormat failure={failure} />
+            <button type="button" onClick={() => void app.replies.retry(message.id)} disabled={!ready}>
+              {t('failure.retry')}
+            </button>
+          </div>
+        </>
       )}
     </div>
+  );
+}
+
+/** Asks for the server's key. @param {{ onUse: () => void }} props called when there is one */
+export function Key({ onUse }) {
+  const app = useApp();
+  const [key, setKey] = useState('');
+  return (
+    <>
+      <p>{t(app.api.key === '' ? 'failure.key' : 'failure.keyWrong')}</p>
+      <p>{t('failure.keyHint')}</p>
+      <form
+        class="key"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void app.useKey(key);
+          onUse();
+        }}
+      >
+        <input
+          type="password"
+          autocomplete="off"
+          aria-label={t('failure.keyField')}
+          placeholder={t('failure.keyField')}
+          value={key}
+          onInput={(event) => setKey(event.currentTarget.value)}
+        />
+        <button type="submit" disabled={key === ''}>
+          {t('failure.keySave')}
+        </button>
+      </form>
+    </>
   );
 }
 

@@ -4,6 +4,7 @@ import { useApp, useAppState } from '../context.js';
 import { t } from '../i18n.js';
 import { canSend } from '../state.js';
 import { Meter, SendOrStop } from './Composer.jsx';
+import { Key } from './Failure.jsx';
 import { ChangeFormat, FormatChip } from './Format.jsx';
 import { Icon } from './icons.jsx';
 
@@ -83,13 +84,6 @@ export function RawText() {
             void app.raw.generate();
           }}
         />
-        {failure && (
-          <div class="failure" role="alert">
-            <p>{failure.kind === 'network' ? t('failure.broken') : failure.message}</p>
-            {failure.hint && <p>{failure.hint}</p>}
-            <ChangeFormat failure={failure} />
-          </div>
-        )}
         <div class="raw-row">
           <label class="check">
             <input
@@ -115,6 +109,17 @@ export function RawText() {
           )}
         </div>
       </form>
+      {failure && (
+        <div class="failure" role="alert">
+          {failure.kind === 'key' ? (
+            <Key onUse={() => void app.raw.generate()} />
+          ) : (
+            <p>{failure.kind === 'network' ? t('failure.broken') : failure.message}</p>
+          )}
+          {failure.hint && failure.kind !== 'key' && <p>{failure.hint}</p>}
+          <ChangeFormat failure={failure} />
+        </div>
+      )}
     </main>
   );
 }
