@@ -104,13 +104,19 @@ function argument(inside, values, locale) {
   if (!plural) {
     const value = values[inside.trim()];
     if (value === undefined) return `{${inside}}`;
-    return typeof value === 'number' ? tools(locale).numbers.format(value) : value;
+    return typeof value === 'number' ? tools(locale).numbers.format(value) : isolated(value);
   }
   const count = Number(values[plural[1]]);
   const cases = pluralCases(inside.slice(plural[0].length));
   const chosen = cases.get(`=${count}`) ?? cases.get(tools(locale).plurals.select(count)) ?? cases.get('other') ?? '';
   return format(chosen.replaceAll('#', tools(locale).numbers.format(count)), values, locale);
 }
+
+/**
+ * A name that runs from right to left, or says so of what follows, must not turn the sentence around it.
+ * @param {string} value
+ */
+const isolated = (value) => (/[\u202a-\u202e\u2066-\u2069\p{Script=Hebrew}\p{Script=Arabic}]/u.test(value) ? `\u2068${value}\u2069` : value);
 
 /** @type {Map<string, { numbers: Intl.NumberFormat, plurals: Intl.PluralRules }>} making one takes longer than a thousand uses */
 const made = new Map();

@@ -20,6 +20,7 @@ test('placeholders, plurals and numbers are filled in', () => {
   assert.equal(format(message, { count: 1 }, 'en'), '1 thing');
   assert.equal(format(message, { count: 12345, name: 'Bo' }, 'en'), '12,345 things, Bo');
   assert.equal(format('{missing}', {}, 'en'), '{missing}');
+  assert.equal(format('“{name}” is no text', { name: 'a\u202egpj.exe' }, 'en'), '“\u2068a\u202egpj.exe\u2069” is no text', 'a name turns only itself');
   assert.equal(t('message.alternative', { position: 2, count: 3 }), '2 / 3');
 });
 
