@@ -85,8 +85,9 @@ fn the_next_turn_of_a_long_conversation_reads_that_turn_only() {
         assert_eq!(n_read, turn.len() + 1 + got.done().timings.decode_steps(), "{turn}");
         turns.extend(got.ids());
     }
-    let fresh = Request { prompt: turns.clone(), cache_prompt: false, ..request("", 5) };
-    assert_eq!(run(&engine, Request { prompt: turns, ..request("", 5) }).ids(), alone(fresh).ids());
+    let anew = Request { prompt: turns.clone(), cache_prompt: false, ..request("", 5) };
+    let anew = run(&engine, anew);
+    assert_eq!(run(&engine, Request { prompt: turns, ..request("", 5) }).ids(), anew.ids());
 }
 
 #[test]
