@@ -39,6 +39,7 @@ impl<'a> Residual<'a> {
         self.settle()?;
         match compute {
             Compute::Gpu(_) => self.branch = Some((branch, norm)),
+            // In place on the CPU: a clone is the same rows, and they are replaced.
             _ => self.x = add(compute, self.x.clone(), &rms_norm(compute, &branch, norm, self.eps)?)?,
         }
         Ok(())

@@ -114,7 +114,7 @@ pub fn add(compute: &Compute, x: Activations, y: &Activations) -> Result<Activat
             x.tensor()?.inplace_op2(y.tensor()?, &Add { cpu })?;
             Ok(x)
         }
-        Compute::Gpu(_) => candle_core::bail!("activations of a GPU are added where they are normed"),
+        Compute::Gpu(_) => candle_core::bail!("a GPU adds where it norms"),
         Compute::Candle(_) => (x.tensor()? + y.tensor()?).map(Activations::Tensor),
     }
 }
