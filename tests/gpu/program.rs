@@ -149,7 +149,8 @@ fn a_token_is_one_recording_two_uploads_and_one_download() {
     let more = |name: &str| many[name] - few[name];
     assert_eq!(few["recordings"], 1);
     assert_eq!((more("direct"), more("recordings"), more("replays")), (0, 0, 5));
-    assert_eq!((more("uploads"), more("downloads"), more("synchronizations"), more("copies")), (10, 5, 5, 0));
+    // The device is waited for where something is downloaded, and where memory is given back, which an end may cut short.
+    assert_eq!((more("uploads"), more("downloads"), more("copies")), (10, 5, 0));
     // Nine kernels in each of four layers, and three for the logits.
     assert_eq!(more("launches"), 5 * (9 * 4 + 3));
 }
