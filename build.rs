@@ -1,4 +1,4 @@
-//! Tells a release build its commit, and with the feature `cuda` compiles the GPU's kernels.
+//! Tells a release build its commit, says which GPUs there is code for, and with the feature `cuda` compiles the kernels.
 
 use std::env;
 use std::error::Error;
@@ -17,7 +17,14 @@ const PTX_VERSION: &str = "7.0";
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     tell_commit();
-    if env::var_os("CARGO_FEATURE_CUDA").is_some() {
+    println!("cargo::rustc-check-cfg=cfg(gpu, values(\"cuda\", \"metal\"))");
+    let has = |feature| env::var_os(feature).is_some();
+    let is_mac = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "macos");
+    // One of them. What is not macOS has an emulated Metal, for tests.
+    if has("CARGO_FEATURE_METAL") && (is_mac || !has("CARGO_FEATURE_CUDA")) {
+        println!("cargo::rustc-cfg=gpu=\"metal\"");
+    } else if has("CARGO_FEATURE_CUDA") {
+        println!("cargo::rustc-cfg=gpu=\"cuda\"");
         compile_kernels()?;
     }
     Ok(())

@@ -48,6 +48,7 @@ pub use desktop::report;
 pub use error::CliError;
 
 use crate::bundle::{ArgsFile, Bundle};
+use crate::gpu::{VENDOR, Vendor};
 use crate::kernels::Kernels;
 use args::{Args, RunArgs};
 use load::Opened;
@@ -199,7 +200,11 @@ fn version() -> &'static str {
         let usable: Vec<String> = Kernels::available().map(|kernels| kernels.isa().to_string()).collect();
         let best = Kernels::get().isa();
         // Which there are, `info` tells: asking the driver takes its time.
-        let gpu = if cfg!(feature = "cuda") { "code for NVIDIA's" } else { "none in this build" };
+        let gpu = match VENDOR {
+            Some(Vendor::Nvidia) => "code for NVIDIA's",
+            Some(Vendor::Apple) => "code for Apple's",
+            None => "none in this build",
+        };
         format!("{number}\nCPU: {best} (can run {})\nGPU: {gpu}", usable.join(", "))
     })
 }

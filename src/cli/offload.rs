@@ -4,7 +4,7 @@ use super::args::{Gpu as Which, RunArgs};
 use super::error::CliError;
 use super::settings::ComputeSettings;
 use crate::error::bytes_for_people;
-use crate::gpu::{DeviceInfo, Gpu, GpuError, MAX_HEAD_DIM, SCORE_BYTES, device_bytes, devices};
+use crate::gpu::{DeviceInfo, Gpu, GpuError, MAX_HEAD_DIM, SCORE_BYTES, VENDOR, Vendor, device_bytes, devices};
 use crate::model::Config;
 use crate::ops::RECORDED_STEPS;
 use crate::weights::{LayerTensors, Matrix, Tensors};
@@ -35,7 +35,7 @@ pub struct Plan {
     too_wide: Option<usize>,
 }
 
-/// `-ngl` where `--gpu nvidia` stands alone.
+/// `-ngl` where `--gpu nvidia` or `apple` stands alone.
 const ALL: usize = usize::MAX;
 /// Kept free beside what is counted: the driver's own needs, and a layer's cache that moves as it grows.
 const MARGIN: u64 = 128 << 20;
@@ -48,19 +48,23 @@ impl Offload {
     pub fn wanted(args: &RunArgs, warnings: &mut Vec<String>) -> Result<Option<Offload>, CliError> {
         let n_parts = match (args.gpu, args.n_gpu_layers) {
             (Some(Which::Disable), _) | (_, Some(0)) | (None | Some(Which::Auto), None) => return Ok(None),
-            (Some(Which::Apple), _) => {
+            (Some(Which::Apple), _) if VENDOR != Some(Vendor::Apple) => {
                 return Err(named("apple", "this program has no code for Apple's GPUs"));
+            }
+            (Some(Which::Nvidia), _) if VENDOR == Some(Vendor::Apple) => {
+                return Err(named("nvidia", "this program has no code for NVIDIA's GPUs"));
             }
             (Some(Which::Amd), _) => {
                 return Err(named("amd", "this program has no code for AMD's GPUs"));
             }
             (_, Some(n)) => n as usize,
-            (Some(Which::Nvidia), None) => ALL,
+            (Some(Which::Nvidia | Which::Apple), None) => ALL,
         };
-        match Gpu::open() {
-            Ok(gpu) => Ok(Some(Offload { gpu, n_parts })),
-            Err(error) if args.gpu == Some(Which::Nvidia) => Err(named("nvidia", &error.to_string())),
-            Err(error) => {
+        match (Gpu::open(), args.gpu) {
+            (Ok(gpu), _) => Ok(Some(Offload { gpu, n_parts })),
+            (Err(error), Some(Which::Nvidia)) => Err(named("nvidia", &error.to_string())),
+            (Err(error), Some(Which::Apple)) => Err(named("apple", &error.to_string())),
+            (Err(error), _) => {
                 warnings.push(format!("`-ngl`: {error}; going on with the CPU"));
                 Ok(None)
             }
@@ -137,8 +141,7 @@ pub fn describe_devices() -> String {
 }
 
 fn describe(device: &DeviceInfo) -> String {
-    let (major, minor) = device.capability;
-    format!("{} ({}, compute capability {major}.{minor})", device.name, bytes_for_people(device.total_bytes))
+    format!("{} ({}, {})", device.name, bytes_for_people(device.total_bytes), device.generation())
 }
 
 fn named(which: &str, why: &str) -> CliError {

@@ -3,13 +3,16 @@
 use std::ffi::OsStr;
 
 use super::launch::Argument;
-use super::{DeviceInfo, GpuError};
+use super::{DeviceInfo, GpuError, SharedBytes, Vendor};
 
 /// There is none.
 pub(super) enum Driver {}
 
 impl Driver {
+    pub const NAME: &'static str = "the driver";
+    pub const VENDOR: Option<Vendor> = None;
     pub const LIBRARY: &'static str = "";
+    pub const REARRANGES: bool = true;
 
     pub fn open(_library: &OsStr) -> Result<Driver, GpuError> {
         Err(GpuError::NoCode)
@@ -23,6 +26,10 @@ impl Driver {
         match *self {}
     }
 
+    pub fn generation((major, minor): (i32, i32)) -> String {
+        format!("{major}.{minor}")
+    }
+
     pub fn free_bytes(&self) -> Result<u64, GpuError> {
         match *self {}
     }
@@ -32,6 +39,10 @@ impl Driver {
     }
 
     pub fn allocate(&self, _bytes: usize) -> Result<u64, GpuError> {
+        match *self {}
+    }
+
+    pub fn wrap(&self, _bytes: &SharedBytes) -> Option<u64> {
         match *self {}
     }
 

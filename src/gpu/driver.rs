@@ -16,7 +16,7 @@ use libloading::Library;
 
 use super::launch::{Argument, MAX_ARGUMENTS, kernels};
 use super::products::WITH_MATRIX_UNITS;
-use super::{DeviceInfo, GpuError};
+use super::{DeviceInfo, GpuError, SharedBytes, Vendor};
 
 /// The kernels, in the driver's own assembly language, and the capability that each part needs.
 const MODULES: [(&str, (i32, i32)); 4] = [
@@ -201,6 +201,11 @@ unsafe impl Send for Driver {}
 unsafe impl Sync for Driver {}
 
 impl Driver {
+    /// In messages.
+    pub const NAME: &'static str = "the NVIDIA driver";
+    pub const VENDOR: Option<Vendor> = Some(Vendor::Nvidia);
+    /// The kernels want rows as `layout.rs` arranges them.
+    pub const REARRANGES: bool = true;
     /// Its name where the driver is installed.
     pub const LIBRARY: &'static str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
 
@@ -255,6 +260,11 @@ impl Driver {
 
     pub fn info(&self) -> &DeviceInfo {
         &self.info
+    }
+
+    /// What a device's `capability` means.
+    pub fn generation((major, minor): (i32, i32)) -> String {
+        format!("compute capability {major}.{minor}")
     }
 
     pub fn free_bytes(&self) -> Result<u64, GpuError> {
@@ -316,6 +326,11 @@ impl Driver {
             OUT_OF_MEMORY => Err(GpuError::Memory(bytes as u64)),
             status => self.api.check("allocate", status).map(|()| at),
         }
+    }
+
+    /// The device has memory of its own.
+    pub fn wrap(&self, _bytes: &SharedBytes) -> Option<u64> {
+        None
     }
 
     pub fn free(&self, at: u64) {

@@ -6,9 +6,12 @@
 //!
 //! The sum of a product with floats is sixteen running sums, one for each of sixteen lanes. In each whole 256 bytes of a
 //! row of floats, the values that a lane adds up stand together, so that it gets them with one read of 16 bytes.
+//!
+//! Where the driver's kernels read what a file has, everything stays as it is.
 
 use std::ops::Range;
 
+use super::Driver;
 use crate::kernels::Format;
 
 /// Rows begin at multiples of this many bytes.
@@ -16,8 +19,11 @@ const ALIGNMENT: usize = 16;
 /// Lanes that make a sum of floats.
 const LANES: usize = 16;
 
-/// The bytes of a block that are its body; `None` for floats. The kernels (`matmul.cu`) know the same.
+/// The bytes of a block that are its body; `None` where a row stays as it is. The kernels (`matmul.cu`) know the same.
 fn body(format: Format) -> Option<Range<usize>> {
+    if !Driver::REARRANGES {
+        return None;
+    }
     Some(match format {
         Format::F32 | Format::F16 | Format::BF16 => return None,
         Format::Q4_0 | Format::IQ4_NL => 2..18,
@@ -36,7 +42,7 @@ fn body(format: Format) -> Option<Range<usize>> {
 
 /// Bytes from one row on the device to the next, where rows have `row_bytes` in the file.
 pub(super) fn device_row_bytes(row_bytes: usize) -> usize {
-    row_bytes.next_multiple_of(ALIGNMENT)
+    if Driver::REARRANGES { row_bytes.next_multiple_of(ALIGNMENT) } else { row_bytes }
 }
 
 /// Bytes that a matrix of `n_rows` rows of `n_cols` values takes on the device; `None` where there is no such matrix.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::launch::{Argument, BLOCK};
-use super::{Driver, Gpu, GpuError};
+use super::{Driver, Gpu, GpuError, SharedBytes};
 
 /// Bytes on the device. What they are at first is unspecified.
 pub struct Buffer {
@@ -61,6 +61,12 @@ impl Gpu {
         let buffer = self.buffer(bytes.len())?;
         buffer.write(0, bytes)?;
         Ok(buffer)
+    }
+
+    /// These very bytes, where the device can read them in place; nobody may write them, nor to the buffer.
+    pub(super) fn wrapped(&self, bytes: &SharedBytes) -> Option<Buffer> {
+        let at = self.inner.driver.wrap(bytes)?;
+        Some(Buffer { gpu: self.clone(), at, len: (**bytes).as_ref().len(), pooled: None })
     }
 
     /// Memory for a step.

@@ -1,30 +1,38 @@
-//! An NVIDIA GPU through its driver alone: memory, kernels of our own (`kernels/*.cu`), and recordings of what a step does.
+//! A GPU through what its system has for it alone: memory, kernels of our own, and recordings of what a step does.
 //!
-//! The kernels are compiled to PTX when the program is built with the feature `cuda`, and the driver makes code for the
-//! device at hand out of it. No toolkit library is needed to run, and the driver itself is looked for only when somebody
-//! asks for a GPU. In a build without the feature everything here is there as well, but for a device.
+//! - NVIDIA's (feature `cuda`): `kernels/*.cu` are compiled to PTX with the program, and the driver makes code for the device
+//!   at hand out of it. No toolkit library is needed to run, and the driver itself is looked for only when somebody asks for
+//!   a GPU.
+//! - Apple's (feature `metal`): the text of `metal/kernels/*.metal` is in the program, and the system compiles it.
+//!
+//! The build script sets `gpu` to the one that is there. In a build without either everything here is there as well, but
+//! for a device.
 //!
 //! Every kernel gives the bits that [`crate::kernels`] gives: the same running sums in the same order. So a model computes
 //! the same whichever of its layers are where, and a test can compare with `==`.
 
 // What stands for the driver in a build without code for GPUs. No value of its type can be made.
-#[cfg(not(feature = "cuda"))]
+#[cfg(not(any(gpu = "cuda", gpu = "metal")))]
 mod absent;
 mod attention;
-#[cfg(feature = "cuda")]
+#[cfg(gpu = "cuda")]
 mod driver;
 mod graph;
 // The driver alone looks into arguments.
-#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "there is no driver"))]
+#[cfg_attr(not(any(gpu = "cuda", gpu = "metal")), expect(dead_code, reason = "there is no driver"))]
 mod launch;
 mod layout;
 mod memory;
 mod products;
+#[cfg(gpu = "metal")]
+mod metal;
 
-#[cfg(not(feature = "cuda"))]
+#[cfg(not(any(gpu = "cuda", gpu = "metal")))]
 use absent::Driver;
-#[cfg(feature = "cuda")]
+#[cfg(gpu = "cuda")]
 use driver::Driver;
+#[cfg(gpu = "metal")]
+use metal::Driver;
 
 pub use attention::{Cells, LayerSpan, MAX_HEAD_DIM, SCORE_BYTES, StepPlan, StepTables};
 pub use graph::Graph;
@@ -38,18 +46,39 @@ use std::sync::{Arc, Mutex};
 
 use crate::error::bytes_for_people;
 
+/// Whose GPUs this build has code for.
+pub const VENDOR: Option<Vendor> = Driver::VENDOR;
+
+/// Who makes GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vendor {
+    /// CUDA.
+    Nvidia,
+    /// Metal.
+    Apple,
+}
+
+/// Bytes that stay where they are as long as somebody has them.
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
 /// Why a GPU cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GpuError {
-    /// A build without the feature `cuda`.
+    /// A build without the feature for one.
     #[error("this build has no code for GPUs")]
     NoCode,
     /// The library is not there or is not what it should be.
     #[error("there is no NVIDIA driver ({0})")]
     NoDriver(String),
     /// The driver has none.
-    #[error("the NVIDIA driver finds no GPU")]
+    #[error("{} finds no GPU", Driver::NAME)]
     NoDevice,
+    /// Another maker's.
+    #[error("`{name}` is none of Apple's own GPUs")]
+    NotApple {
+        /// Its name.
+        name: String,
+    },
     /// Its instructions are older than those of the kernels.
     #[error("`{name}` is too old: it has compute capability {major}.{minor}, and 7.5 is needed")]
     TooOld {
@@ -64,7 +93,7 @@ pub enum GpuError {
     #[error("the GPU has no memory for {} more", bytes_for_people(*.0))]
     Memory(u64),
     /// A function of the driver failed.
-    #[error("the NVIDIA driver failed: {call} says {error}")]
+    #[error("{} failed: {call} says {error}", Driver::NAME)]
     Call {
         /// The function.
         call: &'static str,
@@ -81,10 +110,17 @@ pub enum GpuError {
 pub struct DeviceInfo {
     /// What the driver calls it.
     pub name: String,
-    /// Its compute capability.
+    /// Its compute capability, or the number of its family among Apple's and 0.
     pub capability: (i32, i32),
     /// All of its memory.
     pub total_bytes: u64,
+}
+
+impl DeviceInfo {
+    /// What it can, for people.
+    pub fn generation(&self) -> String {
+        Driver::generation(self.capability)
+    }
 }
 
 /// A device that is ready. Clones are the same device.

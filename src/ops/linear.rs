@@ -77,7 +77,10 @@ impl Linear {
         match compute {
             Compute::Cpu(cpu) => linear.pieces = pieces(&linear.parts, cpu.n_threads()),
             Compute::Gpu(device) => {
-                let upload = |p: &Weight| device.gpu.weights(p.format, p.n_rows, p.n_cols, &p.rows());
+                let upload = |p: &Weight| match p.is_interleaved {
+                    true => device.gpu.weights(p.format, p.n_rows, p.n_cols, &p.rows()),
+                    false => device.gpu.weights_in_place(p.format, p.n_rows, p.n_cols, &p.bytes),
+                };
                 let uploaded: std::result::Result<_, _> = linear.parts.iter().map(upload).collect();
                 linear.on_gpu = uploaded.map_err(Error::wrap)?;
             }

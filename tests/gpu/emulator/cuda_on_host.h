@@ -1,6 +1,7 @@
-// As much of CUDA C as src/gpu/kernels uses, for a C++ compiler: each thread of a block is a fiber, and a block's fibers
-// take turns on one thread of the host, so that barriers and warp shuffles mean what they mean on a GPU.
+// As much of CUDA C as src/gpu/kernels uses, for a C++ compiler.
 #pragma once
+
+#include "fibers.h"
 
 #include <cmath>
 #include <cstring>
@@ -11,9 +12,6 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 
-struct dim3 {
-    unsigned x, y, z;
-};
 struct int4 {
     int x, y, z, w;
 };
@@ -22,20 +20,6 @@ struct float4 {
 };
 inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-
-namespace emulator {
-/// Lanes of a warp.
-constexpr unsigned WARP = 32;
-/// The running thread's place; the fiber's own.
-struct Place {
-    dim3 thread, block, block_size, grid;
-};
-const Place &place();
-/// Waits for all threads of the block.
-void block_barrier();
-/// Waits for all lanes of the warp, and returns what they brought; it stays until the next but one such call.
-const unsigned *exchange(unsigned value);
-} // namespace emulator
 
 #define threadIdx (emulator::place().thread)
 #define blockIdx (emulator::place().block)

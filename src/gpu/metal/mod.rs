@@ -1,0 +1,340 @@
+//! Apple's GPUs through Metal: memory that the CPU shares, and kernels of our own (`kernels/*.metal`), whose text is compiled
+//! by the system when a GPU is first asked for.
+//!
+//! Metal hands out objects where CUDA has addresses and one order of everything. So here are both: an address is a number of
+//! our own making ([`address`]), and what is started goes into command buffers of one queue, in order; who reads what the
+//! GPU wrote waits for all of them.
+
+#![expect(unsafe_code, reason = "memory that the GPU reads and writes")]
+
+#[cfg(target_os = "macos")]
+#[path = "apple.rs"]
+mod system;
+// Where there is no Metal: what tests have in its place.
+#[cfg(not(target_os = "macos"))]
+#[path = "emulated.rs"]
+mod system;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ffi::OsStr;
+use std::ptr::{self, NonNull};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::launch::{Argument, KERNELS, MAX_ARGUMENTS};
+use super::{DeviceInfo, GpuError, SharedBytes, Vendor};
+use system::{Commands, Memory, Pipeline, Started, System};
+
+/// The kernels, one text.
+const SOURCE: &str = concat!(
+    include_str!("kernels/common.metal"),
+    include_str!("kernels/rows.metal"),
+    include_str!("kernels/attention.metal"),
+    include_str!("kernels/matmul.metal"),
+);
+
+/// What wrapped memory begins and ends at: a page of Apple's processors, or of Intel's.
+const PAGE: usize = if cfg!(target_arch = "aarch64") { 16 << 10 } else { 4 << 10 };
+/// The kernels read words of so many bytes where a format's blocks allow for it, and copies are made of them.
+const WORD: usize = 4;
+/// Kernels after which the GPU begins while the next ones are still being put down.
+const KERNELS_AT_ONCE: usize = 64;
+
+/// What a kernel gets for an argument.
+enum Bound<'a> {
+    /// Memory from a byte on.
+    Memory(&'a Memory, usize),
+    /// A number.
+    Bytes([u8; 8], usize),
+}
+
+/// A device with our kernels.
+pub(super) struct Driver {
+    system: System,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By the number in their addresses.
+    memories: Vec<Option<Taken>>,
+    vacant: Vec<usize>,
+    /// Those that were needed so far: to make one takes its time.
+    pipelines: HashMap<&'static str, Pipeline>,
+    /// What was put down and not begun, with its number of kernels.
+    commands: Option<(Commands, usize)>,
+    /// What has begun and was not waited for.
+    begun: Vec<Started>,
+}
+
+/// Memory, and what has to live as long.
+struct Taken {
+    memory: Memory,
+    bytes: usize,
+    owner: Option<SharedBytes>,
+}
+
+// SAFETY: Metal's devices, queues, buffers and pipelines may be used from any thread. Command buffers and encoders may be
+// used from one at a time, and are reached through the lock only.
+unsafe impl Send for Driver {}
+// SAFETY: the same.
+unsafe impl Sync for Driver {}
+
+/// An address: the highest bit, which no number that a kernel takes has, then the memory's number, then the byte in it. So
+/// the sum of an address and an offset is an address, and among a kernel's arguments an address is known as one.
+mod address {
+    const IS_ADDRESS: u64 = 1 << 63;
+    const OFFSET_BITS: u32 = 40;
+
+    /// The most bytes that a memory has.
+    pub const MAX_BYTES: usize = 1 << OFFSET_BITS;
+
+    pub fn of(number: usize) -> u64 {
+        IS_ADDRESS | (number as u64) << OFFSET_BITS
+    }
+
+    /// Number and offset.
+    pub fn parts(value: u64) -> Option<(usize, usize)> {
+        let offset = value & ((1 << OFFSET_BITS) - 1);
+        (value & IS_ADDRESS != 0).then(|| (((value & !IS_ADDRESS) >> OFFSET_BITS) as usize, offset as usize))
+    }
+}
+
+impl Driver {
+    /// In messages.
+    pub const NAME: &'static str = "Metal";
+    pub const VENDOR: Option<Vendor> = Some(Vendor::Apple);
+    pub const LIBRARY: &'static str = system::LIBRARY;
+    /// The kernels read rows as they lie in files, so that mapped files need no copy.
+    pub const REARRANGES: bool = false;
+
+    pub fn devices() -> Result<Vec<DeviceInfo>, GpuError> {
+        System::open(Self::LIBRARY.as_ref()).map(|system| vec![system.info().clone()])
+    }
+
+    pub fn open(library: &OsStr) -> Result<Driver, GpuError> {
+        let mut system = System::open(library)?;
+        system.compile(SOURCE, KERNELS)?;
+        Ok(Driver { system, state: Mutex::default() })
+    }
+
+    pub fn info(&self) -> &DeviceInfo {
+        self.system.info()
+    }
+
+    /// What a device's `capability` means.
+    pub fn generation((family, _): (i32, i32)) -> String {
+        format!("Apple family {family}")
+    }
+
+    pub fn free_bytes(&self) -> Result<u64, GpuError> {
+        Ok(self.info().total_bytes.saturating_sub(self.system.used_bytes()))
+    }
+
+    pub fn synchronize(&self) -> Result<(), GpuError> {
+        self.lock().wait()
+    }
+
+    /// Memory of `bytes` bytes, which are more than 0.
+    pub fn allocate(&self, bytes: usize) -> Result<u64, GpuError> {
+        let memory = Some(bytes).filter(|bytes| *bytes <= address::MAX_BYTES).and_then(|n| self.system.memory(n));
+        let memory = memory.ok_or(GpuError::Memory(bytes as u64))?;
+        Ok(self.lock().put(Taken { memory, bytes, owner: None }))
+    }
+
+    /// The address of these very bytes, where the GPU can read them: on both sides of the same memory. Nobody may write
+    /// there.
+    pub fn wrap(&self, bytes: &SharedBytes) -> Option<u64> {
+        let slice = (**bytes).as_ref();
+        let start = slice.as_ptr() as usize;
+        let end = start.checked_add(slice.len())?.checked_next_multiple_of(PAGE)?;
+        let before = start % PAGE;
+        if slice.is_empty() || !start.is_multiple_of(WORD) || end - start > address::MAX_BYTES - PAGE {
+            return None;
+        }
+        let first = NonNull::new(slice.as_ptr().wrapping_sub(before).cast_mut())?;
+        // SAFETY: the pages of bytes that can be read can be read as a whole, and they stay as long as the owner does, which
+        // is kept beside them.
+        let memory = unsafe { self.system.wrap(first, end - start + before) }?;
+        let taken = Taken { memory, bytes: before + slice.len(), owner: Some(bytes.clone()) };
+        Some(self.lock().put(taken) + before as u64)
+    }
+
+    /// Gives memory back: now, or when whatever uses it is done.
+    pub fn free(&self, at: u64) {
+        let mut state = self.lock();
+        let Some((number, _)) = address::parts(at) else { return };
+        if state.memories.get(number).is_some_and(|taken| taken.as_ref().is_some_and(|taken| taken.owner.is_some())) {
+            // The memory's owner lets go of it too, and the GPU may still be reading. There is nobody to tell of an error.
+            let _ = state.wait();
+        }
+        if state.memories.get_mut(number).and_then(Option::take).is_some() {
+            state.vacant.push(number);
+        }
+    }
+
+    pub fn upload(&self, to: u64, bytes: &[u8]) -> Result<(), GpuError> {
+        let mut state = self.lock();
+        if !are_words(to, bytes.len()) {
+            state.wait()?;
+        }
+        if state.is_idle() {
+            let at = state.host(to, bytes.len())?;
+            // SAFETY: the range lies in the memory, nobody else has the lock, and the GPU has nothing to do.
+            unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), at.as_ptr(), bytes.len()) };
+            return Ok(());
+        }
+        // What was started before may still read what is there: in its order, then.
+        let staged = self.system.memory(bytes.len()).ok_or(GpuError::Memory(bytes.len() as u64))?;
+        // SAFETY: it is as long, and new.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), staged.contents().as_ptr(), bytes.len()) };
+        let State { memories, commands, .. } = &mut *state;
+        let (memory, offset) = find(memories, to, bytes.len())?;
+        let (commands, _) = commands_of(commands, &self.system)?;
+        commands.copy((&staged, 0), (memory, offset), bytes.len())
+    }
+
+    pub fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), GpuError> {
+        let mut state = self.lock();
+        state.wait()?;
+        let at = state.host(from, bytes.len())?;
+        // SAFETY: the range lies in the memory, nobody else has the lock, and the GPU has nothing to do.
+        unsafe { ptr::copy_nonoverlapping(at.as_ptr(), bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    pub fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), GpuError> {
+        let mut state = self.lock();
+        if !(are_words(from, bytes) && are_words(to, bytes)) {
+            state.wait()?;
+            let (from, to) = (state.host(from, bytes)?, state.host(to, bytes)?);
+            // SAFETY: both ranges lie in their memory, nobody else has the lock, and the GPU has nothing to do.
+            unsafe { ptr::copy(from.as_ptr(), to.as_ptr(), bytes) };
+            return Ok(());
+        }
+        let State { memories, commands, .. } = &mut *state;
+        let (from, to) = (find(memories, from, bytes)?, find(memories, to, bytes)?);
+        commands_of(commands, &self.system)?.0.copy(from, to, bytes)
+    }
+
+    /// Puts a kernel on a grid of threadgroups behind all that was started before.
+    pub fn launch(
+        &self,
+        kernel: &'static str,
+        grid: [u32; 2],
+        threads: u32,
+        arguments: &[Argument],
+    ) -> Result<(), GpuError> {
+        if arguments.len() > MAX_ARGUMENTS {
+            return Err(GpuError::Shape(format!("{} arguments of {kernel} are too many", arguments.len())));
+        }
+        let mut state = self.lock();
+        let State { memories, pipelines, commands, begun, .. } = &mut *state;
+        let pipeline = match pipelines.entry(kernel) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(self.system.pipeline(kernel)?),
+        };
+        if threads as usize > pipeline.max_threads() {
+            return Err(GpuError::Shape(format!("{threads} threads of {kernel} are too many for this GPU")));
+        }
+        let bound = arguments.iter().map(|argument| bind(memories, *argument)).collect::<Result<Vec<_>, GpuError>>()?;
+        let (current, n_kernels) = commands_of(commands, &self.system)?;
+        current.launch(pipeline, grid, threads, &bound)?;
+        *n_kernels += 1;
+        if *n_kernels >= KERNELS_AT_ONCE
+            && let Some((commands, _)) = commands.take()
+        {
+            begun.push(commands.start());
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn put(&mut self, taken: Taken) -> u64 {
+        let number = self.vacant.pop().unwrap_or(self.memories.len());
+        if number == self.memories.len() {
+            self.memories.push(None);
+        }
+        self.memories[number] = Some(taken);
+        address::of(number)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.commands.is_none() && self.begun.is_empty()
+    }
+
+    /// Begins what was put down, and waits until nothing is left to do.
+    fn wait(&mut self) -> Result<(), GpuError> {
+        self.begun.extend(self.commands.take().map(|(commands, _)| commands.start()));
+        // All of them, also after an error: nothing may be running afterwards.
+        let done: Vec<Result<(), GpuError>> = self.begun.drain(..).map(Started::wait).collect();
+        done.into_iter().collect()
+    }
+
+    /// Where `bytes` bytes from an address on are for the CPU.
+    fn host(&self, at: u64, bytes: usize) -> Result<NonNull<u8>, GpuError> {
+        let (memory, offset) = find(&self.memories, at, bytes)?;
+        // SAFETY: the offset lies in the memory.
+        Ok(unsafe { memory.contents().add(offset) })
+    }
+}
+
+/// Whether a range is whole words: the GPU copies nothing else.
+fn are_words(at: u64, bytes: usize) -> bool {
+    at.is_multiple_of(WORD as u64) && bytes.is_multiple_of(WORD)
+}
+
+/// The memory of an address and the byte in it, where `bytes` bytes follow.
+fn find(memories: &[Option<Taken>], at: u64, bytes: usize) -> Result<(&Memory, usize), GpuError> {
+    let found = address::parts(at).and_then(|(number, offset)| {
+        let taken = memories.get(number)?.as_ref()?;
+        (offset.checked_add(bytes)? <= taken.bytes).then_some((&taken.memory, offset))
+    });
+    found.ok_or_else(|| GpuError::Shape(format!("{bytes} bytes at {at:#x} are no memory of the GPU")))
+}
+
+fn bind(memories: &[Option<Taken>], argument: Argument) -> Result<Bound<'_>, GpuError> {
+    let len = match argument {
+        Argument::U64(value) if address::parts(value).is_some() => {
+            return find(memories, value, 0).map(|(memory, offset)| Bound::Memory(memory, offset));
+        }
+        Argument::U64(_) => size_of::<u64>(),
+        Argument::U32(_) => size_of::<u32>(),
+        Argument::F32(_) => size_of::<f32>(),
+    };
+    Ok(Bound::Bytes(argument.bits().to_le_bytes(), len))
+}
+
+/// What is being put down.
+fn commands_of<'a>(
+    commands: &'a mut Option<(Commands, usize)>,
+    system: &System,
+) -> Result<&'a mut (Commands, usize), GpuError> {
+    match commands {
+        Some(commands) => Ok(commands),
+        None => Ok(commands.insert((system.commands()?, 0))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::address;
+
+    #[test]
+    fn an_address_moves_by_bytes_and_no_number_is_one() {
+        for number in [0, 1, 70_000, (1 << 23) - 1] {
+            let at = address::of(number);
+            assert_eq!(address::parts(at), Some((number, 0)));
+            assert_eq!(address::parts(at + 12), Some((number, 12)));
+            assert_eq!(address::parts(at + address::MAX_BYTES as u64 - 1), Some((number, address::MAX_BYTES - 1)));
+        }
+        for number in [0, 4096, u64::from(u32::MAX), i64::MAX as u64] {
+            assert_eq!(address::parts(number), None);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+// A stand-in for Apple's GPU, which src/gpu/metal/emulated.rs uses in Metal's place: memory, and the very text of the
+// kernels, compiled for the host, so that the whole path from a flag to a token can be tested on a machine without one. It
+// says nothing about speed.
+//
+// EMULATED_GPU_MEMORY is the device's memory in bytes. Each allocation ends at a page that nobody may touch (but for up to
+// 15 bytes), so that a kernel that reads or writes past its buffer ends the test.
+#include "fibers.h"
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <string>
+#include <sys/mman.h>
+#include <utility>
+
+// One text, as the system gets it.
+#include "common.metal"
+#include "rows.metal"
+#include "attention.metal"
+#include "matmul.metal"
+#undef kernel
+#undef device
+#undef thread
+
+namespace emulator {
+
+/// What PLACE adds to a kernel's arguments.
+constexpr size_t PLACE_ARGUMENTS = 3;
+
+template <typename... A, size_t... I>
+static void call(void (*kernel)(A...), void **arguments, std::index_sequence<I...>) {
+    const Place &at = place();
+    uint3 group = {at.block.x, at.block.y, at.block.z}, size = {at.block_size.x, at.block_size.y, at.block_size.z};
+    uint index = at.thread.x;
+    void *places[PLACE_ARGUMENTS] = {&group, &size, &index};
+    constexpr size_t n = sizeof...(A) - PLACE_ARGUMENTS;
+    kernel(*(std::decay_t<A> *)(I < n ? arguments[I] : places[I - n])...);
+}
+template <typename... A>
+static void call(void (*kernel)(A...), void **arguments) {
+    call(kernel, arguments, std::index_sequence_for<A...>());
+}
+template <auto K>
+static void trampoline(void **arguments) {
+    call(K, arguments);
+}
+template <typename... A>
+constexpr size_t n_arguments(void (*)(A...)) {
+    return sizeof...(A) - PLACE_ARGUMENTS;
+}
+
+struct Kernel {
+    void (*run)(void **);
+    size_t n_arguments;
+};
+
+#define KERNEL(name) {#name, {trampoline<name>, n_arguments(name)}}
+#define MATMULS(format) KERNEL(matmul_##format##_1), KERNEL(matmul_##format##_8)
+static const std::map<std::string, Kernel> KERNELS = {
+    KERNEL(rms_norm), KERNEL(geglu), KERNEL(softcap), KERNEL(add), KERNEL(copy_16), KERNEL(rope), KERNEL(store_kv),
+    KERNEL(attend), KERNEL(quantize_q8), MATMULS(f32), MATMULS(f16), MATMULS(bf16), MATMULS(q4_0), MATMULS(q4_1),
+    MATMULS(q5_0), MATMULS(q5_1), MATMULS(q8_0), MATMULS(iq4_nl), MATMULS(q2_k), MATMULS(q3_k), MATMULS(q4_k),
+    MATMULS(q5_k), MATMULS(q6_k), MATMULS(iq4_xs),
+};
+
+static constexpr size_t PAGE = 4096;
+static size_t rounded(size_t bytes) { return (bytes + 15) / 16 * 16; }
+static size_t page_bytes(size_t bytes) { return (rounded(bytes) + PAGE - 1) / PAGE * PAGE + PAGE; }
+
+} // namespace emulator
+
+using namespace emulator;
+
+extern "C" {
+
+/// 0, or 1 where there is no device, or 2 where it does not answer.
+int metal_status() { return std::getenv("EMULATED_GPU_BROKEN") ? 2 : std::getenv("EMULATED_GPU_ABSENT") ? 1 : 0; }
+
+uint64_t metal_total_memory() {
+    const char *bytes = std::getenv("EMULATED_GPU_MEMORY");
+    return bytes ? std::strtoull(bytes, nullptr, 10) : (uint64_t)4 << 30;
+}
+
+/// Null where there is no memory. The address is a multiple of 16.
+void *metal_allocate(size_t bytes) {
+    const size_t all = page_bytes(bytes);
+    char *pages = (char *)mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED) return nullptr;
+    mprotect(pages + all - PAGE, PAGE, PROT_NONE);
+    // What is new holds anything at all.
+    std::memset(pages, 0xff, all - PAGE);
+    return pages + all - PAGE - rounded(bytes);
+}
+
+void metal_free(void *at, size_t bytes) {
+    char *end = (char *)at + rounded(bytes) + PAGE;
+    munmap(end - page_bytes(bytes), page_bytes(bytes));
+}
+
+/// Null where there is none of that name.
+const void *metal_kernel(const char *name) {
+    const auto found = KERNELS.find(name);
+    return found == KERNELS.end() ? nullptr : &found->second;
+}
+
+/// Runs a kernel on a grid of threadgroups. False where it takes other arguments, or a device would refuse the grid.
+bool metal_run(const void *kernel, unsigned x, unsigned y, unsigned threads, size_t n_arguments, void **arguments) {
+    const Kernel &it = *(const Kernel *)kernel;
+    if (it.n_arguments != n_arguments || x == 0 || y == 0 || threads == 0 || threads > MAX_THREADS || threads % WARP)
+        return false;
+    run({x, y, 1}, threads, it.run, arguments);
+    return true;
+}
+}
