@@ -17,16 +17,20 @@ const PTX_VERSION: &str = "7.0";
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     tell_commit();
-    println!("cargo::rustc-check-cfg=cfg(gpu, values(\"cuda\", \"metal\"))");
+    println!("cargo::rustc-check-cfg=cfg(gpu, values(none(), \"cuda\", \"metal\"))");
     let has = |feature| env::var_os(feature).is_some();
     let is_mac = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "macos");
     // One of them. What is not macOS has an emulated Metal, for tests.
-    if has("CARGO_FEATURE_METAL") && (is_mac || !has("CARGO_FEATURE_CUDA")) {
-        println!("cargo::rustc-cfg=gpu=\"metal\"");
+    let gpu = if has("CARGO_FEATURE_METAL") && (is_mac || !has("CARGO_FEATURE_CUDA")) {
+        "metal"
     } else if has("CARGO_FEATURE_CUDA") {
-        println!("cargo::rustc-cfg=gpu=\"cuda\"");
         compile_kernels()?;
-    }
+        "cuda"
+    } else {
+        return Ok(());
+    };
+    println!("cargo::rustc-cfg=gpu");
+    println!("cargo::rustc-cfg=gpu=\"{gpu}\"");
     Ok(())
 }
 

@@ -22,7 +22,7 @@
 //! | [`bundle`] | the executable as a container: mapping, ZIP64 archive, packing, upgrading | |
 //! | [`gguf`], [`safetensors`] | bytes to metadata and a tensor table | |
 //! | [`kernels`] | arithmetic on slices, one file for each instruction set; `scalar.rs` is the definition | |
-//! | [`gpu`] | the same arithmetic on an NVIDIA GPU: its memory and our kernels, through the driver | kernels |
+//! | [`gpu`] | the same arithmetic on a GPU, NVIDIA's or Apple's: its memory and our kernels, through what its system has | kernels |
 //! | [`weights`] | one tensor source over both file formats; names, shapes and norm convention settled | gguf, safetensors, bundle, kernels |
 //! | [`tokenizer`] | text to token ids and back | weights |
 //! | [`chat`] | messages to token ids; the only place that knows the turn markers | tokenizer |
@@ -44,9 +44,10 @@
 //! - `engine` speaks token ids and settings: no JSON, no terminal, no tokio.
 //! - Only `server` has wire types. Only `cli` prints and exits; `main` alone maps errors to exit codes.
 //! - No build file sets `target-cpu`: the binary must run on a machine that is not this one.
-//! - `unsafe` lives in `kernels`, in `gpu/driver.rs`, in `bundle/map.rs` (with `map/joined.rs`) and, for one question to
-//!   Windows, in `cli/console.rs` only.
-//! - Whether a program can use a GPU is decided in `gpu` alone (the feature `cuda`); everything else is the same code.
+//! - `unsafe` lives in `kernels`, in `gpu/driver.rs` and `gpu/metal`, in `bundle/map.rs` (with `map/joined.rs`) and, for one
+//!   question to Windows, in `cli/console.rs` only.
+//! - Whether a program can use a GPU is decided in `gpu` alone (the features `cuda` and `metal`); everything else is the same
+//!   code.
 
 pub mod bench;
 pub mod bundle;

@@ -703,7 +703,7 @@ mod tests {
         assert_eq!(settings.warnings.len(), usize::from(settings.compute.offload.is_none()));
         assert!(resolve(&["-ngl", "0"], &[]).unwrap().warnings.is_empty());
         assert!(resolve(&["-ngl", "9", "--gpu", "disable"], &[]).unwrap().warnings.is_empty());
-        assert_eq!(resolve(&["--gpu", "apple"], &[]).unwrap_err().exit_status(), 2);
+        assert_eq!(resolve(&["--gpu", "amd"], &[]).unwrap_err().exit_status(), 2);
     }
 
     #[test]

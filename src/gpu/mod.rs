@@ -12,14 +12,14 @@
 //! the same whichever of its layers are where, and a test can compare with `==`.
 
 // What stands for the driver in a build without code for GPUs. No value of its type can be made.
-#[cfg(not(any(gpu = "cuda", gpu = "metal")))]
+#[cfg(not(gpu))]
 mod absent;
 mod attention;
 #[cfg(gpu = "cuda")]
 mod driver;
 mod graph;
 // The driver alone looks into arguments.
-#[cfg_attr(not(any(gpu = "cuda", gpu = "metal")), expect(dead_code, reason = "there is no driver"))]
+#[cfg_attr(not(gpu), expect(dead_code, reason = "there is no driver"))]
 mod launch;
 mod layout;
 mod memory;
@@ -27,7 +27,7 @@ mod products;
 #[cfg(gpu = "metal")]
 mod metal;
 
-#[cfg(not(any(gpu = "cuda", gpu = "metal")))]
+#[cfg(not(gpu))]
 use absent::Driver;
 #[cfg(gpu = "cuda")]
 use driver::Driver;

@@ -1,7 +1,10 @@
-//! The GPU's kernels and all that leads to them, on a device that is emulated: `gpu/emulator` is a driver library that runs
-//! the kernels' own sources on the host. Needs a C++ compiler. Where the system has a GPU, the same tests run on it too.
+//! The GPU's kernels and all that leads to them, on a device that is emulated: `gpu/emulator` has a driver library for the
+//! feature `cuda` and one for `metal`, which run the kernels' own sources on the host. Needs a C++ compiler. Where the system
+//! has a GPU, the same tests run on it too.
 //!
 //! Nothing here has a tolerance: a GPU gives the bits that the CPU gives.
+
+#![cfg(gpu)]
 
 mod kernels;
 mod models;
@@ -16,9 +19,50 @@ use std::sync::OnceLock;
 
 use gemma2::gpu::Gpu;
 
+/// What differs between the drivers.
+pub struct Vendor {
+    /// `--gpu`
+    pub name: &'static str,
+    /// Another one's.
+    pub other: &'static str,
+    /// The emulated library, as the program asks for it, and its source.
+    pub library: &'static str,
+    source: &'static str,
+    kernels: &'static str,
+    /// What the program says where the library is none, where it finds no device, and where it fails.
+    pub failures: [&'static str; 3],
+    /// What the emulated device is.
+    pub generation: &'static str,
+}
+
+#[cfg(gpu = "cuda")]
+pub const VENDOR: Vendor = Vendor {
+    name: "nvidia",
+    other: "apple",
+    library: "libcuda.so.1",
+    source: "libcuda.cpp",
+    kernels: "src/gpu/kernels",
+    failures: [
+        "there is no NVIDIA driver (libcuda.so.1)",
+        "the NVIDIA driver finds no GPU",
+        "the NVIDIA driver failed: init says CUDA_ERROR_UNKNOWN",
+    ],
+    generation: "compute capability 9.0",
+};
+#[cfg(gpu = "metal")]
+pub const VENDOR: Vendor = Vendor {
+    name: "apple",
+    other: "nvidia",
+    library: "libmetal-emulated.so",
+    source: "metal.cpp",
+    kernels: "src/gpu/metal/kernels",
+    failures: ["Metal finds no GPU", "Metal finds no GPU", "Metal failed: newCommandQueue says nothing was returned"],
+    generation: "Apple family 7",
+};
+
 /// The emulated device, and the system's own where there is one.
 pub fn devices() -> Vec<Gpu> {
-    let emulated = Gpu::open_at(emulator().join("libcuda.so.1").as_os_str()).expect("the emulated device");
+    let emulated = Gpu::open_at(emulator().join(VENDOR.library).as_os_str()).expect("the emulated device");
     match Gpu::open() {
         Ok(gpu) => vec![emulated, gpu],
         Err(error) => {
@@ -33,7 +77,7 @@ pub fn emulator() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated-gpu");
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated-gpu").join(VENDOR.name);
         std::fs::create_dir_all(&folder).expect("a folder");
         let sources = root.join("tests/gpu/emulator");
         // Built beside it and moved into place: another process may be using it.
@@ -41,15 +85,15 @@ pub fn emulator() -> &'static Path {
         let status = Command::new("c++")
             // As on the device: what the source does not round once is rounded twice.
             .args(["-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-Wall", "-Werror"])
-            .args(["-Wno-unknown-pragmas", "-fPIC", "-shared", "-o"])
+            .args(["-Wno-unknown-pragmas", "-Wno-attributes", "-fsigned-char", "-fPIC", "-shared", "-o"])
             .arg(&new)
-            .arg(format!("-I{}", root.join("src/gpu/kernels").display()))
+            .arg(format!("-I{}", root.join(VENDOR.kernels).display()))
             .arg(format!("-I{}", sources.display()))
-            .arg(sources.join("libcuda.cpp"))
+            .arg(sources.join(VENDOR.source))
             .status()
             .expect("a C++ compiler (`c++`) for the emulated GPU");
         assert!(status.success(), "the emulated GPU does not compile");
-        std::fs::rename(new, folder.join("libcuda.so.1")).expect("to move it");
+        std::fs::rename(new, folder.join(VENDOR.library)).expect("to move it");
         folder
     })
 }

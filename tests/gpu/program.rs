@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use crate::emulator;
 use crate::util::{Folder, run};
+use crate::{VENDOR, emulator};
 
 /// The program where the emulated driver is the system's.
 fn program(folder: &Folder) -> Command {
@@ -27,7 +27,7 @@ fn a_reply_is_the_same_wherever_the_layers_are_and_v_tells_where() {
         assert_eq!(on_gpu.stdout, on_cpu, "-ngl {n}");
         assert!(on_gpu.stderr.contains(told), "{}", on_gpu.stderr);
     }
-    let named = run(program(&folder).args(GREEDY).args(["-v", "--gpu", "nvidia"])).expect(0);
+    let named = run(program(&folder).args(GREEDY).args(["-v", "--gpu", VENDOR.name])).expect(0);
     assert!(named.stdout == on_cpu && named.stderr.contains("output head on emulated GPU"), "{}", named.stderr);
     for off in [&["--gpu", "disable", "-ngl", "9"][..], &[]] {
         let told = run(program(&folder).args(GREEDY).arg("-v").args(off)).expect(0).stderr;
@@ -64,19 +64,14 @@ fn without_a_gpu_it_goes_on_with_the_cpu_and_says_why() {
     let folder = Folder::new();
     let on_cpu = folder.run(&GREEDY).expect(0).stdout;
     // No library of that name that can be loaded, a driver without a device, and one that is broken.
-    let nowhere = folder.write("libcuda.so.1", "no library");
+    let nowhere = folder.write(VENDOR.library, "no library");
     let mut absent = folder.program();
     absent.env("LD_LIBRARY_PATH", nowhere.parent().expect("a folder"));
     let mut empty = program(&folder);
     empty.env("EMULATED_GPU_ABSENT", "1");
     let mut broken = program(&folder);
     broken.env("EMULATED_GPU_BROKEN", "1");
-    let cases = [
-        (absent, "there is no NVIDIA driver (libcuda.so.1)"),
-        (empty, "the NVIDIA driver finds no GPU"),
-        (broken, "the NVIDIA driver failed: init says CUDA_ERROR_UNKNOWN"),
-    ];
-    for (mut command, why) in cases {
+    for (mut command, why) in [absent, empty, broken].into_iter().zip(VENDOR.failures) {
         let run_without = run(command.args(GREEDY).args(["-ngl", "999"])).expect(0);
         assert_eq!(run_without.stdout, on_cpu);
         let expected = format!("`-ngl`: {why}; going on with the CPU");
@@ -87,16 +82,19 @@ fn without_a_gpu_it_goes_on_with_the_cpu_and_says_why() {
             run_without.stderr
         );
         // Who names a GPU wants it.
-        run(command.args(["--gpu", "nvidia"])).expect(2).says(&["`--gpu nvidia` is not possible", why]);
+        let refusal = format!("`--gpu {}` is not possible", VENDOR.name);
+        run(command.args(["--gpu", VENDOR.name])).expect(2).says(&[&refusal, why]);
     }
-    run(program(&folder).args(GREEDY).args(["--gpu", "apple"])).expect(2).says(&["`--gpu apple` is not possible"]);
+    let refusal = format!("`--gpu {}` is not possible", VENDOR.other);
+    run(program(&folder).args(GREEDY).args(["--gpu", VENDOR.other])).expect(2).says(&[&refusal, "no code for"]);
 }
 
 #[test]
 fn info_lists_devices_and_bench_measures_them() {
     let folder = Folder::new();
     let info = run(program(&folder).arg("info")).expect(0).stdout;
-    assert!(info.contains("GPU           emulated GPU (4.29 GB, compute capability 9.0)"), "{info}");
+    let device = format!("GPU           emulated GPU (4.29 GB, {})", VENDOR.generation);
+    assert!(info.contains(&device), "{info}");
     let rows = |args: &[&str]| -> Vec<serde_json::Value> {
         let all = ["bench", "-p", "9", "-n", "4", "-r", "1", "-o", "json"];
         let mut command = program(&folder);

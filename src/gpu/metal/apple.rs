@@ -9,12 +9,12 @@ use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::ProtocolObject;
 use objc2_foundation::{NSError, NSString};
 use objc2_metal::{
-    MTLBlitCommandEncoder, MTLBuffer, MTLCommandBuffer, MTLCommandBufferStatus, MTLCommandEncoder, MTLCommandQueue,
-    MTLCompileOptions, MTLComputeCommandEncoder, MTLComputePipelineState, MTLCreateSystemDefaultDevice, MTLDevice,
-    MTLGPUFamily, MTLLanguageVersion, MTLLibrary, MTLResourceOptions, MTLSize,
+    MTLBarrierScope, MTLBlitCommandEncoder, MTLBuffer, MTLCommandBuffer, MTLCommandBufferStatus, MTLCommandEncoder,
+    MTLCommandQueue, MTLCompileOptions, MTLComputeCommandEncoder, MTLComputePipelineState,
+    MTLCreateSystemDefaultDevice, MTLDevice, MTLGPUFamily, MTLLanguageVersion, MTLLibrary, MTLResource,
+    MTLResourceOptions, MTLResourceUsage, MTLSize,
 };
 
-use super::Bound;
 use crate::gpu::{DeviceInfo, GpuError};
 
 // Without it a program that opens no window is told of no device.
@@ -81,7 +81,7 @@ impl System {
             let options = MTLCompileOptions::new();
             #[expect(deprecated, reason = "what replaces it is younger than the systems that this runs on")]
             options.setFastMathEnabled(false);
-            options.setLanguageVersion(MTLLanguageVersion::Version2_4);
+            options.setLanguageVersion(MTLLanguageVersion::Version3_0);
             let library = self.device.newLibraryWithSource_options_error(&NSString::from_str(source), Some(&options));
             self.library = Some(library.map_err(|error| call("newLibraryWithSource", &error))?);
             Ok(())
@@ -131,9 +131,22 @@ impl System {
 }
 
 impl Memory {
+    /// Where it is for the GPU.
+    pub fn address(&self) -> u64 {
+        self.0.gpuAddress()
+    }
+
     /// Where it is for the CPU.
     pub fn contents(&self) -> NonNull<u8> {
         self.0.contents().cast()
+    }
+}
+
+impl Memory {
+    /// Has it in place for the kernels of an encoder, behind whatever wrote it.
+    fn used_by(&self, encoder: &ProtocolObject<dyn MTLComputeCommandEncoder>) {
+        let resource: &ProtocolObject<dyn MTLResource> = ProtocolObject::from_ref(&*self.0);
+        encoder.useResource_usage(resource, MTLResourceUsage::Read | MTLResourceUsage::Write);
     }
 }
 
@@ -145,31 +158,34 @@ impl Pipeline {
 }
 
 impl Commands {
-    /// Kernels of one encoder run one after the other, and each sees what those before wrote.
-    pub fn launch(
+    /// A kernel with its arguments, in which addresses of `all` memory may be. It sees what those before it wrote.
+    pub fn launch<'a, I: Iterator<Item = &'a Memory>>(
         &mut self,
         pipeline: &Pipeline,
         [x, y]: [u32; 2],
         threads: u32,
-        arguments: &[Bound<'_>],
+        arguments: &[u8],
+        all: impl FnOnce() -> I,
     ) -> Result<(), GpuError> {
-        let encoder = self.kernels()?;
+        let encoder = self.kernels(all)?;
         encoder.setComputePipelineState(&pipeline.0);
-        for (i, argument) in arguments.iter().enumerate() {
-            match argument {
-                // SAFETY: the offset lies in the buffer, which the command buffer keeps; the kernel has so many arguments.
-                Bound::Memory(memory, offset) => unsafe {
-                    encoder.setBuffer_offset_atIndex(Some(&memory.0), *offset, i);
-                },
-                // SAFETY: so many bytes are there, and are copied.
-                Bound::Bytes(bytes, len) => unsafe {
-                    encoder.setBytes_length_atIndex(NonNull::from(bytes).cast(), *len, i);
-                },
-            }
+        if let Some(first) = arguments.first() {
+            // SAFETY: so many bytes are there, and are copied.
+            unsafe { encoder.setBytes_length_atIndex(NonNull::from(first).cast(), arguments.len(), 0) };
         }
         let size = |width, height| MTLSize { width, height, depth: 1 };
         encoder.dispatchThreadgroups_threadsPerThreadgroup(size(x as usize, y as usize), size(threads as usize, 1));
+        // Kernels of such an encoder follow each other; that they also see each other's memory is said here, since Metal
+        // does not know which addresses they have.
+        encoder.memoryBarrierWithScope(MTLBarrierScope::Buffers);
         Ok(())
+    }
+
+    /// Memory that kernels from here on may use.
+    pub fn add(&self, memory: &Memory) {
+        if let Encoder::Kernels(encoder) = &self.encoder {
+            memory.used_by(encoder);
+        }
     }
 
     pub fn copy(
@@ -192,13 +208,17 @@ impl Commands {
         Started(self.buffer.clone())
     }
 
-    fn kernels(&mut self) -> Result<Object<dyn MTLComputeCommandEncoder>, GpuError> {
+    fn kernels<'a, I: Iterator<Item = &'a Memory>>(
+        &mut self,
+        all: impl FnOnce() -> I,
+    ) -> Result<Object<dyn MTLComputeCommandEncoder>, GpuError> {
         if let Encoder::Kernels(encoder) = &self.encoder {
             return Ok(encoder.clone());
         }
         self.end();
         let encoder = autoreleasepool(|_| self.buffer.computeCommandEncoder());
         let encoder = encoder.ok_or_else(|| failed("computeCommandEncoder"))?;
+        all().for_each(|memory| memory.used_by(&encoder));
         self.encoder = Encoder::Kernels(encoder.clone());
         Ok(encoder)
     }

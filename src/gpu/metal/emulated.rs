@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libloading::Library;
 
-use super::Bound;
 use crate::gpu::{DeviceInfo, GpuError};
 
 /// Its name.
@@ -24,7 +23,7 @@ struct Api {
     allocate: unsafe extern "C" fn(usize) -> *mut u8,
     free: unsafe extern "C" fn(*mut u8, usize),
     kernel: unsafe extern "C" fn(*const i8) -> *const c_void,
-    run: unsafe extern "C" fn(*const c_void, u32, u32, u32, usize, *mut *mut c_void) -> bool,
+    run: unsafe extern "C" fn(*const c_void, u32, u32, u32, *const u64, usize) -> bool,
     used: AtomicUsize,
     _library: Library,
 }
@@ -57,13 +56,8 @@ pub struct Commands {
 }
 
 enum Command {
-    Launch { kernel: *const c_void, grid: [u32; 2], threads: u32, arguments: Vec<Kept> },
+    Launch { kernel: *const c_void, grid: [u32; 2], threads: u32, arguments: Vec<u64> },
     Copy { from: (Arc<Region>, usize), to: (Arc<Region>, usize), bytes: usize },
-}
-
-enum Kept {
-    Memory(Arc<Region>, usize),
-    Number([u8; 8]),
 }
 
 pub struct Started(Commands);
@@ -151,6 +145,11 @@ unsafe fn symbol<'a, T>(library: &'a Library, name: &str) -> Result<libloading::
 }
 
 impl Memory {
+    /// The GPU is this process.
+    pub fn address(&self) -> u64 {
+        self.0.at.as_ptr() as u64
+    }
+
     pub fn contents(&self) -> NonNull<u8> {
         self.0.at
     }
@@ -173,26 +172,22 @@ impl Pipeline {
 }
 
 impl Commands {
-    pub fn launch(
+    pub fn launch<'a, I: Iterator<Item = &'a Memory>>(
         &mut self,
         pipeline: &Pipeline,
         grid: [u32; 2],
         threads: u32,
-        arguments: &[Bound<'_>],
+        arguments: &[u8],
+        _all: impl FnOnce() -> I,
     ) -> Result<(), GpuError> {
-        let keep = |argument: &Bound<'_>| match argument {
-            Bound::Memory(memory, offset) => Kept::Memory(memory.0.clone(), *offset),
-            Bound::Bytes(bytes, len) => {
-                // What lies beyond its length is not handed over.
-                let mut number = [0xff; 8];
-                number[..*len].copy_from_slice(&bytes[..*len]);
-                Kept::Number(number)
-            }
-        };
-        let arguments = arguments.iter().map(keep).collect();
+        // Aligned as the structure is.
+        let arguments = arguments.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
         self.list.push(Command::Launch { kernel: pipeline.0, grid, threads, arguments });
         Ok(())
     }
+
+    /// All memory is there.
+    pub fn add(&self, _memory: &Memory) {}
 
     pub fn copy(
         &mut self,
@@ -224,14 +219,9 @@ impl Started {
                     unsafe { ptr::copy(from.at.as_ptr().add(from_at), to.at.as_ptr().add(to_at), bytes) };
                 }
                 Command::Launch { kernel, grid: [x, y], threads, arguments } => {
-                    let value = |argument: &Kept| match argument {
-                        Kept::Memory(region, offset) => (region.at.as_ptr() as u64 + *offset as u64).to_le_bytes(),
-                        Kept::Number(number) => *number,
-                    };
-                    let mut values: Vec<u64> = arguments.iter().map(|a| u64::from_le_bytes(value(a))).collect();
-                    let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|v| ptr::from_mut(v).cast()).collect();
-                    // SAFETY: the library's own kernel, so many values, and memory that is kept.
-                    if !unsafe { (api.run)(kernel, x, y, threads, pointers.len(), pointers.as_mut_ptr()) } {
+                    let bytes = size_of_val(&arguments[..]);
+                    // SAFETY: the library's own kernel and so many bytes; what they point to is kept until the end of this.
+                    if !unsafe { (api.run)(kernel, x, y, threads, arguments.as_ptr(), bytes) } {
                         return Err(GpuError::Call { call: "a command buffer", error: "invalid arguments".into() });
                     }
                 }

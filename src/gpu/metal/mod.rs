@@ -1,9 +1,10 @@
 //! Apple's GPUs through Metal: memory that the CPU shares, and kernels of our own (`kernels/*.metal`), whose text is compiled
 //! by the system when a GPU is first asked for.
 //!
-//! Metal hands out objects where CUDA has addresses and one order of everything. So here are both: an address is a number of
-//! our own making ([`address`]), and what is started goes into command buffers of one queue, in order; who reads what the
-//! GPU wrote waits for all of them.
+//! As CUDA's driver, this has addresses and one order of everything. An address is the GPU's own (Metal 3, macOS 13), so it
+//! may be an argument or lie in memory; each kernel has all of its arguments in one structure. What is started goes into
+//! command buffers of one queue, in order, each of which is told of all memory; who reads what the GPU wrote waits for all
+//! of them.
 
 #![expect(unsafe_code, reason = "memory that the GPU reads and writes")]
 
@@ -15,8 +16,8 @@ mod system;
 #[path = "emulated.rs"]
 mod system;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::ptr::{self, NonNull};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -40,14 +41,6 @@ const WORD: usize = 4;
 /// Kernels after which the GPU begins while the next ones are still being put down.
 const KERNELS_AT_ONCE: usize = 64;
 
-/// What a kernel gets for an argument.
-enum Bound<'a> {
-    /// Memory from a byte on.
-    Memory(&'a Memory, usize),
-    /// A number.
-    Bytes([u8; 8], usize),
-}
-
 /// A device with our kernels.
 pub(super) struct Driver {
     system: System,
@@ -56,9 +49,12 @@ pub(super) struct Driver {
 
 #[derive(Default)]
 struct State {
-    /// By the number in their addresses.
-    memories: Vec<Option<Taken>>,
-    vacant: Vec<usize>,
+    /// By their addresses.
+    memories: BTreeMap<u64, Taken>,
+    /// Somebody else's memory, and the address that was asked for. Several may have pages in common.
+    wrapped: Vec<(u64, Taken)>,
+    /// Memory that was given back, while what was started may still use it.
+    leaving: Vec<Taken>,
     /// Those that were needed so far: to make one takes its time.
     pipelines: HashMap<&'static str, Pipeline>,
     /// What was put down and not begun, with its number of kernels.
@@ -71,6 +67,7 @@ struct State {
 struct Taken {
     memory: Memory,
     bytes: usize,
+    #[expect(dead_code, reason = "it is kept")]
     owner: Option<SharedBytes>,
 }
 
@@ -79,26 +76,6 @@ struct Taken {
 unsafe impl Send for Driver {}
 // SAFETY: the same.
 unsafe impl Sync for Driver {}
-
-/// An address: the highest bit, which no number that a kernel takes has, then the memory's number, then the byte in it. So
-/// the sum of an address and an offset is an address, and among a kernel's arguments an address is known as one.
-mod address {
-    const IS_ADDRESS: u64 = 1 << 63;
-    const OFFSET_BITS: u32 = 40;
-
-    /// The most bytes that a memory has.
-    pub const MAX_BYTES: usize = 1 << OFFSET_BITS;
-
-    pub fn of(number: usize) -> u64 {
-        IS_ADDRESS | (number as u64) << OFFSET_BITS
-    }
-
-    /// Number and offset.
-    pub fn parts(value: u64) -> Option<(usize, usize)> {
-        let offset = value & ((1 << OFFSET_BITS) - 1);
-        (value & IS_ADDRESS != 0).then(|| (((value & !IS_ADDRESS) >> OFFSET_BITS) as usize, offset as usize))
-    }
-}
 
 impl Driver {
     /// In messages.
@@ -137,8 +114,7 @@ impl Driver {
 
     /// Memory of `bytes` bytes, which are more than 0.
     pub fn allocate(&self, bytes: usize) -> Result<u64, GpuError> {
-        let memory = Some(bytes).filter(|bytes| *bytes <= address::MAX_BYTES).and_then(|n| self.system.memory(n));
-        let memory = memory.ok_or(GpuError::Memory(bytes as u64))?;
+        let memory = self.system.memory(bytes).ok_or(GpuError::Memory(bytes as u64))?;
         Ok(self.lock().put(Taken { memory, bytes, owner: None }))
     }
 
@@ -149,27 +125,33 @@ impl Driver {
         let start = slice.as_ptr() as usize;
         let end = start.checked_add(slice.len())?.checked_next_multiple_of(PAGE)?;
         let before = start % PAGE;
-        if slice.is_empty() || !start.is_multiple_of(WORD) || end - start > address::MAX_BYTES - PAGE {
+        if slice.is_empty() || !start.is_multiple_of(WORD) {
             return None;
         }
         let first = NonNull::new(slice.as_ptr().wrapping_sub(before).cast_mut())?;
         // SAFETY: the pages of bytes that can be read can be read as a whole, and they stay as long as the owner does, which
         // is kept beside them.
         let memory = unsafe { self.system.wrap(first, end - start + before) }?;
+        let at = memory.address() + before as u64;
         let taken = Taken { memory, bytes: before + slice.len(), owner: Some(bytes.clone()) };
-        Some(self.lock().put(taken) + before as u64)
+        let mut state = self.lock();
+        state.add(&taken.memory);
+        state.wrapped.push((at, taken));
+        Some(at)
     }
 
     /// Gives memory back: now, or when whatever uses it is done.
     pub fn free(&self, at: u64) {
         let mut state = self.lock();
-        let Some((number, _)) = address::parts(at) else { return };
-        if state.memories.get(number).is_some_and(|taken| taken.as_ref().is_some_and(|taken| taken.owner.is_some())) {
-            // The memory's owner lets go of it too, and the GPU may still be reading. There is nobody to tell of an error.
-            let _ = state.wait();
-        }
-        if state.memories.get_mut(number).and_then(Option::take).is_some() {
-            state.vacant.push(number);
+        let wrapped = state.wrapped.iter().position(|(wrapped, _)| *wrapped == at);
+        let taken = match wrapped {
+            Some(i) => Some(state.wrapped.swap_remove(i).1),
+            None => state.memories.remove(&at),
+        };
+        if let Some(taken) = taken
+            && !state.is_idle()
+        {
+            state.leaving.push(taken);
         }
     }
 
@@ -190,8 +172,7 @@ impl Driver {
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), staged.contents().as_ptr(), bytes.len()) };
         let State { memories, commands, .. } = &mut *state;
         let (memory, offset) = find(memories, to, bytes.len())?;
-        let (commands, _) = commands_of(commands, &self.system)?;
-        commands.copy((&staged, 0), (memory, offset), bytes.len())
+        commands_of(commands, &self.system)?.0.copy((&staged, 0), (memory, offset), bytes.len())
     }
 
     pub fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), GpuError> {
@@ -229,7 +210,7 @@ impl Driver {
             return Err(GpuError::Shape(format!("{} arguments of {kernel} are too many", arguments.len())));
         }
         let mut state = self.lock();
-        let State { memories, pipelines, commands, begun, .. } = &mut *state;
+        let State { memories, wrapped, pipelines, commands, begun, .. } = &mut *state;
         let pipeline = match pipelines.entry(kernel) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(self.system.pipeline(kernel)?),
@@ -237,9 +218,9 @@ impl Driver {
         if threads as usize > pipeline.max_threads() {
             return Err(GpuError::Shape(format!("{threads} threads of {kernel} are too many for this GPU")));
         }
-        let bound = arguments.iter().map(|argument| bind(memories, *argument)).collect::<Result<Vec<_>, GpuError>>()?;
         let (current, n_kernels) = commands_of(commands, &self.system)?;
-        current.launch(pipeline, grid, threads, &bound)?;
+        let all = || memories.values().chain(wrapped.iter().map(|(_, taken)| taken)).map(|taken| &taken.memory);
+        current.launch(pipeline, grid, threads, &structure(arguments), all)?;
         *n_kernels += 1;
         if *n_kernels >= KERNELS_AT_ONCE
             && let Some((commands, _)) = commands.take()
@@ -256,12 +237,17 @@ impl Driver {
 
 impl State {
     fn put(&mut self, taken: Taken) -> u64 {
-        let number = self.vacant.pop().unwrap_or(self.memories.len());
-        if number == self.memories.len() {
-            self.memories.push(None);
+        let at = taken.memory.address();
+        self.add(&taken.memory);
+        self.memories.insert(at, taken);
+        at
+    }
+
+    /// Kernels that are put down from here on may use it.
+    fn add(&self, memory: &Memory) {
+        if let Some((commands, _)) = &self.commands {
+            commands.add(memory);
         }
-        self.memories[number] = Some(taken);
-        address::of(number)
     }
 
     fn is_idle(&self) -> bool {
@@ -273,6 +259,7 @@ impl State {
         self.begun.extend(self.commands.take().map(|(commands, _)| commands.start()));
         // All of them, also after an error: nothing may be running afterwards.
         let done: Vec<Result<(), GpuError>> = self.begun.drain(..).map(Started::wait).collect();
+        self.leaving.clear();
         done.into_iter().collect()
     }
 
@@ -290,24 +277,28 @@ fn are_words(at: u64, bytes: usize) -> bool {
 }
 
 /// The memory of an address and the byte in it, where `bytes` bytes follow.
-fn find(memories: &[Option<Taken>], at: u64, bytes: usize) -> Result<(&Memory, usize), GpuError> {
-    let found = address::parts(at).and_then(|(number, offset)| {
-        let taken = memories.get(number)?.as_ref()?;
+fn find(memories: &BTreeMap<u64, Taken>, at: u64, bytes: usize) -> Result<(&Memory, usize), GpuError> {
+    let found = memories.range(..=at).next_back().and_then(|(start, taken)| {
+        let offset = usize::try_from(at - start).ok()?;
         (offset.checked_add(bytes)? <= taken.bytes).then_some((&taken.memory, offset))
     });
     found.ok_or_else(|| GpuError::Shape(format!("{bytes} bytes at {at:#x} are no memory of the GPU")))
 }
 
-fn bind(memories: &[Option<Taken>], argument: Argument) -> Result<Bound<'_>, GpuError> {
-    let len = match argument {
-        Argument::U64(value) if address::parts(value).is_some() => {
-            return find(memories, value, 0).map(|(memory, offset)| Bound::Memory(memory, offset));
-        }
-        Argument::U64(_) => size_of::<u64>(),
-        Argument::U32(_) => size_of::<u32>(),
-        Argument::F32(_) => size_of::<f32>(),
-    };
-    Ok(Bound::Bytes(argument.bits().to_le_bytes(), len))
+/// Arguments as a structure has them in memory: each at a multiple of its size, and the whole of 8 bytes.
+fn structure(arguments: &[Argument]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(arguments.len() * size_of::<u64>());
+    for argument in arguments {
+        let all = argument.bits().to_le_bytes();
+        let value = match argument {
+            Argument::U64(_) => &all[..],
+            Argument::U32(_) | Argument::F32(_) => &all[..size_of::<u32>()],
+        };
+        bytes.resize(bytes.len().next_multiple_of(value.len()), 0);
+        bytes.extend(value);
+    }
+    bytes.resize(bytes.len().next_multiple_of(size_of::<u64>()), 0);
+    bytes
 }
 
 /// What is being put down.
@@ -323,18 +314,14 @@ fn commands_of<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::address;
+    use super::structure;
+    use crate::gpu::launch::Argument::{F32, U32, U64};
 
     #[test]
-    fn an_address_moves_by_bytes_and_no_number_is_one() {
-        for number in [0, 1, 70_000, (1 << 23) - 1] {
-            let at = address::of(number);
-            assert_eq!(address::parts(at), Some((number, 0)));
-            assert_eq!(address::parts(at + 12), Some((number, 12)));
-            assert_eq!(address::parts(at + address::MAX_BYTES as u64 - 1), Some((number, address::MAX_BYTES - 1)));
-        }
-        for number in [0, 4096, u64::from(u32::MAX), i64::MAX as u64] {
-            assert_eq!(address::parts(number), None);
-        }
+    fn arguments_lie_as_in_a_structure() {
+        let bytes = structure(&[U32(1), U64(2), F32(0.0), U32(3), U32(4)]);
+        let expected =
+            [[1, 0, 0, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 3, 0, 0, 0], [4, 0, 0, 0, 0, 0, 0, 0]];
+        assert_eq!(bytes, expected.concat());
     }
 }

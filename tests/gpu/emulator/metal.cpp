@@ -12,7 +12,6 @@
 #include <map>
 #include <string>
 #include <sys/mman.h>
-#include <utility>
 
 // One text, as the system gets it.
 #include "common.metal"
@@ -25,37 +24,32 @@
 
 namespace emulator {
 
-/// What PLACE adds to a kernel's arguments.
-constexpr size_t PLACE_ARGUMENTS = 3;
+/// A kernel with its arguments, which are one structure, and what PLACE adds.
+template <typename Arguments>
+using Function = void (*)(const Arguments &, uint3, uint3, uint);
 
-template <typename... A, size_t... I>
-static void call(void (*kernel)(A...), void **arguments, std::index_sequence<I...>) {
+template <typename Arguments>
+static void call(Function<Arguments> kernel, void **arguments) {
     const Place &at = place();
-    uint3 group = {at.block.x, at.block.y, at.block.z}, size = {at.block_size.x, at.block_size.y, at.block_size.z};
-    uint index = at.thread.x;
-    void *places[PLACE_ARGUMENTS] = {&group, &size, &index};
-    constexpr size_t n = sizeof...(A) - PLACE_ARGUMENTS;
-    kernel(*(std::decay_t<A> *)(I < n ? arguments[I] : places[I - n])...);
-}
-template <typename... A>
-static void call(void (*kernel)(A...), void **arguments) {
-    call(kernel, arguments, std::index_sequence_for<A...>());
+    const uint3 group = {at.block.x, at.block.y, at.block.z};
+    const uint3 size = {at.block_size.x, at.block_size.y, at.block_size.z};
+    kernel(*(const Arguments *)arguments, group, size, at.thread.x);
 }
 template <auto K>
 static void trampoline(void **arguments) {
     call(K, arguments);
 }
-template <typename... A>
-constexpr size_t n_arguments(void (*)(A...)) {
-    return sizeof...(A) - PLACE_ARGUMENTS;
+template <typename Arguments>
+constexpr size_t bytes_of(Function<Arguments>) {
+    return sizeof(Arguments);
 }
 
 struct Kernel {
     void (*run)(void **);
-    size_t n_arguments;
+    size_t argument_bytes;
 };
 
-#define KERNEL(name) {#name, {trampoline<name>, n_arguments(name)}}
+#define KERNEL(name) {#name, {trampoline<name>, bytes_of(name)}}
 #define MATMULS(format) KERNEL(matmul_##format##_1), KERNEL(matmul_##format##_8)
 static const std::map<std::string, Kernel> KERNELS = {
     KERNEL(rms_norm), KERNEL(geglu), KERNEL(softcap), KERNEL(add), KERNEL(copy_16), KERNEL(rope), KERNEL(store_kv),
@@ -105,11 +99,11 @@ const void *metal_kernel(const char *name) {
 }
 
 /// Runs a kernel on a grid of threadgroups. False where it takes other arguments, or a device would refuse the grid.
-bool metal_run(const void *kernel, unsigned x, unsigned y, unsigned threads, size_t n_arguments, void **arguments) {
+bool metal_run(const void *kernel, unsigned x, unsigned y, unsigned threads, const void *arguments, size_t bytes) {
     const Kernel &it = *(const Kernel *)kernel;
-    if (it.n_arguments != n_arguments || x == 0 || y == 0 || threads == 0 || threads > MAX_THREADS || threads % WARP)
+    if (it.argument_bytes != bytes || x == 0 || y == 0 || threads == 0 || threads > MAX_THREADS || threads % WARP)
         return false;
-    run({x, y, 1}, threads, it.run, arguments);
+    run({x, y, 1}, threads, it.run, (void **)arguments);
     return true;
 }
 }

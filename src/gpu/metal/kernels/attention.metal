@@ -35,40 +35,56 @@ inline float load_kv(uint type, device const u8 *row, uint i) {
     }
 }
 
+struct RopeArguments {
+    device float *qkv;
+    device const float *cosines;
+    device const float *sines;
+    uint width;
+    uint n_heads;
+    uint half_dim;
+    ulong n;
+};
+
 /// Rotates all query and key heads of `[n_tokens][n_heads]` in place: the pair j, j + half by the token's angle.
-kernel void rope(device float *qkv [[buffer(0)]], device const float *cosines [[buffer(1)]],
-                 device const float *sines [[buffer(2)]], constant uint &width [[buffer(3)]],
-                 constant uint &n_heads [[buffer(4)]], constant uint &half_dim [[buffer(5)]],
-                 constant ulong &n [[buffer(6)]], PLACE) {
+kernel void rope(constant RopeArguments &a [[buffer(0)]], PLACE) {
     const ulong i = NUMBER;
-    if (i >= n) return;
-    const uint j = i % half_dim, head = i / half_dim % n_heads;
-    const ulong token = i / half_dim / n_heads;
-    device float *low = qkv + token * width + (ulong)head * 2 * half_dim + j;
-    const float x = low[0], y = low[half_dim], c = cosines[token * half_dim + j], s = sines[token * half_dim + j];
+    if (i >= a.n) return;
+    const uint j = i % a.half_dim, head = i / a.half_dim % a.n_heads;
+    const ulong token = i / a.half_dim / a.n_heads;
+    device float *low = a.qkv + token * a.width + (ulong)head * 2 * a.half_dim + j;
+    const float x = low[0], y = low[a.half_dim];
+    const float c = a.cosines[token * a.half_dim + j], s = a.sines[token * a.half_dim + j];
     low[0] = fma(-y, s, x * c);
-    low[half_dim] = fma(x, s, y * c);
+    low[a.half_dim] = fma(x, s, y * c);
 }
 
+struct StoreKvArguments {
+    device const float *x;
+    uint width;
+    uint head_dim;
+    uint n_kv_heads;
+    uint type;
+    ulong pos;
+    ulong capacity;
+    ulong n;
+    device u8 *cache;
+};
+
 /// Writes the keys, or the values, of neighbouring tokens into the cache, 32 values a thread. `x` is the first token's.
-kernel void store_kv(device const float *x [[buffer(0)]], constant uint &width [[buffer(1)]],
-                     constant uint &head_dim [[buffer(2)]], constant uint &n_kv_heads [[buffer(3)]],
-                     constant uint &type [[buffer(4)]], constant ulong &pos [[buffer(5)]],
-                     constant ulong &capacity [[buffer(6)]], constant ulong &n [[buffer(7)]],
-                     device u8 *cache [[buffer(8)]], PLACE) {
+kernel void store_kv(constant StoreKvArguments &a [[buffer(0)]], PLACE) {
     const ulong i = NUMBER;
-    if (i >= n) return;
-    const uint pieces = (head_dim + 31) / 32;
-    const uint piece = i % pieces, head = i / pieces % n_kv_heads;
-    const ulong token = i / pieces / n_kv_heads;
-    const ulong slot = (pos + token) % capacity;
-    device const float *values = x + token * width + (ulong)head * head_dim + piece * 32;
-    device u8 *row = cache + (slot * n_kv_heads + head) * kv_row_bytes(type, head_dim);
-    const uint start = piece * 32, len = min(32u, head_dim - start);
-    if (type != KV_Q8_0) {
+    if (i >= a.n) return;
+    const uint pieces = (a.head_dim + 31) / 32;
+    const uint piece = i % pieces, head = i / pieces % a.n_kv_heads;
+    const ulong token = i / pieces / a.n_kv_heads;
+    const ulong slot = (a.pos + token) % a.capacity;
+    device const float *values = a.x + token * a.width + (ulong)head * a.head_dim + piece * 32;
+    device u8 *row = a.cache + (slot * a.n_kv_heads + head) * kv_row_bytes(a.type, a.head_dim);
+    const uint start = piece * 32, len = min(32u, a.head_dim - start);
+    if (a.type != KV_Q8_0) {
         for (uint l = 0; l < len; l++) {
-            if (type == KV_F32) ((device float *)row)[start + l] = values[l];
-            else ((device u16 *)row)[start + l] = type == KV_F16 ? narrow_f16(values[l]) : narrow_bf16(values[l]);
+            if (a.type == KV_F32) ((device float *)row)[start + l] = values[l];
+            else ((device u16 *)row)[start + l] = a.type == KV_F16 ? narrow_f16(values[l]) : narrow_bf16(values[l]);
         }
         return;
     }
@@ -82,28 +98,39 @@ kernel void store_kv(device const float *x [[buffer(0)]], constant uint &width [
     for (uint l = 0; l < 32; l++) block[2 + l] = (u8)(char)(int)round(values[l] * inverse);
 }
 
+struct AttendArguments {
+    device const float *qkv;
+    uint width;
+    uint head_dim;
+    uint n_heads;
+    uint n_kv_heads;
+    device const u8 *keys;
+    uint key_type;
+    device const u8 *values;
+    uint value_type;
+    ulong capacity_64;
+    ulong pos;
+    ulong window_64;
+    float scale;
+    float cap;
+    device float *out;
+};
+
 /// Attention of neighbouring tokens of one sequence; a threadgroup for each query head (x) and token (y), which looks at
 /// the keys of its window block by block, with a running softmax. Sixteen lanes make a score; then each thread adds up some
 /// dimensions of the values. `qkv` and `out` are the first token's rows, `pos` its position; a window of 0 is none.
-kernel void attend(device const float *qkv [[buffer(0)]], constant uint &width [[buffer(1)]],
-                   constant uint &head_dim [[buffer(2)]], constant uint &n_heads [[buffer(3)]],
-                   constant uint &n_kv_heads [[buffer(4)]], device const u8 *keys [[buffer(5)]],
-                   constant uint &key_type [[buffer(6)]], device const u8 *values [[buffer(7)]],
-                   constant uint &value_type [[buffer(8)]], constant ulong &capacity_64 [[buffer(9)]],
-                   constant ulong &pos [[buffer(10)]], constant ulong &window_64 [[buffer(11)]],
-                   constant float &scale [[buffer(12)]], constant float &cap [[buffer(13)]],
-                   device float *out [[buffer(14)]], PLACE) {
+kernel void attend(constant AttendArguments &a [[buffer(0)]], PLACE) {
     threadgroup float query[MAX_HEAD_DIM];
     threadgroup float acc[MAX_HEAD_DIM];
     threadgroup float weights[KEY_BLOCK];
     threadgroup float shared_max, shared_sum, shared_correction;
     threadgroup bool is_weighed;
     const uint head = group.x, token = group.y, lane = index % 16;
-    const uint kv_head = head / (n_heads / n_kv_heads);
-    const uint key_bytes = kv_row_bytes(key_type, head_dim), value_bytes = kv_row_bytes(value_type, head_dim);
+    const uint kv_head = head / (a.n_heads / a.n_kv_heads);
+    const uint key_bytes = kv_row_bytes(a.key_type, a.head_dim), value_bytes = kv_row_bytes(a.value_type, a.head_dim);
     const float no_score = -as_type<float>(0x7f800000u);
-    for (uint d = index; d < head_dim; d += ATTENTION_THREADS) {
-        query[d] = qkv[(ulong)token * width + head * head_dim + d];
+    for (uint d = index; d < a.head_dim; d += ATTENTION_THREADS) {
+        query[d] = a.qkv[(ulong)token * a.width + head * a.head_dim + d];
         acc[d] = 0.0f;
     }
     if (index == 0) {
@@ -112,7 +139,7 @@ kernel void attend(device const float *qkv [[buffer(0)]], constant uint &width [
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
-    const uint capacity = (uint)capacity_64, window = (uint)window_64, end = (uint)pos + token + 1;
+    const uint capacity = (uint)a.capacity_64, window = (uint)a.window_64, end = (uint)a.pos + token + 1;
     uint stop;
     for (uint start = window > 0 && end > window ? end - window : 0; start < end; start = stop) {
         stop = min(end, (start / KEY_BLOCK + 1) * KEY_BLOCK);
@@ -121,10 +148,10 @@ kernel void attend(device const float *qkv [[buffer(0)]], constant uint &width [
             // All lanes take part in the fold; those beyond the last key look at it again.
             uint slot = first_slot + min(i, n_keys - 1);
             if (slot >= capacity) slot -= capacity;
-            device const u8 *key = keys + ((ulong)slot * n_kv_heads + kv_head) * key_bytes;
+            device const u8 *key = a.keys + ((ulong)slot * a.n_kv_heads + kv_head) * key_bytes;
             float sum = 0.0f;
-            for (uint d = lane; d < head_dim; d += 16) sum = fma(query[d], load_kv(key_type, key, d), sum);
-            const float score = soft_capped(fold<16>(sum) * scale, cap);
+            for (uint d = lane; d < a.head_dim; d += 16) sum = fma(query[d], load_kv(a.key_type, key, d), sum);
+            const float score = soft_capped(fold<16>(sum) * a.scale, a.cap);
             if (lane == 0) weights[i] = i < n_keys ? score : no_score;
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -149,21 +176,21 @@ kernel void attend(device const float *qkv [[buffer(0)]], constant uint &width [
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
         if (is_weighed) {
-            for (uint d = index; d < head_dim; d += ATTENTION_THREADS) {
-                float a = acc[d] * shared_correction;
+            for (uint d = index; d < a.head_dim; d += ATTENTION_THREADS) {
+                float sum = acc[d] * shared_correction;
                 uint slot = first_slot;
                 for (uint i = 0; i < n_keys; i++) {
-                    device const u8 *value = values + ((ulong)slot * n_kv_heads + kv_head) * value_bytes;
-                    a = fma(weights[i], load_kv(value_type, value, d), a);
+                    device const u8 *value = a.values + ((ulong)slot * a.n_kv_heads + kv_head) * value_bytes;
+                    sum = fma(weights[i], load_kv(a.value_type, value, d), sum);
                     if (++slot == capacity) slot = 0;
                 }
-                acc[d] = a;
+                acc[d] = sum;
             }
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
     }
     const float inverse = 1.0f / shared_sum;
-    for (uint d = index; d < head_dim; d += ATTENTION_THREADS) {
-        out[((ulong)token * n_heads + head) * head_dim + d] = acc[d] * inverse;
+    for (uint d = index; d < a.head_dim; d += ATTENTION_THREADS) {
+        a.out[((ulong)token * a.n_heads + head) * a.head_dim + d] = acc[d] * inverse;
     }
 }

@@ -12,7 +12,7 @@ using namespace metal;
 typedef uchar u8;
 typedef ushort u16;
 
-/// What each kernel has after its arguments: its threadgroup's place and size, and the thread's number in it. Grids have
+/// What each kernel has after its arguments, which are one structure with addresses and numbers as src/gpu has them: its threadgroup's place and size, and the thread's number in it. Grids have
 /// two dimensions, threadgroups one.
 #define PLACE                                                                                                         \
     uint3 group [[threadgroup_position_in_grid]], uint3 size [[threads_per_threadgroup]],                             \

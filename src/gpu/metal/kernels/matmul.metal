@@ -17,13 +17,19 @@ struct Block {
 /// An activation block's numbers beside its 32 bytes: scale, and `scale * -sum` of all, of the first and of the last 16.
 typedef float4 Sums;
 
+struct QuantizeQ8Arguments {
+    device const float *x;
+    ulong n_blocks;
+    device uint4 *q;
+    device Sums *sums;
+};
+
 /// One thread a block of 32: `scale = absmax / 127`, `q = round(x * (127 / absmax))`. As q8.rs, a block without a finite
 /// absmax has a NaN for its scale, and one below 1e-30 is zero.
-kernel void quantize_q8(device const float *x [[buffer(0)]], constant ulong &n_blocks [[buffer(1)]],
-                        device uint4 *q [[buffer(2)]], device Sums *sums [[buffer(3)]], PLACE) {
+kernel void quantize_q8(constant QuantizeQ8Arguments &a [[buffer(0)]], PLACE) {
     const ulong b = NUMBER;
-    if (b >= n_blocks) return;
-    device const float *values = x + b * 32;
+    if (b >= a.n_blocks) return;
+    device const float *values = a.x + b * 32;
     uint largest = 0;
     for (uint i = 0; i < 32; i++) largest = max(largest, as_type<uint>(values[i]) & 0x7fffffffu);
     const float absmax = as_type<float>(largest);
@@ -41,9 +47,9 @@ kernel void quantize_q8(device const float *x [[buffer(0)]], constant ulong &n_b
     }
     const float nothing = absmax < SMALLEST_ABSMAX ? 0.0f : as_type<float>(0x7fc00000u);
     const float scale = has_values ? absmax / 127.0f : nothing;
-    q[2 * b] = uint4(words[0], words[1], words[2], words[3]);
-    q[2 * b + 1] = uint4(words[4], words[5], words[6], words[7]);
-    sums[b] = Sums(scale, scale * (float)-(half_sums[0] + half_sums[1]), scale * (float)-half_sums[0],
+    a.q[2 * b] = uint4(words[0], words[1], words[2], words[3]);
+    a.q[2 * b + 1] = uint4(words[4], words[5], words[6], words[7]);
+    a.sums[b] = Sums(scale, scale * (float)-(half_sums[0] + half_sums[1]), scale * (float)-half_sums[0],
                    scale * (float)-half_sums[1]);
 }
 
@@ -279,29 +285,39 @@ inline int dot4(uint a, uint b) {
     return (int)products.x + (int)products.y + (int)products.z + (int)products.w;
 }
 
+struct MatmulQ8Arguments {
+    device const u8 *weights;
+    ulong row_bytes;
+    uint n_rows;
+    uint n_blocks;
+    device const uint4 *q;
+    device const Sums *sums;
+    uint n_columns;
+    device float *out;
+    ulong out_stride;
+};
+
 /// `out[c][out_at + r] = dot(weights[r], acts[c])`, 16 rows a threadgroup (x), N columns (y). See dot_q8 in scalar.rs.
 template <typename Format, int N>
-inline void matmul_q8(device const u8 *weights, ulong row_bytes, uint n_rows, uint n_blocks, device const uint4 *q,
-                      device const Sums *sums, uint n_columns, device float *out, ulong out_stride, uint3 group,
-                      uint index) {
+inline void matmul_q8(constant MatmulQ8Arguments &a, uint3 group, uint index) {
     const uint row = group.x * (MATMUL_THREADS / 8) + index / 8, j = index % 8;
-    device const u8 *blocks = weights + (ulong)min(row, n_rows - 1) * row_bytes;
+    device const u8 *blocks = a.weights + (ulong)min(row, a.n_rows - 1) * a.row_bytes;
     ulong column[N];
     float total[N];
 #pragma unroll
     for (uint c = 0; c < N; c++) {
         // Beyond the last column the work is done for it again, and not stored.
-        column[c] = (ulong)min(group.y * N + c, n_columns - 1) * n_blocks;
+        column[c] = (ulong)min(group.y * N + c, a.n_columns - 1) * a.n_blocks;
         total[c] = 0.0f;
     }
-    for (uint b = j; b < n_blocks; b += 8) {
+    for (uint b = j; b < a.n_blocks; b += 8) {
         Block w;
         Format::load(blocks + (ulong)(b / Format::BLOCKS) * Format::BYTES, b % Format::BLOCKS, w);
 #pragma unroll
         for (uint c = 0; c < N; c++) {
             const ulong at = column[c] + b;
-            const uint4 low = q[2 * at], high = q[2 * at + 1];
-            const Sums s = sums[at];
+            const uint4 low = a.q[2 * at], high = a.q[2 * at + 1];
+            const Sums s = a.sums[at];
             const int first = dot4(w.q[0], low.x) + dot4(w.q[1], low.y) + dot4(w.q[2], low.z) + dot4(w.q[3], low.w);
             const int last = dot4(w.q[4], high.x) + dot4(w.q[5], high.y) + dot4(w.q[6], high.z) + dot4(w.q[7], high.w);
             const float t = Format::SCALES == 1 ? (float)(first + last) * w.scale[0]
@@ -315,18 +331,14 @@ inline void matmul_q8(device const u8 *weights, ulong row_bytes, uint n_rows, ui
     for (uint c = 0; c < N; c++) {
         const float sum = fold<8>(total[c]);
         const uint to = group.y * N + c;
-        if (j == 0 && row < n_rows && to < n_columns) out[to * out_stride + row] = sum;
+        if (j == 0 && row < a.n_rows && to < a.n_columns) a.out[to * a.out_stride + row] = sum;
     }
 }
 
 #define MATMUL_Q8(name, Format, N)                                                                                    \
     [[kernel, max_total_threads_per_threadgroup(MATMUL_THREADS)]] void name(                                          \
-        device const u8 *weights [[buffer(0)]], constant ulong &row_bytes [[buffer(1)]],                              \
-        constant uint &n_rows [[buffer(2)]], constant uint &n_blocks [[buffer(3)]],                                   \
-        device const uint4 *q [[buffer(4)]], device const Sums *sums [[buffer(5)]],                                   \
-        constant uint &n_columns [[buffer(6)]], device float *out [[buffer(7)]],                                      \
-        constant ulong &out_stride [[buffer(8)]], PLACE) {                                                            \
-        matmul_q8<Format, N>(weights, row_bytes, n_rows, n_blocks, q, sums, n_columns, out, out_stride, group, index); \
+        constant MatmulQ8Arguments &a [[buffer(0)]], PLACE) {                                                         \
+        matmul_q8<Format, N>(a, group, index);                                                                        \
     }
 #define MATMUL_Q8_BOTH(name, Format) MATMUL_Q8(name##_1, Format, 1) MATMUL_Q8(name##_8, Format, 8)
 
@@ -353,39 +365,46 @@ struct BF16 {
     static float load(device const u8 *row, uint i) { return widen_bf16(((device const u16 *)row)[i]); }
 };
 
+struct MatmulFloatArguments {
+    device const u8 *weights;
+    ulong row_bytes;
+    uint n_rows;
+    uint k;
+    device const float *x;
+    uint n_columns;
+    device float *out;
+    ulong out_stride;
+};
+
 /// The same with weights of floats and activations as they are: sixteen lanes an output, 8 rows a threadgroup.
 template <typename Format, int N>
-inline void matmul_float(device const u8 *weights, ulong row_bytes, uint n_rows, uint k, device const float *x,
-                         uint n_columns, device float *out, ulong out_stride, uint3 group, uint index) {
+inline void matmul_float(constant MatmulFloatArguments &a, uint3 group, uint index) {
     const uint row = group.x * (MATMUL_THREADS / 16) + index / 16, lane = index % 16;
-    device const u8 *values = weights + (ulong)min(row, n_rows - 1) * row_bytes;
+    device const u8 *values = a.weights + (ulong)min(row, a.n_rows - 1) * a.row_bytes;
     ulong column[N];
     float total[N];
 #pragma unroll
     for (uint c = 0; c < N; c++) {
-        column[c] = (ulong)min(group.y * N + c, n_columns - 1) * k;
+        column[c] = (ulong)min(group.y * N + c, a.n_columns - 1) * a.k;
         total[c] = 0.0f;
     }
-    for (uint i = lane; i < k; i += 16) {
+    for (uint i = lane; i < a.k; i += 16) {
         const float w = Format::load(values, i);
 #pragma unroll
-        for (uint c = 0; c < N; c++) total[c] = fma(w, x[column[c] + i], total[c]);
+        for (uint c = 0; c < N; c++) total[c] = fma(w, a.x[column[c] + i], total[c]);
     }
 #pragma unroll
     for (uint c = 0; c < N; c++) {
         const float sum = fold<16>(total[c]);
         const uint to = group.y * N + c;
-        if (lane == 0 && row < n_rows && to < n_columns) out[to * out_stride + row] = sum;
+        if (lane == 0 && row < a.n_rows && to < a.n_columns) a.out[to * a.out_stride + row] = sum;
     }
 }
 
 #define MATMUL_FLOAT(name, Format, N)                                                                                 \
     [[kernel, max_total_threads_per_threadgroup(MATMUL_THREADS)]] void name(                                          \
-        device const u8 *weights [[buffer(0)]], constant ulong &row_bytes [[buffer(1)]],                              \
-        constant uint &n_rows [[buffer(2)]], constant uint &k [[buffer(3)]], device const float *x [[buffer(4)]],     \
-        constant uint &n_columns [[buffer(5)]], device float *out [[buffer(6)]],                                      \
-        constant ulong &out_stride [[buffer(7)]], PLACE) {                                                            \
-        matmul_float<Format, N>(weights, row_bytes, n_rows, k, x, n_columns, out, out_stride, group, index);          \
+        constant MatmulFloatArguments &a [[buffer(0)]], PLACE) {                                                      \
+        matmul_float<Format, N>(a, group, index);                                                                     \
     }
 #define MATMUL_FLOAT_BOTH(name, Format) MATMUL_FLOAT(name##_1, Format, 1) MATMUL_FLOAT(name##_8, Format, 8)
 
