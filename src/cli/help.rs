@@ -162,12 +162,14 @@ const GPU: &str = "\
 GPU
 
 Builds with the feature `cuda` have code for NVIDIA GPUs (compute capability 7.5
-or later) and need nothing but the driver; `gemma2 info` lists what is found.
+or later) and need nothing but the driver; those with `metal` for Apple's (M1 or
+later, macOS 13 or later). `gemma2 info` lists what is found.
 
   -ngl 999      the whole model on the GPU, as far as its memory allows; what
                 does not fit is computed by the CPU, and that is told
   -ngl N        the output head and the last N - 1 layers
   --gpu nvidia  the same as -ngl 999, and an error where there is none
+  --gpu apple   the same for Apple's
 
 Without such a build or a GPU, -ngl says so and goes on with the CPU. Replies are
 the same either way, to the bit.
