@@ -35,6 +35,7 @@ pub struct Vendor {
     pub generation: &'static str,
 }
 
+/// Those of this build.
 #[cfg(gpu = "cuda")]
 pub const VENDOR: Vendor = Vendor {
     name: "nvidia",
@@ -49,6 +50,7 @@ pub const VENDOR: Vendor = Vendor {
     ],
     generation: "compute capability 9.0",
 };
+/// Those of this build.
 #[cfg(gpu = "metal")]
 pub const VENDOR: Vendor = Vendor {
     name: "apple",
