@@ -8,6 +8,8 @@
 using namespace metal;
 
 #pragma METAL fp contract(off)
+// What older compilers know.
+#pragma clang fp contract(off)
 
 typedef uchar u8;
 typedef ushort u16;
