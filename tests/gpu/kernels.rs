@@ -1,6 +1,11 @@
 //! Each kernel against the CPU's.
 
+#[cfg(gpu = "metal")]
+use std::sync::Arc;
+
 use gemma2::gpu::Gpu;
+#[cfg(gpu = "metal")]
+use gemma2::gpu::SharedBytes;
 use gemma2::kernels::{Format, Kernels, Q8Rows, TileMut};
 
 use super::{bits, devices, random};
@@ -120,6 +125,34 @@ fn a_product_of_several_matrices_puts_their_outputs_side_by_side() {
                 assert!(bits(&row[first..first + n_rows]) == bits(expected), "{format:?}");
             }
             first += n_rows;
+        }
+    }
+}
+
+#[cfg(gpu = "metal")]
+#[test]
+fn weights_are_read_where_they_lie_and_stay_until_they_have_been_read() {
+    /// Where words of four bytes cannot be read.
+    struct Odd(Vec<u8>);
+    impl AsRef<[u8]> for Odd {
+        fn as_ref(&self) -> &[u8] {
+            &self.0[1..]
+        }
+    }
+    for gpu in devices() {
+        let matrix = weights(6, Format::Q6_K, 37, 768);
+        let x = activations(4, 3, 768);
+        let expected = bits(&cpu_product(Format::Q6_K, &matrix, &x, 37, 768));
+        let rows = gpu.rows_of(&x, 768).expect("rows");
+        let even: SharedBytes = Arc::new(matrix.clone());
+        let odd: SharedBytes = Arc::new(Odd([&[0], &matrix[..]].concat()));
+        for (bytes, n_owners) in [(even, 2), (odd, 1)] {
+            let weights = [gpu.weights_in_place(Format::Q6_K, 37, 768, &bytes).expect("weights")];
+            let found = gpu.matmul(&rows, &weights).expect("a product");
+            drop(weights);
+            assert_eq!(Arc::strong_count(&bytes), n_owners, "before they are read");
+            assert!(bits(&found.to_vec().expect("values")) == expected);
+            assert_eq!(Arc::strong_count(&bytes), 1);
         }
     }
 }

@@ -5,10 +5,13 @@
 //! Nothing here has a tolerance: a GPU gives the bits that the CPU gives.
 
 #![cfg(gpu)]
+#![cfg_attr(target_os = "macos", expect(dead_code, reason = "nothing is emulated"))]
 
 mod kernels;
 mod models;
+#[cfg(not(target_os = "macos"))]
 mod program;
+#[cfg(not(target_os = "macos"))]
 #[path = "../util.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod util;
@@ -62,8 +65,11 @@ pub const VENDOR: Vendor = Vendor {
     generation: "Apple family 7",
 };
 
-/// The emulated device, and the system's own where there is one.
+/// The emulated device, and the system's own where there is one. A Mac has one, and no emulation.
 pub fn devices() -> Vec<Gpu> {
+    if cfg!(target_os = "macos") {
+        return vec![Gpu::open().expect("the Mac's GPU")];
+    }
     let emulated = Gpu::open_at(emulator().join(VENDOR.library).as_os_str()).expect("the emulated device");
     match Gpu::open() {
         Ok(gpu) => vec![emulated, gpu],
