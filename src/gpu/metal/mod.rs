@@ -235,6 +235,13 @@ impl Driver {
     }
 }
 
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // The GPU may still be using the memory that goes now. There is nobody to tell of an error.
+        let _ = self.synchronize();
+    }
+}
+
 impl State {
     fn put(&mut self, taken: Taken) -> u64 {
         let at = taken.memory.address();
