@@ -23,9 +23,9 @@ mod graph;
 mod launch;
 mod layout;
 mod memory;
-mod products;
 #[cfg(gpu = "metal")]
 mod metal;
+mod products;
 
 #[cfg(not(gpu))]
 use absent::Driver;

@@ -4,7 +4,7 @@ use super::launch::Argument::{F32, Parts, U64};
 use super::launch::{Argument, BLOCK, count, fits, number};
 use super::layout::{arrange, device_bytes, device_row_bytes};
 use super::memory::Quantized;
-use super::{Buffer, Gpu, GpuError, Rows};
+use super::{Buffer, Gpu, GpuError, Rows, SharedBytes, VENDOR, Vendor};
 use crate::kernels::Format;
 
 /// Declares the kernels of each format, and how they are found.
@@ -12,7 +12,7 @@ macro_rules! products {
     ($($format:ident $name:literal)*) => {
         /// All of them for a device of this capability, by name.
         pub(super) fn product_kernels(capability: (i32, i32)) -> impl Iterator<Item = &'static str> {
-            let has_units = capability >= WITH_MATRIX_UNITS;
+            let has_units = has_matrix_units(capability);
             [$(Format::$format,)*].into_iter().flat_map(move |format| {
                 let Kernels { one, eight, gated, many } = Kernels::of(format);
                 [one, eight, gated].into_iter().chain((has_units && format.is_quantized()).then_some(many))
@@ -43,8 +43,12 @@ struct Kernels {
     many: &'static str,
 }
 
-/// Devices that have matrix units for bytes in blocks of 32.
+/// Devices of NVIDIA's that have matrix units for bytes in blocks of 32.
 pub(super) const WITH_MATRIX_UNITS: (i32, i32) = (8, 0);
+
+fn has_matrix_units(capability: (i32, i32)) -> bool {
+    VENDOR == Some(Vendor::Nvidia) && capability >= WITH_MATRIX_UNITS
+}
 
 products! {
     F32 "f32"
@@ -107,6 +111,20 @@ pub(super) struct Part {
     first_out: u32,
 }
 
+impl Part {
+    /// As it lies in memory.
+    #[cfg(gpu = "metal")]
+    pub fn bytes(&self) -> [u8; 24] {
+        let Part { weights, row_bytes, n_rows, first_out } = *self;
+        let mut bytes = [0; 24];
+        bytes[..8].copy_from_slice(&weights.to_le_bytes());
+        bytes[8..16].copy_from_slice(&row_bytes.to_le_bytes());
+        bytes[16..20].copy_from_slice(&n_rows.to_le_bytes());
+        bytes[20..].copy_from_slice(&first_out.to_le_bytes());
+        bytes
+    }
+}
+
 impl Gpu {
     /// Uploads a matrix, `n_rows` rows of `n_cols` values as they lie in a file.
     ///
@@ -127,6 +145,25 @@ impl Gpu {
             weights.buffer.write(piece * rows_at_once * row_bytes, &arranged)?;
         }
         Ok(weights)
+    }
+
+    /// The same where the device reads them where they lie, if it can; otherwise a copy of them.
+    ///
+    /// # Errors
+    /// As [`Gpu::weights`].
+    pub fn weights_in_place(
+        &self,
+        format: Format,
+        n_rows: usize,
+        n_cols: usize,
+        bytes: &SharedBytes,
+    ) -> Result<Weights, GpuError> {
+        let slice = (**bytes).as_ref();
+        let row_bytes = format.row_bytes(n_cols).filter(|n| n.checked_mul(n_rows) == Some(slice.len()));
+        match row_bytes.and_then(|row_bytes| Some((row_bytes, self.wrapped(bytes)?))) {
+            Some((row_bytes, buffer)) => Ok(Weights { buffer, format, n_rows, n_cols, row_bytes }),
+            None => self.weights(format, n_rows, n_cols, slice),
+        }
     }
 
     /// The products of each row with all matrices, their outputs side by side; where there is a cap, each product is
@@ -188,7 +225,7 @@ impl Gpu {
     fn shape(&self, format: Format, n_columns: usize) -> Shape {
         let kernels = Kernels::of(format);
         let rows = THREADS as usize / if format.is_quantized() { 8 } else { 16 };
-        let has_units = format.is_quantized() && self.info().capability >= WITH_MATRIX_UNITS;
+        let has_units = format.is_quantized() && has_matrix_units(self.info().capability);
         match n_columns {
             1 => Shape { kernel: kernels.one, threads: THREADS, rows, columns: 1 },
             n if n > COLUMNS && has_units => {

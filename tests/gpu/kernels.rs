@@ -148,7 +148,7 @@ fn weights_are_read_where_they_lie_and_stay_until_they_have_been_read() {
         let odd: SharedBytes = Arc::new(Odd([&[0], &matrix[..]].concat()));
         for (bytes, n_owners) in [(even, 2), (odd, 1)] {
             let weights = [gpu.weights_in_place(Format::Q6_K, 37, 768, &bytes).expect("weights")];
-            let found = gpu.matmul(&rows, &weights).expect("a product");
+            let found = gpu.matmul(&rows, &weights, None).expect("a product");
             drop(weights);
             assert_eq!(Arc::strong_count(&bytes), n_owners, "before they are read");
             assert!(bits(&found.to_vec().expect("values")) == expected);

@@ -125,6 +125,7 @@ fn what_a_prompt_left_in_its_file_is_read_by_gpu_and_cpu_alike() {
 }
 
 /// What the emulated device counts, by name, over a whole run.
+#[cfg(gpu = "cuda")]
 fn counts(stderr: &str) -> std::collections::HashMap<String, i64> {
     let line = stderr.lines().find_map(|line| line.strip_prefix("emulated GPU: ")).expect(stderr);
     let words: Vec<&str> = line.split([' ', ',']).filter(|word| !word.is_empty() && *word != "of").collect();
@@ -134,6 +135,7 @@ fn counts(stderr: &str) -> std::collections::HashMap<String, i64> {
     rest.chunks(2).map(pair).chain([("direct".to_owned(), direct[0].parse().expect("a number"))]).collect()
 }
 
+#[cfg(gpu = "cuda")]
 #[test]
 fn a_token_is_one_recording_two_uploads_and_one_download() {
     let folder = Folder::new();

@@ -22,7 +22,7 @@ use std::ffi::OsStr;
 use std::ptr::{self, NonNull};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::launch::{Argument, KERNELS, MAX_ARGUMENTS};
+use super::launch::{Argument, MAX_ARGUMENTS, kernels};
 use super::{DeviceInfo, GpuError, SharedBytes, Vendor};
 use system::{Commands, Memory, Pipeline, Started, System};
 
@@ -91,7 +91,8 @@ impl Driver {
 
     pub fn open(library: &OsStr) -> Result<Driver, GpuError> {
         let mut system = System::open(library)?;
-        system.compile(SOURCE, KERNELS)?;
+        let kernels: Vec<&str> = kernels(system.info().capability).collect();
+        system.compile(SOURCE, &kernels)?;
         Ok(Driver { system, state: Mutex::default() })
     }
 
@@ -198,6 +199,21 @@ impl Driver {
         commands_of(commands, &self.system)?.0.copy(from, to, bytes)
     }
 
+    /// Command buffers are filled once for each run.
+    pub fn start_recording(&self) -> Result<(), GpuError> {
+        Err(no_recordings())
+    }
+
+    pub fn end_recording(&self) -> Result<u64, GpuError> {
+        Err(no_recordings())
+    }
+
+    pub fn run_recording(&self, _handle: u64) -> Result<(), GpuError> {
+        Err(no_recordings())
+    }
+
+    pub fn free_recording(&self, _handle: u64) {}
+
     /// Puts a kernel on a grid of threadgroups behind all that was started before.
     pub fn launch(
         &self,
@@ -295,17 +311,24 @@ fn find(memories: &BTreeMap<u64, Taken>, at: u64, bytes: usize) -> Result<(&Memo
 /// Arguments as a structure has them in memory: each at a multiple of its size, and the whole of 8 bytes.
 fn structure(arguments: &[Argument]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(arguments.len() * size_of::<u64>());
-    for argument in arguments {
-        let all = argument.bits().to_le_bytes();
-        let value = match argument {
-            Argument::U64(_) => &all[..],
-            Argument::U32(_) | Argument::F32(_) => &all[..size_of::<u32>()],
-        };
-        bytes.resize(bytes.len().next_multiple_of(value.len()), 0);
+    let mut put = |value: &[u8], alignment| {
+        bytes.resize(bytes.len().next_multiple_of(alignment), 0);
         bytes.extend(value);
+    };
+    for argument in arguments {
+        match argument {
+            Argument::U64(value) => put(&value.to_le_bytes(), size_of::<u64>()),
+            Argument::U32(value) => put(&value.to_le_bytes(), size_of::<u32>()),
+            Argument::F32(value) => put(&value.to_le_bytes(), size_of::<f32>()),
+            Argument::Parts(parts) => parts.iter().for_each(|part| put(&part.bytes(), size_of::<u64>())),
+        }
     }
     bytes.resize(bytes.len().next_multiple_of(size_of::<u64>()), 0);
     bytes
+}
+
+fn no_recordings() -> GpuError {
+    GpuError::Call { call: "a recording", error: "there are none".into() }
 }
 
 /// What is being put down.

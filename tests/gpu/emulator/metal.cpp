@@ -50,12 +50,12 @@ struct Kernel {
 };
 
 #define KERNEL(name) {#name, {trampoline<name>, bytes_of(name)}}
-#define MATMULS(format) KERNEL(matmul_##format##_1), KERNEL(matmul_##format##_8)
+#define PRODUCTS(format) KERNEL(matmul_##format##_1), KERNEL(matmul_##format##_8), KERNEL(gated_##format)
 static const std::map<std::string, Kernel> KERNELS = {
-    KERNEL(rms_norm), KERNEL(geglu), KERNEL(softcap), KERNEL(add), KERNEL(copy_16), KERNEL(rope), KERNEL(store_kv),
-    KERNEL(attend), KERNEL(quantize_q8), MATMULS(f32), MATMULS(f16), MATMULS(bf16), MATMULS(q4_0), MATMULS(q4_1),
-    MATMULS(q5_0), MATMULS(q5_1), MATMULS(q8_0), MATMULS(iq4_nl), MATMULS(q2_k), MATMULS(q3_k), MATMULS(q4_k),
-    MATMULS(q5_k), MATMULS(q6_k), MATMULS(iq4_xs),
+    KERNEL(add_normed), KERNEL(geglu), KERNEL(copy_16), KERNEL(rope_and_store), KERNEL(attend_scores),
+    KERNEL(attend_values), KERNEL(quantize_q8), PRODUCTS(f32), PRODUCTS(f16), PRODUCTS(bf16), PRODUCTS(q4_0),
+    PRODUCTS(q4_1), PRODUCTS(q5_0), PRODUCTS(q5_1), PRODUCTS(q8_0), PRODUCTS(iq4_nl), PRODUCTS(q2_k), PRODUCTS(q3_k),
+    PRODUCTS(q4_k), PRODUCTS(q5_k), PRODUCTS(q6_k), PRODUCTS(iq4_xs),
 };
 
 static constexpr size_t PAGE = 4096;

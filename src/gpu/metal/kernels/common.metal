@@ -87,3 +87,34 @@ inline float tanh_bits(float x) {
 inline float soft_capped(float x, float cap) {
     return tanh_bits(x / cap) * cap;
 }
+
+/// `gelu(gate) * up`
+inline float gated(float gate, float up) {
+    const float cubic = fma(gate * gate, 0.044715f, 1.0f);
+    return gate / (1.0f + exp_bits(gate * -1.5957692f * cubic)) * up;
+}
+
+/// An activation block's numbers beside its 32 bytes: scale, and `scale * -sum` of all, of the first and of the last 16.
+typedef float4 Sums;
+
+#define SMALLEST_ABSMAX 1e-30f
+
+/// The 32 lanes of a SIMD group quantize block `block`, a value each: `scale = absmax / 127`,
+/// `q = round(x * (127 / absmax))`. As in q8.rs, a block without a finite absmax has a NaN for its scale, and one below
+/// 1e-30 is zero.
+inline void quantize(float value, ulong block, uint lane, device char *q, device Sums *sums) {
+    uint largest = as_type<uint>(value) & 0x7fffffffu;
+    for (u16 offset = 16; offset > 0; offset /= 2) largest = max(largest, simd_shuffle_xor(largest, offset));
+    const float absmax = as_type<float>(largest);
+    const bool has_values = largest < 0x7f800000u && absmax >= SMALLEST_ABSMAX;
+    const int rounded = has_values ? (int)rint(value * (127.0f / absmax)) : 0;
+    q[32 * block + lane] = (char)rounded;
+    int half_sum = rounded;
+    for (u16 offset = 8; offset > 0; offset /= 2) half_sum += simd_shuffle_xor(half_sum, offset);
+    const int other = simd_shuffle_xor(half_sum, (u16)16);
+    const float nothing = absmax < SMALLEST_ABSMAX ? 0.0f : as_type<float>(0x7fc00000u);
+    const float scale = has_values ? absmax / 127.0f : nothing;
+    if (lane == 0) {
+        sums[block] = Sums(scale, scale * (float)-(half_sum + other), scale * (float)-half_sum, scale * (float)-other);
+    }
+}

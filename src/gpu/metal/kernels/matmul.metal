@@ -4,8 +4,10 @@
 // output: lane j has the blocks j, j + 8, … of the row and so the running sum j of the CPU's dot product. Rows lie as in
 // the file, which the GPU can read where it is mapped; all blocks begin at even addresses.
 
-#define MATMUL_THREADS 128
-#define SMALLEST_ABSMAX 1e-30f
+#define MATMUL_THREADS 64
+#define GATED_THREADS 256
+/// Rows of gate and up that a threadgroup makes: a block of activations.
+#define GATED_ROWS 32
 
 /// A block of 32 weights: `scale[half] * q - min[half]`. Formats with one scale or min use the first.
 struct Block {
@@ -13,45 +15,6 @@ struct Block {
     float scale[2];
     float min[2];
 };
-
-/// An activation block's numbers beside its 32 bytes: scale, and `scale * -sum` of all, of the first and of the last 16.
-typedef float4 Sums;
-
-struct QuantizeQ8Arguments {
-    device const float *x;
-    ulong n_blocks;
-    device uint4 *q;
-    device Sums *sums;
-};
-
-/// One thread a block of 32: `scale = absmax / 127`, `q = round(x * (127 / absmax))`. As q8.rs, a block without a finite
-/// absmax has a NaN for its scale, and one below 1e-30 is zero.
-kernel void quantize_q8(constant QuantizeQ8Arguments &a [[buffer(0)]], PLACE) {
-    const ulong b = NUMBER;
-    if (b >= a.n_blocks) return;
-    device const float *values = a.x + b * 32;
-    uint largest = 0;
-    for (uint i = 0; i < 32; i++) largest = max(largest, as_type<uint>(values[i]) & 0x7fffffffu);
-    const float absmax = as_type<float>(largest);
-    const bool has_values = largest < 0x7f800000u && absmax >= SMALLEST_ABSMAX;
-    const float inverse = 127.0f / absmax;
-    uint words[8];
-    int half_sums[2] = {0, 0};
-    for (uint w = 0; w < 8; w++) {
-        words[w] = 0;
-        for (uint i = 0; i < 4 && has_values; i++) {
-            const int value = (int)rint(values[4 * w + i] * inverse);
-            half_sums[w / 4] += value;
-            words[w] |= ((uint)value & 0xffu) << (8 * i);
-        }
-    }
-    const float nothing = absmax < SMALLEST_ABSMAX ? 0.0f : as_type<float>(0x7fc00000u);
-    const float scale = has_values ? absmax / 127.0f : nothing;
-    a.q[2 * b] = uint4(words[0], words[1], words[2], words[3]);
-    a.q[2 * b + 1] = uint4(words[4], words[5], words[6], words[7]);
-    a.sums[b] = Sums(scale, scale * (float)-(half_sums[0] + half_sums[1]), scale * (float)-half_sums[0],
-                   scale * (float)-half_sums[1]);
-}
 
 // ---- formats ----
 
@@ -285,75 +248,166 @@ inline int dot4(uint a, uint b) {
     return (int)products.x + (int)products.y + (int)products.z + (int)products.w;
 }
 
-struct MatmulQ8Arguments {
+#define PARTS 3
+
+/// Matrices of one format whose outputs stand side by side; those that are not there have no rows.
+struct Part {
     device const u8 *weights;
     ulong row_bytes;
-    uint n_rows;
+    uint n_rows, first_out;
+};
+
+/// Which part a threadgroup is of, where each makes `rows` rows of one; `block` becomes its number there.
+inline uint part_of(constant Part *parts, uint rows, thread uint &block) {
+    uint p = 0;
+    while (p + 1 < PARTS) {
+        const uint n_blocks = (parts[p].n_rows + rows - 1) / rows;
+        if (block < n_blocks) break;
+        block -= n_blocks;
+        p++;
+    }
+    return p;
+}
+
+inline device const u8 *row_of(constant Part &part, uint row) {
+    return part.weights + (ulong)min(row, part.n_rows - 1) * part.row_bytes;
+}
+
+/// Where column `c` of a threadgroup of N begins. Beyond the last the work is done for it again, and not stored.
+template <int N>
+inline ulong column_at(uint c, uint group, uint n_columns, uint column_size) {
+    return (ulong)min(group * N + c, n_columns - 1) * column_size;
+}
+
+/// Stores the outputs of N columns, capped where there is a cap.
+template <int N, int LANES>
+inline void store_products(thread const float *total, constant Part &part, uint row, uint lane, uint group, float cap,
+                           uint n_columns, device float *out, ulong out_stride) {
+#pragma unroll
+    for (uint c = 0; c < N; c++) {
+        const float sum = fold<LANES>(total[c]);
+        const uint to = group * N + c;
+        if (lane == 0 && row < part.n_rows && to < n_columns) {
+            out[to * out_stride + part.first_out + row] = cap > 0.0f ? soft_capped(sum, cap) : sum;
+        }
+    }
+}
+
+/// Adds a block's product with an activation block to a running sum. See dot_q8 in scalar.rs.
+template <typename Format>
+inline float add_product(thread const Block &w, uint4 low, uint4 high, Sums s, float sum) {
+    const int first = dot4(w.q[0], low.x) + dot4(w.q[1], low.y) + dot4(w.q[2], low.z) + dot4(w.q[3], low.w);
+    const int last = dot4(w.q[4], high.x) + dot4(w.q[5], high.y) + dot4(w.q[6], high.z) + dot4(w.q[7], high.w);
+    const float t = Format::SCALES == 1 ? (float)(first + last) * w.scale[0]
+                                        : fma((float)last, w.scale[1], (float)first * w.scale[0]);
+    sum = fma(t, s.x, sum);
+    if (Format::MINS == 1) sum = fma(w.min[0], s.y, sum);
+    if (Format::MINS == 2) sum = fma(w.min[1], s.w, fma(w.min[0], s.z, sum));
+    return sum;
+}
+
+/// Block `b` of a row.
+template <typename Format>
+inline void load_block(device const u8 *row, uint b, thread Block &out) {
+    Format::load(row + (ulong)(b / Format::BLOCKS) * Format::BYTES, b % Format::BLOCKS, out);
+}
+
+struct MatmulQ8Arguments {
+    Part parts[PARTS];
     uint n_blocks;
     device const uint4 *q;
     device const Sums *sums;
     uint n_columns;
+    float cap;
     device float *out;
     ulong out_stride;
 };
 
-/// `out[c][out_at + r] = dot(weights[r], acts[c])`, 16 rows a threadgroup (x), N columns (y). See dot_q8 in scalar.rs.
+/// `out[c][first_out + r] = dot(weights[r], acts[c])`, N columns a threadgroup (y).
 template <typename Format, int N>
 inline void matmul_q8(constant MatmulQ8Arguments &a, uint3 group, uint index) {
-    const uint row = group.x * (MATMUL_THREADS / 8) + index / 8, j = index % 8;
-    device const u8 *blocks = a.weights + (ulong)min(row, a.n_rows - 1) * a.row_bytes;
+    uint block = group.x;
+    constant Part &part = a.parts[part_of(a.parts, MATMUL_THREADS / 8, block)];
+    const uint row = block * (MATMUL_THREADS / 8) + index / 8, j = index % 8;
+    device const u8 *weights = row_of(part, row);
     ulong column[N];
     float total[N];
 #pragma unroll
     for (uint c = 0; c < N; c++) {
-        // Beyond the last column the work is done for it again, and not stored.
-        column[c] = (ulong)min(group.y * N + c, a.n_columns - 1) * a.n_blocks;
+        column[c] = column_at<N>(c, group.y, a.n_columns, a.n_blocks);
         total[c] = 0.0f;
     }
     for (uint b = j; b < a.n_blocks; b += 8) {
         Block w;
-        Format::load(blocks + (ulong)(b / Format::BLOCKS) * Format::BYTES, b % Format::BLOCKS, w);
+        load_block<Format>(weights, b, w);
 #pragma unroll
         for (uint c = 0; c < N; c++) {
             const ulong at = column[c] + b;
-            const uint4 low = a.q[2 * at], high = a.q[2 * at + 1];
-            const Sums s = a.sums[at];
-            const int first = dot4(w.q[0], low.x) + dot4(w.q[1], low.y) + dot4(w.q[2], low.z) + dot4(w.q[3], low.w);
-            const int last = dot4(w.q[4], high.x) + dot4(w.q[5], high.y) + dot4(w.q[6], high.z) + dot4(w.q[7], high.w);
-            const float t = Format::SCALES == 1 ? (float)(first + last) * w.scale[0]
-                                                : fma((float)last, w.scale[1], (float)first * w.scale[0]);
-            total[c] = fma(t, s.x, total[c]);
-            if (Format::MINS == 1) total[c] = fma(w.min[0], s.y, total[c]);
-            if (Format::MINS == 2) total[c] = fma(w.min[1], s.w, fma(w.min[0], s.z, total[c]));
+            total[c] = add_product<Format>(w, a.q[2 * at], a.q[2 * at + 1], a.sums[at], total[c]);
         }
     }
-#pragma unroll
-    for (uint c = 0; c < N; c++) {
-        const float sum = fold<8>(total[c]);
-        const uint to = group.y * N + c;
-        if (j == 0 && row < a.n_rows && to < a.n_columns) a.out[to * a.out_stride + row] = sum;
-    }
+    store_products<N, 8>(total, part, row, j, group.y, a.cap, a.n_columns, a.out, a.out_stride);
 }
 
+struct GatedQ8Arguments {
+    Part parts[PARTS];
+    uint n_blocks;
+    device const uint4 *q;
+    device const Sums *sums;
+    device float *out;
+    device char *out_q;
+    device Sums *out_sums;
+};
+
 #define MATMUL_Q8(name, Format, N)                                                                                    \
-    [[kernel, max_total_threads_per_threadgroup(MATMUL_THREADS)]] void name(                                          \
+    [[kernel, max_total_threads_per_threadgroup(MATMUL_THREADS)]] void matmul_##name##_##N(                           \
         constant MatmulQ8Arguments &a [[buffer(0)]], PLACE) {                                                         \
         matmul_q8<Format, N>(a, group, index);                                                                        \
     }
-#define MATMUL_Q8_BOTH(name, Format) MATMUL_Q8(name##_1, Format, 1) MATMUL_Q8(name##_8, Format, 8)
 
-MATMUL_Q8_BOTH(matmul_q4_0, Q4_0)
-MATMUL_Q8_BOTH(matmul_q4_1, Q4_1)
-MATMUL_Q8_BOTH(matmul_q5_0, Q5_0)
-MATMUL_Q8_BOTH(matmul_q5_1, Q5_1)
-MATMUL_Q8_BOTH(matmul_q8_0, Q8_0)
-MATMUL_Q8_BOTH(matmul_iq4_nl, IQ4_NL)
-MATMUL_Q8_BOTH(matmul_q2_k, Q2_K)
-MATMUL_Q8_BOTH(matmul_q3_k, Q3_K)
-MATMUL_Q8_BOTH(matmul_q4_k, Q4_K)
-MATMUL_Q8_BOTH(matmul_q5_k, Q5_K)
-MATMUL_Q8_BOTH(matmul_q6_k, Q6_K)
-MATMUL_Q8_BOTH(matmul_iq4_xs, IQ4_XS)
+/// And `gelu(gate) * up` of one column: the first part is the gate, the second up, of the same size, whole GATED_ROWS.
+#define MATMULS_Q8(name, Format)                                                                                      \
+    MATMUL_Q8(name, Format, 1)                                                                                        \
+    MATMUL_Q8(name, Format, 8)                                                                                        \
+    [[kernel, max_total_threads_per_threadgroup(GATED_THREADS)]] void gated_##name(                                   \
+        constant GatedQ8Arguments &a [[buffer(0)]], PLACE) {                                                          \
+        threadgroup float gates[GATED_ROWS], ups[GATED_ROWS];                                                         \
+        const uint row = group.x * GATED_ROWS + index / 8, j = index % 8;                                             \
+        device const u8 *gate = row_of(a.parts[0], row), *up = row_of(a.parts[1], row);                               \
+        float gate_sum = 0.0f, up_sum = 0.0f;                                                                         \
+        for (uint b = j; b < a.n_blocks; b += 8) {                                                                    \
+            Block w;                                                                                                  \
+            load_block<Format>(gate, b, w);                                                                           \
+            gate_sum = add_product<Format>(w, a.q[2 * b], a.q[2 * b + 1], a.sums[b], gate_sum);                       \
+            load_block<Format>(up, b, w);                                                                             \
+            up_sum = add_product<Format>(w, a.q[2 * b], a.q[2 * b + 1], a.sums[b], up_sum);                           \
+        }                                                                                                             \
+        gate_sum = fold<8>(gate_sum);                                                                                 \
+        up_sum = fold<8>(up_sum);                                                                                     \
+        if (j == 0) gates[index / 8] = gate_sum, ups[index / 8] = up_sum;                                             \
+        threadgroup_barrier(mem_flags::mem_threadgroup);                                                              \
+        STORE_GATED                                                                                                   \
+    }
+
+/// From gates and ups of GATED_ROWS rows to gated values, in a SIMD group.
+#define STORE_GATED                                                                                                   \
+    if (index >= GATED_ROWS) return;                                                                                  \
+    const float value = gated(gates[index], ups[index]);                                                              \
+    a.out[group.x * GATED_ROWS + index] = value;                                                                      \
+    quantize(value, group.x, index, a.out_q, a.out_sums);
+
+MATMULS_Q8(q4_0, Q4_0)
+MATMULS_Q8(q4_1, Q4_1)
+MATMULS_Q8(q5_0, Q5_0)
+MATMULS_Q8(q5_1, Q5_1)
+MATMULS_Q8(q8_0, Q8_0)
+MATMULS_Q8(iq4_nl, IQ4_NL)
+MATMULS_Q8(q2_k, Q2_K)
+MATMULS_Q8(q3_k, Q3_K)
+MATMULS_Q8(q4_k, Q4_K)
+MATMULS_Q8(q5_k, Q5_K)
+MATMULS_Q8(q6_k, Q6_K)
+MATMULS_Q8(iq4_xs, IQ4_XS)
 
 struct F32 {
     static float load(device const u8 *row, uint i) { return ((device const float *)row)[i]; }
@@ -366,48 +420,77 @@ struct BF16 {
 };
 
 struct MatmulFloatArguments {
-    device const u8 *weights;
-    ulong row_bytes;
-    uint n_rows;
+    Part parts[PARTS];
     uint k;
     device const float *x;
     uint n_columns;
+    float cap;
     device float *out;
     ulong out_stride;
 };
 
-/// The same with weights of floats and activations as they are: sixteen lanes an output, 8 rows a threadgroup.
+/// As matmul_q8, with weights of floats and activations as they are: sixteen lanes an output.
 template <typename Format, int N>
 inline void matmul_float(constant MatmulFloatArguments &a, uint3 group, uint index) {
-    const uint row = group.x * (MATMUL_THREADS / 16) + index / 16, lane = index % 16;
-    device const u8 *values = a.weights + (ulong)min(row, a.n_rows - 1) * a.row_bytes;
+    uint block = group.x;
+    constant Part &part = a.parts[part_of(a.parts, MATMUL_THREADS / 16, block)];
+    const uint row = block * (MATMUL_THREADS / 16) + index / 16, lane = index % 16;
+    device const u8 *weights = row_of(part, row);
     ulong column[N];
     float total[N];
 #pragma unroll
     for (uint c = 0; c < N; c++) {
-        column[c] = (ulong)min(group.y * N + c, a.n_columns - 1) * a.k;
+        column[c] = column_at<N>(c, group.y, a.n_columns, a.k);
         total[c] = 0.0f;
     }
+#pragma unroll 8
     for (uint i = lane; i < a.k; i += 16) {
-        const float w = Format::load(values, i);
+        const float w = Format::load(weights, i);
 #pragma unroll
         for (uint c = 0; c < N; c++) total[c] = fma(w, a.x[column[c] + i], total[c]);
     }
-#pragma unroll
-    for (uint c = 0; c < N; c++) {
-        const float sum = fold<16>(total[c]);
-        const uint to = group.y * N + c;
-        if (lane == 0 && row < a.n_rows && to < a.n_columns) a.out[to * a.out_stride + row] = sum;
-    }
+    store_products<N, 16>(total, part, row, lane, group.y, a.cap, a.n_columns, a.out, a.out_stride);
 }
 
+struct GatedFloatArguments {
+    Part parts[PARTS];
+    uint k;
+    device const float *x;
+    device float *out;
+    device char *out_q;
+    device Sums *out_sums;
+};
+
 #define MATMUL_FLOAT(name, Format, N)                                                                                 \
-    [[kernel, max_total_threads_per_threadgroup(MATMUL_THREADS)]] void name(                                          \
+    [[kernel, max_total_threads_per_threadgroup(MATMUL_THREADS)]] void matmul_##name##_##N(                           \
         constant MatmulFloatArguments &a [[buffer(0)]], PLACE) {                                                      \
         matmul_float<Format, N>(a, group, index);                                                                     \
     }
-#define MATMUL_FLOAT_BOTH(name, Format) MATMUL_FLOAT(name##_1, Format, 1) MATMUL_FLOAT(name##_8, Format, 8)
 
-MATMUL_FLOAT_BOTH(matmul_f32, F32)
-MATMUL_FLOAT_BOTH(matmul_f16, F16)
-MATMUL_FLOAT_BOTH(matmul_bf16, BF16)
+/// And gated ones as above; a threadgroup makes its rows in two goes.
+#define MATMULS_FLOAT(name, Format)                                                                                   \
+    MATMUL_FLOAT(name, Format, 1)                                                                                     \
+    MATMUL_FLOAT(name, Format, 8)                                                                                     \
+    [[kernel, max_total_threads_per_threadgroup(GATED_THREADS)]] void gated_##name(                                   \
+        constant GatedFloatArguments &a [[buffer(0)]], PLACE) {                                                       \
+        threadgroup float gates[GATED_ROWS], ups[GATED_ROWS];                                                         \
+        const uint lane = index % 16;                                                                                 \
+        for (uint r = index / 16; r < GATED_ROWS; r += GATED_THREADS / 16) {                                          \
+            const uint row = group.x * GATED_ROWS + r;                                                                \
+            device const u8 *gate = row_of(a.parts[0], row), *up = row_of(a.parts[1], row);                           \
+            float gate_sum = 0.0f, up_sum = 0.0f;                                                                     \
+            for (uint i = lane; i < a.k; i += 16) {                                                                   \
+                gate_sum = fma(Format::load(gate, i), a.x[i], gate_sum);                                              \
+                up_sum = fma(Format::load(up, i), a.x[i], up_sum);                                                    \
+            }                                                                                                         \
+            gate_sum = fold<16>(gate_sum);                                                                            \
+            up_sum = fold<16>(up_sum);                                                                                \
+            if (lane == 0) gates[r] = gate_sum, ups[r] = up_sum;                                                      \
+        }                                                                                                             \
+        threadgroup_barrier(mem_flags::mem_threadgroup);                                                              \
+        STORE_GATED                                                                                                   \
+    }
+
+MATMULS_FLOAT(f32, F32)
+MATMULS_FLOAT(f16, F16)
+MATMULS_FLOAT(bf16, BF16)

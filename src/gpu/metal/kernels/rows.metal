@@ -1,27 +1,58 @@
-// Norm, gated GELU, softcap, addition: each row, or each value, by itself.
+// The residual stream, norm and gated GELU: each row, or each value, by itself. What goes into a product is quantized here,
+// where it is at hand: a pointer to blocks that is null leaves that out.
 
-struct RmsNormArguments {
+/// The sum of squares of a row, of the CPU's sixteen running sums; for the first lane of a SIMD group.
+inline float sum_of_squares(device const float *row, uint width, uint lane) {
+    float sum = 0.0f;
+    for (uint i = lane % 16; i < width; i += 16) sum = fma(row[i], row[i], sum);
+    return fold<16>(sum);
+}
+
+struct AddNormedArguments {
     device const float *x;
+    device const float *branch;
+    device const float *post;
     device const float *weight;
     float eps;
     uint width;
+    device float *sum;
     device float *out;
+    device char *q;
+    device Sums *sums;
 };
 
-/// `out = x / sqrt(mean(x^2) + eps) * weight`; a threadgroup a row. Sixteen lanes make the running sums of the CPU's dot
-/// product.
-kernel void rms_norm(constant RmsNormArguments &a [[buffer(0)]], PLACE) {
-    threadgroup float shared_inverse;
-    device const float *row = a.x + (ulong)group.x * a.width;
+/// `sum = x + normed(branch) * post`, where there is a branch; then `out = normed(sum) * weight`, where there is a weight. A
+/// threadgroup a row.
+kernel void add_normed(constant AddNormedArguments &a [[buffer(0)]], PLACE) {
+    threadgroup float inverse_rms;
+    const ulong first = (ulong)group.x * a.width;
+    device const float *row = a.x + first;
+    if (a.branch) {
+        device const float *branch = a.branch + first;
+        if (index < 32) {
+            const float squares = sum_of_squares(branch, a.width, index);
+            if (index == 0) inverse_rms = 1.0f / precise::sqrt(squares / (float)a.width + a.eps);
+        }
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        const float inverse = inverse_rms;
+        device float *sum = a.sum + first;
+        for (uint i = index; i < a.width; i += size.x) sum[i] = row[i] + branch[i] * inverse * a.post[i];
+        // Other threads read it next.
+        threadgroup_barrier(mem_flags::mem_device);
+        row = sum;
+    }
+    if (!a.weight) return;
     if (index < 32) {
-        float sum = 0.0f;
-        for (uint i = index % 16; i < a.width; i += 16) sum = fma(row[i], row[i], sum);
-        sum = fold<16>(sum);
-        if (index == 0) shared_inverse = 1.0f / precise::sqrt(sum / (float)a.width + a.eps);
+        const float squares = sum_of_squares(row, a.width, index);
+        if (index == 0) inverse_rms = 1.0f / precise::sqrt(squares / (float)a.width + a.eps);
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    const float inverse = shared_inverse;
-    for (uint i = index; i < a.width; i += size.x) a.out[(ulong)group.x * a.width + i] = row[i] * inverse * a.weight[i];
+    const float inverse = inverse_rms;
+    for (uint i = index; i < a.width; i += size.x) {
+        const float value = row[i] * inverse * a.weight[i];
+        a.out[first + i] = value;
+        if (a.q) quantize(value, (first + i) / 32, index % 32, a.q, a.sums);
+    }
 }
 
 struct GegluArguments {
@@ -29,6 +60,8 @@ struct GegluArguments {
     uint width;
     ulong n;
     device float *out;
+    device char *q;
+    device Sums *sums;
 };
 
 /// `gelu(gate) * up` where each row holds the gate and then the up half.
@@ -36,45 +69,32 @@ kernel void geglu(constant GegluArguments &a [[buffer(0)]], PLACE) {
     const ulong i = NUMBER;
     if (i >= a.n) return;
     device const float *gate = a.gate_up + i / a.width * 2 * a.width + i % a.width;
-    const float x = gate[0], up = gate[a.width];
-    const float cubic = fma(x * x, 0.044715f, 1.0f);
-    a.out[i] = x / (1.0f + exp_bits(x * -1.5957692f * cubic)) * up;
+    const float value = gated(gate[0], gate[a.width]);
+    a.out[i] = value;
+    if (a.q) quantize(value, i / 32, index % 32, a.q, a.sums);
 }
 
-struct SoftcapArguments {
+struct QuantizeArguments {
     device const float *x;
-    float cap;
     ulong n;
-    device float *out;
+    device char *q;
+    device Sums *sums;
 };
 
-/// `out = cap * tanh(x / cap)`
-kernel void softcap(constant SoftcapArguments &a [[buffer(0)]], PLACE) {
+/// Blocks of 32 values, for rows that come from elsewhere.
+kernel void quantize_q8(constant QuantizeArguments &a [[buffer(0)]], PLACE) {
     const ulong i = NUMBER;
-    if (i < a.n) a.out[i] = soft_capped(a.x[i], a.cap);
+    if (i < a.n) quantize(a.x[i], i / 32, index % 32, a.q, a.sums);
 }
 
-struct AddArguments {
-    device const float *x;
-    device const float *y;
-    ulong n;
-    device float *out;
-};
-
-/// `out = x + y`
-kernel void add(constant AddArguments &a [[buffer(0)]], PLACE) {
-    const ulong i = NUMBER;
-    if (i < a.n) a.out[i] = a.x[i] + a.y[i];
-}
-
-struct Copy16Arguments {
+struct CopyArguments {
     device const uint4 *from;
     ulong n;
     device uint4 *to;
 };
 
 /// Reads and writes 16 bytes a thread: what the memory can do at most.
-kernel void copy_16(constant Copy16Arguments &a [[buffer(0)]], PLACE) {
+kernel void copy_16(constant CopyArguments &a [[buffer(0)]], PLACE) {
     const ulong i = NUMBER;
     if (i < a.n) a.to[i] = a.from[i];
 }
