@@ -209,7 +209,7 @@ export const common = {
     equal(await page.evaluate(() => String(document.getSelection())), after.slice(before.length), 'what was added is selected');
     await page.reload();
     await page.waitForSelector('.raw textarea');
-    equal(await page.inputValue('#message'), after, 'after a reload');
+    await page.waitForFunction((text) => document.querySelector('#message')?.value === text, after);
     clean();
     await close();
   },
@@ -284,14 +284,15 @@ export const common = {
   'hostile text: what a person types is shown and never run': async (place) => {
     const { page, clean, close } = await open(place, { path: `?q=${encodeURIComponent(PAYLOADS[3])}` });
     await ready(page);
-    equal(await page.inputValue('#message'), PAYLOADS[3], '?q= fills the field');
+    // What is typed waits for the store, the model's name does not.
+    await page.waitForFunction((text) => document.querySelector('#message')?.value === text, PAYLOADS[3]);
     equal(await page.locator('article').count(), 0, '?q= never sends');
     equal(new URL(page.url()).search, '', '?q= is used once');
     await page.fill('#message', 'other');
     while (!(await stored(page, 'drafts')).some((one) => one.value === 'other'));
     await page.reload();
     await ready(page);
-    equal(await page.inputValue('#message'), 'other', 'and not by a reload');
+    await page.waitForFunction(() => document.querySelector('#message')?.value === 'other');
     await limitReply(page, 4);
     const all = PAYLOADS.filter((payload) => !payload.includes('\u0000')).slice(0, 12).join('\n\n');
     await send(page, all);
