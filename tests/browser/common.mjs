@@ -27,6 +27,10 @@ async function limitReply(page, tokens) {
   await page.waitForSelector('dialog', { state: 'detached' });
 }
 
+/** Waits until the field has this text. @param {any} page @param {string} text */
+const holds = (page, text) =>
+  page.waitForFunction((/** @type {string} */ text) => /** @type {HTMLTextAreaElement | null} */ (document.getElementById('message'))?.value === text, text);
+
 /** @type {Record<string, (place: Place) => Promise<void>>} */
 export const common = {
   'first run: the page is ready, named, and waits for a message': async (place) => {
@@ -155,11 +159,13 @@ export const common = {
       await page.waitForSelector('article.assistant');
       await page.fill('#message', ' the last one\n');
       await page.click('.meter-button');
-      const shown = await page.innerText('.prompt');
+      const before = list.map(({ role, content }) => `<start_of_turn>${role === 'user' ? 'user' : 'model'}\n${content}<end_of_turn>\n`).join('');
+      // The chat's own is there already; the one that ends in what was just typed comes after it.
+      const ending = '<start_of_turn>user\nthe last one<end_of_turn>\n<start_of_turn>model\n';
+      await page.waitForSelector('.prompt:has-text("the last one")');
+      equal((await page.innerText('.prompt')).replace(/^<bos>/, ''), `${before}${ending}`, `${turns} turns`);
       await page.keyboard.press('Escape');
       await page.waitForSelector('dialog', { state: 'detached' });
-      const before = list.map(({ role, content }) => `<start_of_turn>${role === 'user' ? 'user' : 'model'}\n${content}<end_of_turn>\n`).join('');
-      equal(shown.replace(/^<bos>/, ''), `${before}<start_of_turn>user\nthe last one<end_of_turn>\n<start_of_turn>model\n`, `${turns} turns`);
       await page.fill('#message', '');
     }
     clean();
@@ -206,10 +212,10 @@ export const common = {
     await page.waitForFunction((/** @type {number} */ length) => !document.querySelector('.send.stop') && /** @type {HTMLTextAreaElement} */ (document.getElementById('message')).value.length > length, before.length);
     const after = await page.inputValue('#message');
     check(after.startsWith(before), 'the text before stays');
-    equal(await page.evaluate(() => String(document.getSelection())), after.slice(before.length), 'what was added is selected');
+    await page.waitForFunction((/** @type {string} */ added) => String(document.getSelection()) === added, after.slice(before.length));
     await page.reload();
     await page.waitForSelector('.raw textarea');
-    await page.waitForFunction((text) => document.querySelector('#message')?.value === text, after);
+    await holds(page, after);
     clean();
     await close();
   },
@@ -285,14 +291,14 @@ export const common = {
     const { page, clean, close } = await open(place, { path: `?q=${encodeURIComponent(PAYLOADS[3])}` });
     await ready(page);
     // What is typed waits for the store, the model's name does not.
-    await page.waitForFunction((text) => document.querySelector('#message')?.value === text, PAYLOADS[3]);
+    await holds(page, PAYLOADS[3]);
     equal(await page.locator('article').count(), 0, '?q= never sends');
     equal(new URL(page.url()).search, '', '?q= is used once');
     await page.fill('#message', 'other');
     while (!(await stored(page, 'drafts')).some((one) => one.value === 'other'));
     await page.reload();
     await ready(page);
-    await page.waitForFunction(() => document.querySelector('#message')?.value === 'other');
+    await holds(page, 'other');
     await limitReply(page, 4);
     const all = PAYLOADS.filter((payload) => !payload.includes('\u0000')).slice(0, 12).join('\n\n');
     await send(page, all);
