@@ -156,11 +156,11 @@ export const common = {
       await importFile(page, chatFile(list, `${turns} turns`).replaceAll('"imported"', `"imported${turns}"`).replaceAll('"i0', `"i${turns}`));
       await dismiss(page);
       await page.click(`.entry-open:has-text("${turns} turns")`);
-      await page.waitForSelector('article.assistant');
+      // Not the chat before it: what is typed belongs to the one that is open.
+      await page.waitForSelector(`article.assistant:has-text("answer ${turns - 2}")`);
       await page.fill('#message', ' the last one\n');
       await page.click('.meter-button');
       const before = list.map(({ role, content }) => `<start_of_turn>${role === 'user' ? 'user' : 'model'}\n${content}<end_of_turn>\n`).join('');
-      // The chat's own is there already; the one that ends in what was just typed comes after it.
       const ending = '<start_of_turn>user\nthe last one<end_of_turn>\n<start_of_turn>model\n';
       await page.waitForSelector('.prompt:has-text("the last one")');
       equal((await page.innerText('.prompt')).replace(/^<bos>/, ''), `${before}${ending}`, `${turns} turns`);
