@@ -12,12 +12,16 @@
 //! | columns | Q4_K | Q6_K | bound by |
 //! |---|---|---|---|
 //! | 1 | 81 GOP/s, 23 GB/s | 62 GOP/s, 26 GB/s | unpacking |
-//! | 8 (`few.rs`) | 204 | 170 | a superblock of 4 rows keeps the multiplying units busy for 22 cycles a column, 93 operations in each; unpacking takes as long as two columns |
-//! | 64 (`panel.rs`) | 299 | 295 | 11 cycles for a block of 16 rows and a column, again 93 operations in each; unpacking a panel takes as long as five columns |
+//! | 1, interleaved | 160, 45 GB/s | 88, 36 GB/s | unpacking, but memory is slower |
+//! | 8 (`few.rs`) | 204 | 171 | a superblock of 4 rows keeps the multiplying units busy for 22 cycles a column, 93 operations in each; unpacking takes as long as two columns |
+//! | 8, interleaved (`interleaved.rs`) | 268 | 238 | 11 cycles for a block of 16 rows and a column, again 93 operations in each; units that do not multiply are nearly as busy |
+//! | 64 (`panel.rs`) | 301 | 297 | the same 11 cycles; unpacking a panel takes as long as five columns |
+//! | 64, interleaved | 314 | 306 | the same |
 //!
-//! Weights from memory: one column 77 (22 GB/s) and 41 (17 GB/s), eight 185 and 140, 64 columns 249 and 254. The next idea is
-//! to store weights in tiles of 16 rows when a file is packed: nothing is unpacked then but nibbles, and the same routine
-//! serves one column and eight.
+//! Weights from memory: one column 76 (21 GB/s) and 34 (14 GB/s), eight 187 and 126, 64 columns 278 and 232; interleaved 80 and
+//! 47, 206 and 163, 283 and 246. What is left: a step of decode reads interleaved rows at half to nine tenths of what memory
+//! gives, for reasons not found yet; and float arithmetic of 3 cycles in 11, which scales of activations for 256 values instead
+//! of 32 would make 2, at some cost of accuracy.
 
 #![expect(unsafe_code, reason = "instructions that not every processor has, pointers into rows of bytes")]
 #![expect(clippy::needless_range_loop, reason = "an index often stands for the same lane of several arrays")]
