@@ -37,6 +37,7 @@ mod settings;
 mod signals;
 mod terminal;
 mod tools;
+mod words;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

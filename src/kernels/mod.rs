@@ -171,6 +171,12 @@ impl<'a> WeightRows<'a> {
         WeightRows { format, bytes: &weights[start..end], row_bytes, n: rows.len(), k }
     }
 
+    /// Panics where a product of these rows with `acts` does not fit `out`.
+    fn check(&self, acts: &Q8Rows, out: &TileMut<'_>) {
+        assert_eq!(acts.k(), self.k, "the activations have rows of another length");
+        assert_eq!((out.n_rows(), out.width()), (acts.n(), self.n), "the output does not fit");
+    }
+
     fn row(&self, r: usize) -> &'a [u8] {
         &self.bytes[r * self.row_bytes..][..self.row_bytes]
     }
@@ -246,8 +252,7 @@ impl Kernels {
     ) {
         assert!(format.is_quantized(), "{format:?} is not quantized");
         let weights = WeightRows::new(format, weights, k, &rows);
-        assert_eq!(acts.k(), k, "the activations have rows of another length");
-        assert_eq!((out.n_rows(), out.width()), (acts.n(), weights.n), "the output does not fit");
+        weights.check(acts, out);
         // SAFETY: `Kernels::new` has seen the instructions, lengths were checked above.
         unsafe { (self.table.matmul_q8)(&weights, acts, out) }
     }
@@ -268,8 +273,7 @@ impl Kernels {
         assert!(can_interleave(format, rows.len(), k), "{rows:?} of {k} values of {format:?} are not interleaved");
         assert!(rows.start.is_multiple_of(STRIP_ROWS), "rows {rows:?} begin within a strip");
         let weights = WeightRows::new(format, weights, k, &rows);
-        assert_eq!(acts.k(), k, "the activations have rows of another length");
-        assert_eq!((out.n_rows(), out.width()), (acts.n(), weights.n), "the output does not fit");
+        weights.check(acts, out);
         // SAFETY: `Kernels::new` has seen the instructions, lengths were checked above.
         unsafe { (self.table.matmul_interleaved)(&weights, acts, out) }
     }
