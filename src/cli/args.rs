@@ -889,6 +889,11 @@ mod tests {
     #[test]
     fn flags_of_llama_cpp_are_not_taken_for_others() {
         assert_eq!(run(&["-tb", "4"]).threads_batch, Some(4));
+        let repacks = |line: &[&str]| (run(line).repack, run(line).no_repack);
+        assert_eq!(repacks(&["--repack", "-nr"]), (false, true));
+        assert_eq!(repacks(&["--no-repack", "--repack"]), (true, false));
+        let packed = run(&["--repack"]);
+        assert!(!run(&["--no-repack"]).or(packed.clone()).repack && run(&[]).or(packed).repack);
         assert_eq!(run(&["-a", "name", "-sp", "-l", "5+1"]).alias.as_deref(), Some("name"));
         assert_eq!(run(&["-p", "x", "-fa", "-c", "7"]).ctx_size, Some(7));
         assert_eq!(run(&["-p", "-fa"]).prompt.as_deref(), Some("-fa"), "in the place of a value");
