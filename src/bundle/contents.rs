@@ -6,13 +6,14 @@ use std::rc::Rc;
 
 use super::Bytes;
 use super::hashes::{Hasher, Hashes};
+use super::large_pages::{LARGE_PAGE, LargePages};
 use super::locate::is_weights;
 use super::manifest::{Hashed, MANIFEST_MEMBER, Manifest, Member, Parameters};
 use super::pack::{OnProgress, Progress};
 use super::zip::{Layout, NewMember, ZipError};
 
 /// Bytes between two calls of the progress callback.
-const CHUNK: usize = 4 << 20;
+const CHUNK: usize = 2 * LARGE_PAGE;
 /// Bytes that the system is asked to copy at once.
 const KEEP_CHUNK: u64 = 64 << 20;
 
@@ -195,13 +196,16 @@ impl Out<'_, '_> {
     fn copy(&mut self, name: &str, at: u64, bytes: &Bytes, piece_size: u64) -> Result<Hashes, Stop> {
         let mut hasher = Hasher::new(piece_size);
         self.file.seek(SeekFrom::Start(at))?;
-        for start in (0..bytes.len()).step_by(CHUNK) {
-            let Some(chunk) = bytes.slice(start..bytes.len().min(start + CHUNK)) else { break };
+        let mut start = 0;
+        // Up to the end of a large page of the file, see `LargePages`.
+        let mut end = CHUNK - (at % CHUNK as u64) as usize;
+        while let Some(chunk) = bytes.slice(start..bytes.len().min(end)).filter(|chunk| !chunk.is_empty()) {
             hasher.update(&chunk);
             self.file.write_all(&chunk)?;
             self.report(name, chunk.len() as u64)?;
             // What has been read would otherwise count as this program's memory.
             chunk.release();
+            (start, end) = (start + chunk.len(), end + CHUNK);
         }
         Ok(hasher.finish())
     }
@@ -209,9 +213,10 @@ impl Out<'_, '_> {
     /// Hashes while the bytes are made.
     fn make(&mut self, name: &str, at: u64, made: Made<'_>, piece_size: u64) -> Result<Hashes, Stop> {
         self.file.seek(SeekFrom::Start(at))?;
-        let mut sink = Sink { out: self, name, hasher: Hasher::new(piece_size), left: made.size };
-        let result = (made.write)(&mut sink);
-        let Sink { hasher, left, out, .. } = sink;
+        let sink = Sink { out: self, name, hasher: Hasher::new(piece_size), left: made.size };
+        let mut pages = LargePages::new(sink, at);
+        let result = (made.write)(&mut pages).and_then(|()| pages.flush());
+        let Sink { hasher, left, out, .. } = pages.into_inner();
         if out.is_interrupted {
             return Err(Stop::Interrupted);
         }

@@ -12,6 +12,7 @@ mod args_file;
 mod contents;
 mod executable;
 mod hashes;
+mod large_pages;
 mod locate;
 mod manifest;
 mod map;

@@ -1,8 +1,10 @@
 //! A file that appears under its name only when it is whole.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+use super::large_pages::LargePages;
 
 /// A temporary file beside the output; it is gone unless it becomes the output.
 ///
@@ -33,6 +35,11 @@ impl NewFile {
     /// To write to.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// To write to from the beginning, see [`LargePages`].
+    pub fn in_large_pages(&self) -> impl Write {
+        LargePages::new(&self.file, 0)
     }
 
     /// Gives it the output's name, in one step.
@@ -136,7 +143,6 @@ fn free_in(_directory: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     #[test]
     fn a_file_has_its_name_when_it_is_whole_and_never_before() {

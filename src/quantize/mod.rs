@@ -11,7 +11,7 @@ mod search;
 
 pub use recipe::Recipe;
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -157,7 +157,7 @@ impl Plan {
     pub fn write(&self, out: impl Write, n_threads: usize, on_progress: &mut OnProgress<'_>) -> Result<(), Stop> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads.max(1)).build();
         let pool = pool.map_err(|error| Stop::Error(QuantizeError::Threads(error.to_string())))?;
-        let sink = self.writer.clone().start(BufWriter::new(out))?;
+        let sink = self.writer.clone().start(out)?;
         let mut work = Work { recipe: self.recipe, sink, on_progress, done: 0, total: self.n_params };
         for ((name, tensor), &format) in self.tensors.by_gguf_name().iter().zip(&self.formats) {
             match tensor {
@@ -188,7 +188,7 @@ pub fn quantize(
     }
     let io_error = |source: io::Error| QuantizeError::Io { path: output.clone(), source };
     let new_file = NewFile::create(output, false).map_err(io_error)?;
-    let written = plan.write(new_file.file(), options.n_threads, on_progress);
+    let written = plan.write(new_file.in_large_pages(), options.n_threads, on_progress);
     written.and_then(|()| Ok(new_file.file().sync_all()?)).map_err(|stop| match stop {
         Stop::Error(error) => error,
         Stop::Io(error) if error.kind() == io::ErrorKind::StorageFull => {
@@ -220,7 +220,7 @@ impl From<io::Error> for Stop {
 
 struct Work<'a, 'b, W: Write> {
     recipe: Recipe,
-    sink: TensorSink<BufWriter<W>>,
+    sink: TensorSink<W>,
     on_progress: &'a mut OnProgress<'b>,
     done: u64,
     total: u64,
