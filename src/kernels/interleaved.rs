@@ -39,6 +39,20 @@ const fn halves(format: Format) -> &'static [usize] {
     }
 }
 
+/// Where in a strip's superblock stands what stands at `at` in a row's, both divided by the rows: the order in which it is
+/// read, for reading that jumps is slower. What lies together in 16 bytes stays so.
+const fn place(format: Format, at: usize) -> usize {
+    match (format, at) {
+        // Scales, then of each half the high bits and the low ones.
+        (Format::Q6_K, 192..208) => at - 192,
+        (Format::Q6_K, 128..160) => at - 128 + 16,
+        (Format::Q6_K, 0..64) => at + 48,
+        (Format::Q6_K, 160..192) => at - 160 + 112,
+        (Format::Q6_K, 64..128) => at - 64 + 144,
+        _ => at,
+    }
+}
+
 /// Offset and length of all that alternates in a superblock.
 fn units(format: Format) -> Vec<(usize, usize)> {
     let mut units = Vec::new();
@@ -65,7 +79,7 @@ fn copy<const BACK: bool>(format: Format, k: usize, from: &[u8], to: &mut [u8]) 
             for &(at, len) in &units {
                 for r in 0..STRIP_ROWS {
                     let in_rows = r * row_bytes + b + at;
-                    let in_strip = STRIP_ROWS * (b + at) + r * len;
+                    let in_strip = STRIP_ROWS * (b + place(format, at)) + r * len;
                     let (source, target) = if BACK { (in_strip, in_rows) } else { (in_rows, in_strip) };
                     // Lengths that the compiler knows are a load and a store.
                     match len {
@@ -103,7 +117,7 @@ pub fn row_of_strip(format: Format, r: usize, strip: &[u8], row: &mut [u8]) {
     let units = units(format);
     for b in (0..row.len()).step_by(format.superblock_bytes()) {
         for &(at, len) in &units {
-            row[b + at..b + at + len].copy_from_slice(&strip[STRIP_ROWS * (b + at) + r * len..][..len]);
+            row[b + at..b + at + len].copy_from_slice(&strip[STRIP_ROWS * (b + place(format, at)) + r * len..][..len]);
         }
     }
 }
@@ -133,28 +147,29 @@ fn matmul<S: Simd, U: ColumnScales>(s: S, weights: &WeightRows<'_>, acts: &Q8Row
 }
 
 /// `LANES` rows of a superblock of a strip, seen as columns.
-#[derive(Clone, Copy)]
-pub(super) struct StripColumns<'a, S> {
+pub(super) struct StripColumns<'a, S, U> {
     s: S,
+    format: PhantomData<U>,
     /// All 16 rows.
     superblock: &'a [u8],
     /// The first of the rows.
     lane: usize,
 }
 
-impl<'a, S: Simd> StripColumns<'a, S> {
+impl<'a, S: Simd, U: Unpack> StripColumns<'a, S, U> {
     /// Superblock `b` of the rows from `r` on, which is a multiple of `LANES`.
     #[inline(always)]
-    pub fn new(s: S, weights: &WeightRows<'a>, bytes: usize, r: usize, b: usize) -> Self {
+    pub fn new(s: S, weights: &WeightRows<'a>, r: usize, b: usize) -> Self {
+        let bytes = U::FORMAT.superblock_bytes();
         let strip = &weights.bytes[r / STRIP_ROWS * STRIP_ROWS * weights.row_bytes..];
         let superblock = &strip[b * STRIP_ROWS * bytes..][..STRIP_ROWS * bytes];
-        StripColumns { s, superblock, lane: r % STRIP_ROWS }
+        StripColumns { s, format: PhantomData, superblock, lane: r % STRIP_ROWS }
     }
 
     /// 4 bytes of each row.
     #[inline(always)]
     fn dword(&self, at: usize) -> S::I {
-        let place = &self.superblock[STRIP_ROWS * at..][..STRIP_ROWS * 4];
+        let place = &self.superblock[STRIP_ROWS * place(U::FORMAT, at)..][..STRIP_ROWS * 4];
         // SAFETY: `LANES` of the 16 rows' 4 bytes, `lane` being a multiple of `LANES`.
         unsafe { self.s.load_i(place.as_ptr().add(4 * self.lane).cast()) }
     }
@@ -162,7 +177,7 @@ impl<'a, S: Simd> StripColumns<'a, S> {
     /// The f16 of each row.
     #[inline(always)]
     fn f16(&self, at: usize) -> S::F {
-        let place = &self.superblock[STRIP_ROWS * at..][..STRIP_ROWS * 2];
+        let place = &self.superblock[STRIP_ROWS * place(U::FORMAT, at)..][..STRIP_ROWS * 2];
         // SAFETY: `LANES` of the 16 rows' 2 bytes, `lane` being a multiple of `LANES`.
         unsafe { self.s.load_f16(place.as_ptr().add(2 * self.lane).cast()) }
     }
@@ -180,7 +195,7 @@ impl<'a, S: Simd> StripColumns<'a, S> {
     }
 }
 
-impl<S: Simd> Columns<S> for StripColumns<'_, S> {
+impl<S: Simd, U: Unpack> Columns<S> for StripColumns<'_, S, U> {
     #[inline(always)]
     fn columns(&self, at: usize) -> [S::I; 4] {
         [self.dword(at), self.dword(at + 4), self.dword(at + 8), self.dword(at + 12)]
@@ -193,14 +208,17 @@ impl<S: Simd> Columns<S> for StripColumns<'_, S> {
 }
 
 /// The scales of a format whose rows can be interleaved.
-pub(super) trait ColumnScales: Unpack {
+pub(super) trait ColumnScales: Unpack + Sized {
+    /// A superblock's bytes are read from the first to the last. The processor sees that by itself, and for one column,
+    /// which meets weights as fast as memory has them, being asked as well slows it down.
+    const IS_READ_IN_ORDER: bool = true;
     /// Those of block `j`, a lane being a row.
-    fn column_scales<S: Simd>(strip: &StripColumns<'_, S>, j: usize) -> Scales<S::F>;
+    fn column_scales<S: Simd>(strip: &StripColumns<'_, S, Self>, j: usize) -> Scales<S::F>;
 }
 
 impl ColumnScales for unpack::Q4_0 {
     #[inline(always)]
-    fn column_scales<S: Simd>(strip: &StripColumns<'_, S>, j: usize) -> Scales<S::F> {
+    fn column_scales<S: Simd>(strip: &StripColumns<'_, S, Self>, j: usize) -> Scales<S::F> {
         let scale = strip.f16(j * Self::FORMAT.block_bytes());
         Scales { scale: [scale; 2], min: [scale; 2] }
     }
@@ -208,7 +226,7 @@ impl ColumnScales for unpack::Q4_0 {
 
 impl ColumnScales for unpack::Q8_0 {
     #[inline(always)]
-    fn column_scales<S: Simd>(strip: &StripColumns<'_, S>, j: usize) -> Scales<S::F> {
+    fn column_scales<S: Simd>(strip: &StripColumns<'_, S, Self>, j: usize) -> Scales<S::F> {
         let scale = strip.f16(j * Self::FORMAT.block_bytes());
         Scales { scale: [scale; 2], min: [scale; 2] }
     }
@@ -216,21 +234,23 @@ impl ColumnScales for unpack::Q8_0 {
 
 impl ColumnScales for unpack::Q4_K {
     #[inline(always)]
-    fn column_scales<S: Simd>(strip: &StripColumns<'_, S>, j: usize) -> Scales<S::F> {
+    fn column_scales<S: Simd>(strip: &StripColumns<'_, S, Self>, j: usize) -> Scales<S::F> {
         scales_k4(strip, j)
     }
 }
 
 impl ColumnScales for unpack::Q5_K {
+    const IS_READ_IN_ORDER: bool = false;
+
     #[inline(always)]
-    fn column_scales<S: Simd>(strip: &StripColumns<'_, S>, j: usize) -> Scales<S::F> {
+    fn column_scales<S: Simd>(strip: &StripColumns<'_, S, Self>, j: usize) -> Scales<S::F> {
         scales_k4(strip, j)
     }
 }
 
 /// As [`scales_and_mins_k4`](super::blocks::scales_and_mins_k4) finds them in 12 bytes, here 3 dwords of each row.
 #[inline(always)]
-fn scales_k4<S: Simd>(strip: &StripColumns<'_, S>, j: usize) -> Scales<S::F> {
+fn scales_k4<S: Simd, U: Unpack>(strip: &StripColumns<'_, S, U>, j: usize) -> Scales<S::F> {
     let s = strip.s;
     let [scales, mins, lows] = [strip.dword(4), strip.dword(8), strip.dword(12)];
     let shift = 8 * (j % 4) as u32;
@@ -249,8 +269,10 @@ fn scales_k4<S: Simd>(strip: &StripColumns<'_, S>, j: usize) -> Scales<S::F> {
 }
 
 impl ColumnScales for unpack::Q6_K {
+    const IS_READ_IN_ORDER: bool = false;
+
     #[inline(always)]
-    fn column_scales<S: Simd>(strip: &StripColumns<'_, S>, j: usize) -> Scales<S::F> {
+    fn column_scales<S: Simd>(strip: &StripColumns<'_, S, Self>, j: usize) -> Scales<S::F> {
         let s = strip.s;
         let four = strip.dword(192 + j / 2 * 4);
         // A signed byte on top of a lane is the byte times 2^24, which is taken back exactly.
@@ -288,7 +310,7 @@ impl<U: ColumnScales, const COLUMNS: usize> Kernel for Few<'_, '_, U, COLUMNS> {
         for r in (0..self.weights.n).step_by(S::LANES) {
             let mut sums = [[s.splat(0.0); LANES]; COLUMNS];
             for b in 0..superblocks {
-                let strip = StripColumns::new(s, self.weights, bytes, r, b);
+                let strip = StripColumns::<S, U>::new(s, self.weights, r, b);
                 let mut acts = [&columns[0][b]; COLUMNS];
                 for c in 1..n_columns {
                     acts[c] = &columns[c][b];
@@ -319,7 +341,7 @@ impl<U: ColumnScales, const COLUMNS: usize> Kernel for Few<'_, '_, U, COLUMNS> {
 /// Blocks of a superblock as they are unpacked: each meets all columns at once.
 struct Products<'a, S: Simd, U, const COLUMNS: usize> {
     format: PhantomData<U>,
-    strip: StripColumns<'a, S>,
+    strip: StripColumns<'a, S, U>,
     /// Of each block.
     scales: [Scales<S::F>; LANES],
     /// Of each column.
@@ -328,7 +350,7 @@ struct Products<'a, S: Simd, U, const COLUMNS: usize> {
     sums: &'a mut [[S::F; LANES]; COLUMNS],
 }
 
-impl<S: Simd, U: Unpack, const COLUMNS: usize> Stream<S, 8> for Products<'_, S, U, COLUMNS> {
+impl<S: Simd, U: ColumnScales, const COLUMNS: usize> Stream<S, 8> for Products<'_, S, U, COLUMNS> {
     #[inline(always)]
     fn bytes(&self, at: usize) -> Bytes<S, 8> {
         column_bytes(self.strip.s, &self.strip, at)
@@ -347,10 +369,11 @@ impl<S: Simd, U: Unpack, const COLUMNS: usize> Stream<S, 8> for Products<'_, S, 
     #[inline(always)]
     fn put(&mut self, j: usize, block: Bytes<S, 8>) {
         let s = self.strip.s;
-        if self.strip.is_first() {
+        if self.strip.is_first() && (COLUMNS > 1 || !U::IS_READ_IN_ORDER) {
             // An eighth of a superblock with each block: all of them at once would wait for each other.
             let len = STRIP_ROWS * U::FORMAT.superblock_bytes() / LANES;
-            prefetch_strip(s, self.strip.first_byte().wrapping_add(j * len), len);
+            let ahead = if U::IS_READ_IN_ORDER { 8192 } else { 16384 };
+            prefetch_strip(s, self.strip.first_byte().wrapping_add(j * len), len, ahead);
         }
         let Scales { scale, min } = self.scales[j];
         let (lane, m, parity) = (LANE_OF_BLOCK[j], j / 2, j % 2);

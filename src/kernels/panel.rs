@@ -1,7 +1,7 @@
 //! Products of quantized weights with many columns.
 //!
-//! A *panel* is some vectors' worth of rows (64 with 16 lanes), cut into chunks of some superblocks. A chunk is unpacked
-//! once, seen as columns: a lane is a row, a vector holds 4 consecutive bytes of each row. Then all columns of
+//! A *panel* is two vectors' worth of rows (32 with 16 lanes); long ones are cut into chunks of some superblocks. A chunk is
+//! unpacked once, seen as columns: a lane is a row, a vector holds 4 consecutive bytes of each row. Then all columns of
 //! activations pass by, interleaved in groups of four. In pseudo code:
 //!
 //! ```text
@@ -9,15 +9,14 @@
 //!     for each chunk of superblocks:
 //!         unpack
 //!         for j in 0, 4, 2, 6, 1, 5, 3, 7:                the running sum that block j of each superblock goes to
-//!             for each group of columns:
-//!                 for each pair of vectors of the panel:  a register tile
-//!                     take the tile's sums j
-//!                     for each superblock of the chunk:   sums += products of block j
-//!                     put them back; in the last chunk, add those that can be folded already
+//!             for each group of columns:                  a register tile
+//!                 take the tile's sums j
+//!                 for each superblock of the chunk:       sums += products of block j
+//!                 put them back; in the last chunk, add those that can be folded already
 //! ```
 //!
-//! With j outside, the 8 sums of a product need not be in registers together, and block j of the chunk stays in the
-//! first-level cache while the columns pass. In that order of j the last chunk folds its sums as they come: what lies in
+//! With j outside, the 8 sums of a product need not be in registers together, and block j of the chunk stays near while the
+//! columns pass. In that order of j the last chunk folds its sums as they come: what lies in
 //! memory between two passes is half as much where there is one chunk only, and the last pass writes results.
 
 use std::cell::RefCell;
@@ -36,11 +35,9 @@ pub(super) const MAX_SUPERBLOCK_BYTES: usize = 8 * 34;
 /// Vectors of rows in a register tile.
 const VECTORS: usize = 2;
 
-/// Register tiles in a panel. More rows mean fewer passes over the activations.
-const PAIRS: usize = 2;
-
-/// Superblocks unpacked at a time: block j of all of them should fit the first-level cache, at most 2.8 KB each.
-const CHUNK: usize = 9;
+/// Superblocks unpacked at a time, at most 100 KB for 8 rows. All of a row at once is best (measured with rows of 9216
+/// values), since sums then stay in registers; the second-level cache should still hold them beside what it has to stream.
+const CHUNK: usize = 36;
 
 /// Vectors in a block of the panel: 8 of bytes, the scales, the mins, for each vector of rows.
 const fn record_vectors<U: Unpack>() -> usize {
@@ -54,29 +51,22 @@ pub(super) fn matmul<S: Simd, U: Unpack, P: Pack<U>>(
     acts: &Q8Rows,
     out: &mut TileMut<'_>,
 ) {
-    let pair_rows = VECTORS * S::LANES;
+    let panel_rows = VECTORS * S::LANES;
     let n_columns = acts.n().next_multiple_of(GROUP);
     let superblocks = acts.padded_blocks() / LANES;
     let n_chunks = superblocks.div_ceil(CHUNK);
     let chunk = superblocks.div_ceil(n_chunks);
     let panel_len = chunk * LANES * record_vectors::<U>() * S::LANES;
     let n_sums = if n_chunks == 1 { LANES / 2 } else { LANES };
-    let sums_len = n_sums * n_columns * pair_rows;
-    with_scratch(PAIRS * panel_len, PAIRS * sums_len, |panels, sums| {
-        for first_row in (0..weights.n).step_by(PAIRS * pair_rows) {
-            let n_pairs = PAIRS.min((weights.n - first_row).div_ceil(pair_rows));
-            let panels = &mut panels[..n_pairs * panel_len];
-            let sums = &mut sums[..n_pairs * sums_len];
+    with_scratch(panel_len, n_sums * n_columns * panel_rows, |panel, sums| {
+        for first_row in (0..weights.n).step_by(panel_rows) {
             for start in (0..superblocks).step_by(chunk) {
                 let n = chunk.min(superblocks - start);
-                for (p, panel) in panels.chunks_exact_mut(panel_len).enumerate() {
-                    let first_row = first_row + p * pair_rows;
-                    s.vectorize(PackPanel::<U, P> { format: PhantomData, weights, first_row, start, n, panel });
-                }
+                let format = PhantomData;
+                s.vectorize(PackPanel::<U, P> { format, weights, first_row, start, n, panel });
                 let out = Out { tile: out, first_row };
                 let is_last = start + n == superblocks;
-                let format = PhantomData;
-                s.vectorize(Chunk::<U> { format, panels, panel_len, acts, start, n, is_last, sums, sums_len, out });
+                s.vectorize(Chunk::<U> { format: PhantomData, panel, acts, start, n, is_last, sums, out });
             }
         }
     });
@@ -178,7 +168,7 @@ impl<U: Unpack> Pack<U> for Plain {
         }
         // The rows of the next panel follow those of this one. They come while this one is computed with, which the
         // processor's own prefetching, at home in a few long streams, does not bring about.
-        let ahead = PAIRS * VECTORS * S::LANES * weights.row_bytes;
+        let ahead = VECTORS * S::LANES * weights.row_bytes;
         for row in &pointers[..S::LANES] {
             for line in (0..bytes).step_by(64) {
                 s.prefetch_far(row.wrapping_add(ahead + line));
@@ -201,15 +191,14 @@ impl<U: ColumnScales> Pack<U> for Strips {
         let bytes = U::FORMAT.superblock_bytes();
         // Rows beyond the last repeat the last ones; their results are dropped.
         let first_row = first_row.min(weights.n - S::LANES);
-        let columns = StripColumns::new(s, weights, bytes, first_row, b);
+        let columns = StripColumns::<S, U>::new(s, weights, first_row, b);
         // For the next panel, as above.
-        let ahead = PAIRS * VECTORS * S::LANES * weights.row_bytes;
+        let ahead = VECTORS * S::LANES * weights.row_bytes;
         if columns.is_first() {
             for line in (0..STRIP_ROWS * bytes).step_by(64) {
                 s.prefetch_far(columns.first_byte().wrapping_add(ahead + line));
             }
         }
-        U::unpack(&mut ColumnStream { s, columns, to, j_stride });
         for j in 0..LANES {
             let scales = U::column_scales(&columns, j);
             for part in 0..U::SCALES + U::MINS {
@@ -218,6 +207,7 @@ impl<U: ColumnScales> Pack<U> for Strips {
                 unsafe { s.store_f(to.add(j * j_stride + (8 + part) * VECTORS * S::LANES), x) };
             }
         }
+        U::unpack(&mut ColumnStream { s, columns, to, j_stride });
     }
 }
 
@@ -323,18 +313,16 @@ const FOLD_ORDER: [usize; LANES] = [0, 4, 2, 6, 1, 5, 3, 7];
 /// Adds the products of a chunk to the running sums, for all columns; the last one folds them into results.
 struct Chunk<'a, 'o, U> {
     format: PhantomData<U>,
-    /// Of each pair of vectors `panel_len` numbers: the records `[j][n]`.
-    panels: &'a [f32],
-    panel_len: usize,
+    /// The records `[j][n]`.
+    panel: &'a [f32],
     acts: &'a Q8Rows,
     /// The chunk's first superblock.
     start: usize,
     /// Superblocks in it.
     n: usize,
     is_last: bool,
-    /// Of each pair of vectors `sums_len` numbers: `[j][columns][VECTORS][LANES]`. The first chunk finds anything there.
+    /// `[j][columns][VECTORS][LANES]`. The first chunk finds anything there.
     sums: &'a mut [f32],
-    sums_len: usize,
     out: Out<'a, 'o>,
 }
 
@@ -353,14 +341,12 @@ impl<U: Unpack> Kernel for Chunk<'_, '_, U> {
     fn run<S: Simd>(mut self, s: S) {
         for j in FOLD_ORDER {
             for g in 0..self.acts.n().div_ceil(GROUP) {
-                for pair in 0..self.panels.len() / self.panel_len {
-                    match S::TILE_COLUMNS {
-                        2 => {
-                            self.tile::<S, 2>(s, j, g, pair, 0);
-                            self.tile::<S, 2>(s, j, g, pair, 2);
-                        }
-                        _ => self.tile::<S, 4>(s, j, g, pair, 0),
+                match S::TILE_COLUMNS {
+                    2 => {
+                        self.tile::<S, 2>(s, j, g, 0);
+                        self.tile::<S, 2>(s, j, g, 2);
                     }
+                    _ => self.tile::<S, 4>(s, j, g, 0),
                 }
             }
         }
@@ -368,15 +354,15 @@ impl<U: Unpack> Kernel for Chunk<'_, '_, U> {
 }
 
 impl<U: Unpack> Chunk<'_, '_, U> {
-    /// Sum j of the columns `first..first + COLUMNS` of group g and the rows of a pair of vectors.
+    /// Sum j of the columns `first..first + COLUMNS` of group g.
     #[inline(always)]
-    fn tile<S: Simd, const COLUMNS: usize>(&mut self, s: S, j: usize, g: usize, pair: usize, first: usize) {
+    fn tile<S: Simd, const COLUMNS: usize>(&mut self, s: S, j: usize, g: usize, first: usize) {
         let n_groups = self.acts.n().div_ceil(GROUP);
         let group_len = GROUP * VECTORS * S::LANES;
         let blocks_len = self.n * record_vectors::<U>() * S::LANES;
         let acts = &self.acts.group(j, g)[self.start..][..self.n];
-        let blocks = &self.panels[pair * self.panel_len + j * blocks_len..][..blocks_len];
-        let all = &mut self.sums[pair * self.sums_len..][..self.sums_len];
+        let blocks = &self.panel[j * blocks_len..][..blocks_len];
+        let all = &mut *self.sums;
         let at = |j: usize| (j * n_groups + g) * group_len + first * VECTORS * S::LANES;
 
         let mut sums = [[s.splat(0.0); VECTORS]; COLUMNS];
@@ -413,7 +399,7 @@ impl<U: Unpack> Chunk<'_, '_, U> {
         for (c, sums) in columns.zip(sums) {
             let column = tile.row_mut(c);
             for (v, sum) in sums.into_iter().enumerate() {
-                let first_row = *first_row + (pair * VECTORS + v) * S::LANES;
+                let first_row = *first_row + v * S::LANES;
                 // The zero is `scalar::fold`'s.
                 let sum = s.add(sum, s.splat(0.0));
                 if first_row + S::LANES <= n_rows {

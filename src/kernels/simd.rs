@@ -195,15 +195,12 @@ pub(super) fn prefetch_far_ahead<S: Simd>(s: S, at: *const u8, len: usize, tile:
     }
 }
 
-/// How far ahead strips of interleaved rows are asked for, which are one stream.
-const PREFETCH_STRIP_BYTES: usize = 8192;
-
-/// The same into the second-level cache, for a stream that several columns meet: a strip's next superblocks are asked for
-/// early, and leave the first-level cache to the activations.
+/// The same for a stream that several columns meet: asks for the `len` bytes that stand `ahead` behind `at` early enough to
+/// leave the first-level cache to the activations.
 #[inline(always)]
-pub(super) fn prefetch_strip<S: Simd>(s: S, at: *const u8, len: usize) {
+pub(super) fn prefetch_strip<S: Simd>(s: S, at: *const u8, len: usize, ahead: usize) {
     for line in (0..len).step_by(64) {
-        s.prefetch_far(at.wrapping_add(PREFETCH_STRIP_BYTES + line));
+        s.prefetch_far(at.wrapping_add(ahead + line));
     }
 }
 
