@@ -19,9 +19,9 @@ pub struct Q8Rows {
     n: usize,
     k: usize,
     padded_blocks: usize,
-    /// `[n][superblocks]`, of few rows.
+    /// `[n][superblocks]`, of few rows; what follows is left from earlier ones.
     rows: Vec<RowSuperblock>,
-    /// `[8][groups][superblocks]`, of many rows: block `8 s + j` of the rows `4 g..4 g + 4` is `[j][g][s]`.
+    /// `[8][groups][superblocks]`, of many rows: block `8 s + j` of the rows `4 g..4 g + 4` is `[j][g][s]`; likewise.
     groups: Vec<GroupBlock>,
 }
 
@@ -97,12 +97,13 @@ impl Q8Rows {
         let blocks = (k / BLOCK).next_multiple_of(LANES);
         (self.n, self.k, self.padded_blocks) = (n, k, blocks);
         if n <= FEW {
-            self.rows.resize(n * (blocks / LANES), RowSuperblock::default());
+            let len = n * (blocks / LANES);
+            self.rows.resize(self.rows.len().max(len), RowSuperblock::default());
             return;
         }
         let n_groups = n.div_ceil(GROUP);
         let len = n_groups.checked_mul(blocks).expect("the size of the activations overflows");
-        self.groups.resize(len, GroupBlock::default());
+        self.groups.resize(self.groups.len().max(len), GroupBlock::default());
         if !n.is_multiple_of(GROUP) {
             // The last group has rows that nobody will fill.
             for j in 0..LANES {

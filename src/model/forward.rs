@@ -46,13 +46,13 @@ impl Model {
             let c = self.placement.of(i);
             x = x.on(c)?;
             let h = x.normed(c, &layer.pre_attn_norm)?;
-            let qkv = layer.wqkv.forward(c, &h)?; // [n_tokens, (n_heads + 2 n_kv_heads) * head_dim]
+            let qkv = layer.wqkv.forward(c, h)?; // [n_tokens, (n_heads + 2 n_kv_heads) * head_dim]
             let a = ops::attention(c, qkv, step, i, &self.attention_shape(i), &mut spans(batch, i))?;
-            x.add_normed(c, layer.wo.forward(c, &a)?, &layer.post_attn_norm)?;
+            x.add_normed(c, layer.wo.forward(c, a)?, &layer.post_attn_norm)?;
 
             let h = x.normed(c, &layer.pre_ffn_norm)?;
-            let h = layer.w_gate_up.gated(c, &h)?; // [n_tokens, d_ff]
-            x.add_normed(c, layer.w_down.forward(c, &h)?, &layer.post_ffn_norm)?;
+            let h = layer.w_gate_up.gated(c, h)?; // [n_tokens, d_ff]
+            x.add_normed(c, layer.w_down.forward(c, h)?, &layer.post_ffn_norm)?;
         }
         x.on(self.head())?.into_inner()
     }
@@ -61,7 +61,7 @@ impl Model {
     fn logits(&self, x: &Activations) -> candle_core::Result<Activations> {
         let c = self.head();
         let x = rms_norm(c, x, &self.output_norm, self.config.rms_eps)?;
-        self.embedding.capped(c, &x, self.config.final_softcap)
+        self.embedding.capped(c, x, self.config.final_softcap)
     }
 
     /// Where the output head is computed.

@@ -36,7 +36,9 @@ pub fn attention(
     match compute {
         Compute::Cpu(cpu) => {
             let op = CpuAttention { cpu, step, shape, spans: Mutex::new(spans) };
-            qkv.tensor()?.apply_op1_no_bwd(&op).map(Activations::Tensor)
+            let out = qkv.tensor()?.apply_op1_no_bwd(&op)?;
+            compute.reuse(qkv)?;
+            Ok(Activations::Tensor(out))
         }
         Compute::Gpu(device) => {
             let (tables, layer) = step.on_gpu(&device.gpu, layer)?;
@@ -82,7 +84,7 @@ impl CustomOp1 for CpuAttention<'_, '_> {
         }
         let mut spans = self.spans.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let spans: &mut [SequenceSpan<'_>] = &mut spans;
-        let mut out = vec![0.0; n_tokens * q_width];
+        let mut out = self.cpu.buffers.take(n_tokens * q_width);
         self.cpu.run(|| -> Result<()> {
             for span in spans.iter_mut() {
                 self.store(qkv, width, span)?;

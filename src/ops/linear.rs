@@ -1,12 +1,14 @@
 //! Matrix products with weights where they lie in the mapped file.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Error, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{Activations, Compute, Cpu, f32_values, geglu, rows_and_width, softcap};
+use super::{Activations, Compute, Cpu, f32_values, rows_and_width, softcap};
 use crate::gpu;
 use crate::kernels::{
     Format, Kernels, Q8Rows, STRIP_ROWS, TileMut, can_interleave, deinterleave, dequantize_row, row_of_strip,
@@ -46,7 +48,7 @@ pub struct Linear {
 
 struct Piece {
     part: usize,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
 }
 
 /// Rows of a piece are a multiple of this where possible: a whole number of the widest panels, and of strips.
@@ -110,10 +112,10 @@ impl Linear {
         &self.parts
     }
 
-    /// `x`: `[n_tokens, n_cols]` to `[n_tokens, n_rows]`.
-    pub fn forward(&self, compute: &Compute, x: &Activations) -> Result<Activations> {
+    /// `x`: `[n_tokens, n_cols]`, used up, to `[n_tokens, n_rows]`.
+    pub fn forward(&self, compute: &Compute, x: Activations) -> Result<Activations> {
         match compute {
-            Compute::Cpu(cpu) => x.tensor()?.apply_op1_no_bwd(&MatMul { linear: self, cpu }).map(Activations::Tensor),
+            Compute::Cpu(cpu) => used_up(compute, x, &MatMul { linear: self, cpu }),
             Compute::Gpu(device) => {
                 device.gpu.matmul(x.on_gpu()?, self.on_gpu()?, None).map(Activations::Gpu).map_err(Error::wrap)
             }
@@ -126,12 +128,17 @@ impl Linear {
     ///
     /// # Errors
     /// As of [`Linear::forward`].
-    pub fn gated(&self, compute: &Compute, x: &Activations) -> Result<Activations> {
+    pub fn gated(&self, compute: &Compute, x: Activations) -> Result<Activations> {
         match compute {
             Compute::Gpu(device) => {
                 device.gpu.gated(x.on_gpu()?, self.on_gpu()?).map(Activations::Gpu).map_err(Error::wrap)
             }
-            _ => geglu(compute, &self.forward(compute, x)?),
+            Compute::Cpu(cpu) => used_up(compute, x, &Gated { linear: self, cpu }),
+            Compute::Candle(_) => {
+                let both = self.forward(compute, x)?;
+                let [gate, up] = both.tensor()?.chunk(2, candle_core::D::Minus1)?.try_into().map_err(odd_halves)?;
+                (gate.gelu()? * up).map(Activations::Tensor)
+            }
         }
     }
 
@@ -139,7 +146,7 @@ impl Linear {
     ///
     /// # Errors
     /// As of [`Linear::forward`].
-    pub fn capped(&self, compute: &Compute, x: &Activations, cap: f32) -> Result<Activations> {
+    pub fn capped(&self, compute: &Compute, x: Activations, cap: f32) -> Result<Activations> {
         match compute {
             Compute::Gpu(device) => {
                 device.gpu.matmul(x.on_gpu()?, self.on_gpu()?, Some(cap)).map(Activations::Gpu).map_err(Error::wrap)
@@ -226,6 +233,60 @@ fn pieces(parts: &[Weight], n_threads: usize) -> Vec<Piece> {
     parts.iter().enumerate().flat_map(cut).collect()
 }
 
+/// A product's input, ready for every format.
+struct Inputs<'a> {
+    kernels: &'static Kernels,
+    /// `[n_tokens, n_cols]`
+    x: &'a [f32],
+    n_tokens: usize,
+    n_cols: usize,
+    /// Quantised once and shared by all rows; formats of floats take them as they are.
+    quantized: Option<Q8Rows>,
+}
+
+impl<'a> Inputs<'a> {
+    fn new(linear: &Linear, cpu: &Cpu, storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
+        let x = f32_values(storage, layout)?;
+        let (n_tokens, n_cols) = rows_and_width(layout)?;
+        if n_cols != linear.n_cols {
+            candle_core::bail!("`{}` takes rows of {}, not {n_cols}", linear.parts[0].name, linear.n_cols);
+        }
+        let kernels = cpu.kernels;
+        let is_quantized = linear.parts.iter().any(|p| p.format.is_quantized());
+        let quantized = is_quantized.then(|| {
+            let mut acts = cpu.buffers.take_quantized();
+            cpu.run(|| quantize(kernels, x, n_tokens, n_cols, &mut acts));
+            acts
+        });
+        Ok(Inputs { kernels, x, n_tokens, n_cols, quantized })
+    }
+
+    fn give_back(self, cpu: &Cpu) {
+        if let Some(acts) = self.quantized {
+            cpu.buffers.give_quantized(acts);
+        }
+    }
+
+    /// The products with these rows of a matrix.
+    fn multiply(&self, weight: &Weight, rows: Range<usize>, tile: &mut TileMut<'_>) {
+        let (format, bytes, n_cols) = (weight.format, weight.bytes(), self.n_cols);
+        match &self.quantized {
+            Some(acts) if weight.is_interleaved => {
+                self.kernels.matmul_interleaved(format, bytes, n_cols, rows, acts, tile);
+            }
+            Some(acts) if format.is_quantized() => self.kernels.matmul_q8(format, bytes, n_cols, rows, acts, tile),
+            _ => self.kernels.matmul_f32(format, bytes, n_cols, rows, self.x, tile),
+        }
+    }
+}
+
+/// The result of `op`, after which `x` is not needed any more.
+fn used_up(compute: &Compute, x: Activations, op: &impl CustomOp1) -> Result<Activations> {
+    let out = x.tensor()?.apply_op1_no_bwd(op)?;
+    compute.reuse(x)?;
+    Ok(Activations::Tensor(out))
+}
+
 struct MatMul<'a> {
     linear: &'a Linear,
     cpu: &'a Cpu,
@@ -237,39 +298,78 @@ impl CustomOp1 for MatMul<'_> {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = f32_values(storage, layout)?;
-        let (n_tokens, n_cols) = rows_and_width(layout)?;
-        let Linear { parts, n_rows, n_cols: expected, pieces, .. } = self.linear;
-        if n_cols != *expected {
-            candle_core::bail!("`{}` takes rows of {expected}, not {n_cols}", parts[0].name);
-        }
-        let kernels = self.cpu.kernels;
-        let mut out = vec![0.0; n_tokens * n_rows];
-        let widths = pieces.iter().map(|p| p.rows.len());
+        let Linear { parts, n_rows, pieces, .. } = self.linear;
+        let inputs = Inputs::new(self.linear, self.cpu, storage, layout)?;
+        let mut out = self.cpu.buffers.take(inputs.n_tokens * n_rows);
+        let tiles = split_columns(&mut out, *n_rows, pieces.iter().map(|p| p.rows.len()));
         self.cpu.run(|| {
-            // Activations are quantised once and shared by all rows; formats of floats take them as they are.
-            let quantized =
-                parts.iter().any(|p| p.format.is_quantized()).then(|| quantize(kernels, x, n_tokens, n_cols));
-            let tiles: Vec<TileMut<'_>> = split_columns(&mut out, *n_rows, widths);
             tiles.into_par_iter().zip(pieces).with_max_len(1).for_each(|(mut tile, piece)| {
-                let (weight, rows) = (&parts[piece.part], piece.rows.clone());
-                match &quantized {
-                    Some(acts) if weight.is_interleaved => {
-                        kernels.matmul_interleaved(weight.format, weight.bytes(), n_cols, rows, acts, &mut tile);
-                    }
-                    Some(acts) if weight.format.is_quantized() => {
-                        kernels.matmul_q8(weight.format, weight.bytes(), n_cols, rows, acts, &mut tile);
-                    }
-                    _ => kernels.matmul_f32(weight.format, weight.bytes(), n_cols, rows, x, &mut tile),
-                }
+                inputs.multiply(&parts[piece.part], piece.rows.clone(), &mut tile);
             });
         });
-        Ok((CpuStorage::F32(out), Shape::from((n_tokens, *n_rows))))
+        let shape = Shape::from((inputs.n_tokens, *n_rows));
+        inputs.give_back(self.cpu);
+        Ok((CpuStorage::F32(out), shape))
     }
 }
 
-fn quantize(kernels: &Kernels, x: &[f32], n_tokens: usize, n_cols: usize) -> Q8Rows {
-    let mut acts = Q8Rows::new();
+/// The products with a gate and an up matrix, and what becomes of both: as the products are made, for those of many tokens
+/// are too large for a cache.
+struct Gated<'a> {
+    linear: &'a Linear,
+    cpu: &'a Cpu,
+}
+
+impl CustomOp1 for Gated<'_> {
+    fn name(&self) -> &'static str {
+        "gated"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        thread_local! {
+            static BOTH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        }
+        let [gate, up] = &self.linear.parts[..] else { return Err(odd_halves(())) };
+        let width = gate.n_rows;
+        if up.n_rows != width {
+            return Err(odd_halves(()));
+        }
+        let inputs = Inputs::new(self.linear, self.cpu, storage, layout)?;
+        let pieces = pieces(std::slice::from_ref(gate), self.cpu.n_threads());
+        let mut out = self.cpu.buffers.take(inputs.n_tokens * width);
+        let tiles = split_columns(&mut out, width, pieces.iter().map(|p| p.rows.len()));
+        // Few tokens leave room for a long stream of weights, which is read faster.
+        let at_once = if inputs.n_tokens > 8 { ROW_GRANULE } else { usize::MAX };
+        let fill = |tile: &mut TileMut<'_>, piece: Range<usize>, both: &mut Vec<f32>| {
+            for start in piece.clone().step_by(at_once) {
+                let rows = start..piece.end.min(start.saturating_add(at_once));
+                let n = inputs.n_tokens * rows.len();
+                both.resize(both.len().max(2 * n), 0.0);
+                let (gates, ups) = both[..2 * n].split_at_mut(n);
+                inputs.multiply(gate, rows.clone(), &mut TileMut::whole(gates, rows.len()));
+                inputs.multiply(up, rows.clone(), &mut TileMut::whole(ups, rows.len()));
+                for (token, (gate, up)) in gates.chunks(rows.len()).zip(ups.chunks(rows.len())).enumerate() {
+                    let out = &mut tile.row_mut(token)[start - piece.start..][..rows.len()];
+                    self.cpu.kernels.gelu_tanh_mul(gate, up, out);
+                }
+            }
+        };
+        self.cpu.run(|| {
+            tiles.into_par_iter().zip(pieces).with_max_len(1).for_each(|(mut tile, piece)| {
+                BOTH.with_borrow_mut(|both| fill(&mut tile, piece.rows, both));
+            });
+        });
+        let shape = Shape::from((inputs.n_tokens, width));
+        inputs.give_back(self.cpu);
+        Ok((CpuStorage::F32(out), shape))
+    }
+}
+
+fn odd_halves<T>(_: T) -> Error {
+    Error::Msg("a gate and an up matrix of the same shape were expected".into())
+}
+
+fn quantize(kernels: &Kernels, x: &[f32], n_tokens: usize, n_cols: usize, acts: &mut Q8Rows) {
     acts.resize(n_tokens, n_cols);
     let rows: Vec<_> = acts.rows_mut().collect();
     if n_tokens == 1 {
@@ -277,5 +377,4 @@ fn quantize(kernels: &Kernels, x: &[f32], n_tokens: usize, n_cols: usize) -> Q8R
     } else {
         rows.into_par_iter().zip(x.par_chunks(n_cols)).for_each(|(row, x)| kernels.quantize_row(x, row));
     }
-    acts
 }

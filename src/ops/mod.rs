@@ -7,6 +7,7 @@
 
 mod activations;
 mod attention;
+mod buffers;
 mod embedding;
 mod gpu_cache;
 mod kv_rows;
@@ -28,7 +29,7 @@ pub use linear::{Linear, Weight};
 pub use placement::Placement;
 pub use replay::RECORDED_STEPS;
 pub use residual::Residual;
-pub use rows::{Norm, add, geglu, rms_norm, softcap};
+pub use rows::{Norm, add, rms_norm, softcap};
 pub use step::Step;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,6 +60,7 @@ pub struct Cpu {
     batch_pool: Option<rayon::ThreadPool>,
     /// How caches keep keys, and values.
     pub kv_types: [KvType; 2],
+    buffers: buffers::Buffers,
 }
 
 /// A GPU as a place to compute.
@@ -77,7 +79,8 @@ impl Compute {
     /// The system refuses to start threads.
     pub fn cpu(kernels: &'static Kernels, n_threads: usize) -> Result<Compute> {
         let pool = threads(n_threads, "compute")?;
-        Ok(Compute::Cpu(Cpu { kernels, pool, batch_pool: None, kv_types: [KvType::default(); 2] }))
+        let (kv_types, buffers) = Default::default();
+        Ok(Compute::Cpu(Cpu { kernels, pool, batch_pool: None, kv_types, buffers }))
     }
 
     /// The same with this many threads for steps of several tokens.

@@ -40,7 +40,11 @@ impl<'a> Residual<'a> {
         match compute {
             Compute::Gpu(_) => self.branch = Some((branch, norm)),
             // In place on the CPU: a clone is the same rows, and they are replaced.
-            _ => self.x = add(compute, self.x.clone(), &rms_norm(compute, &branch, norm, self.eps)?)?,
+            _ => {
+                let normed = rms_norm(compute, &branch, norm, self.eps)?;
+                compute.reuse(branch)?;
+                self.x = add(compute, self.x.clone(), normed)?;
+            }
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Operations that work on each row (each token) by itself: norm, gated GELU, softcap.
+//! Operations that work on each row (each token) by itself: norm, sum, softcap.
 
 use candle_core::{CpuStorage, CustomOp1, Error, InplaceOp1, InplaceOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -81,37 +81,15 @@ pub fn rms_norm(compute: &Compute, x: &Activations, norm: &Norm, eps: f32) -> Re
     }
 }
 
-/// `gelu_tanh(gate) * up` where each row holds the gate and then the up half: `[n_tokens, 2 d_ff]` to `[n_tokens, d_ff]`.
-pub fn geglu(compute: &Compute, gate_up: &Activations) -> Result<Activations> {
-    match compute {
-        Compute::Cpu(cpu) => {
-            let gate_up = gate_up.tensor()?;
-            let width = gate_up.dim(candle_core::D::Minus1)? / 2;
-            let f = |row: &[f32], out: &mut [f32]| {
-                let (gate, up) = row.split_at(width);
-                cpu.kernels.gelu_tanh_mul(gate, up, out);
-            };
-            gate_up.apply_op1_no_bwd(&RowOp { cpu, name: "geglu", width, f }).map(Activations::Tensor)
-        }
-        Compute::Gpu(device) => device.gpu.geglu(gate_up.on_gpu()?).map(Activations::Gpu).map_err(Error::wrap),
-        Compute::Candle(_) => {
-            let gate_up = gate_up.tensor()?;
-            let width = gate_up.dim(candle_core::D::Minus1)? / 2;
-            let gate = gate_up.narrow(candle_core::D::Minus1, 0, width)?;
-            let up = gate_up.narrow(candle_core::D::Minus1, width, width)?;
-            (gate.gelu()? * up).map(Activations::Tensor)
-        }
-    }
-}
-
-/// `x + y`, value by value. On the CPU in place: `x` must be nobody else's.
+/// `x + y`, value by value. On the CPU in place: both must be nobody else's.
 ///
 /// # Errors
 /// Other shapes, other places.
-pub fn add(compute: &Compute, x: Activations, y: &Activations) -> Result<Activations> {
+pub fn add(compute: &Compute, x: Activations, y: Activations) -> Result<Activations> {
     match compute {
         Compute::Cpu(cpu) => {
             x.tensor()?.inplace_op2(y.tensor()?, &Add { cpu })?;
+            compute.reuse(y)?;
             Ok(x)
         }
         Compute::Gpu(_) => candle_core::bail!("a GPU adds where it norms"),
@@ -194,7 +172,7 @@ impl<F: Fn(&[f32], &mut [f32]) + Sync> CustomOp1 for RowOp<'_, F> {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = f32_values(storage, layout)?;
         let (rows, width) = rows_and_width(layout)?;
-        let mut out = vec![0.0; rows * self.width];
+        let mut out = self.cpu.buffers.take(rows * self.width);
         if rows == 1 {
             (self.f)(x, &mut out);
         } else if width > 0 && self.width > 0 {
