@@ -46,7 +46,7 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Model")]
     pub no_mmap: bool,
     /// Copy the weights into memory and interleave their rows: faster, above all for several replies at once, for a moment
-    /// at the start [default: a server does where memory is ample]
+    /// at the start [default: a server and a chat do where memory is ample]
     #[arg(long, help_heading = "Model", overrides_with = "no_repack")]
     pub repack: bool,
     /// (-nr) Use the weights where they lie in the file
@@ -581,9 +581,12 @@ pub struct BenchArgs {
     /// How to print the result
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub output: TableFormat,
-    /// As for the program itself: interleave the rows of the weights, in memory of their own
-    #[arg(long)]
+    /// Interleave the rows of the weights, in memory of their own [default: as a server does, where memory is ample]
+    #[arg(long, overrides_with = "no_repack")]
     pub repack: bool,
+    /// (-nr) Use the weights where they lie in the file, as a single prompt does
+    #[arg(long, overrides_with = "repack")]
+    pub no_repack: bool,
     /// The instruction set to use [default: the widest there is]
     #[arg(long, value_name = "NAME")]
     pub isa: Option<String>,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::args::{BenchArgs, RunArgs, TableFormat};
 use super::error::CliError;
-use super::load::Opened;
+use super::load::{Opened, Started};
 use super::loading::Loading;
 use super::settings::Settings;
 use super::terminal::{Terminal, print};
@@ -23,6 +23,7 @@ struct Line {
     row: Row,
     n_threads: usize,
     isa: Isa,
+    is_interleaved: bool,
     /// The GPU that computes the last layers, and what it copies at most in a second.
     gpu: Option<(String, f64)>,
     /// Weight bytes read in a second; for decoding, where each step reads all of them once.
@@ -44,6 +45,7 @@ pub fn bench(args: &BenchArgs, terminal: &Terminal) -> Result<(), CliError> {
             threads: n_threads,
             isa: args.isa.clone(),
             repack: args.repack,
+            no_repack: args.no_repack,
             lookup: Some(args.lookup),
             cache_type_k: args.cache_type_k,
             cache_type_v: args.cache_type_v,
@@ -64,7 +66,9 @@ pub fn bench(args: &BenchArgs, terminal: &Terminal) -> Result<(), CliError> {
     let size = weight_bytes as f64 / 1e9;
     let gpu = lines.iter().find_map(|line| line.gpu.as_ref());
     let on = gpu.map_or(String::new(), |(gpu, copies)| format!("; {gpu}, which copies {:.1} GB/s", copies / 1e9));
-    let head = format!("{name} ({quantization}, {size:.2} GB{on}), gemma2 {}", number_and_commit());
+    let is_interleaved = lines.iter().any(|line| line.is_interleaved);
+    let rows = if is_interleaved { ", rows interleaved" } else { "" };
+    let head = format!("{name} ({quantization}, {size:.2} GB{rows}{on}), gemma2 {}", number_and_commit());
     print(&match args.output {
         TableFormat::Json => json(&name, &quantization, weight_bytes, &lines),
         TableFormat::Table => format!("{head}\n{}", table(&lines, "  ", "")),
@@ -88,7 +92,8 @@ fn measure(
         Some(offload) => Some(copy_bandwidth(&offload.gpu, GPU_PROBE_BYTES, 3)?),
         None => None,
     };
-    let (engine, is_on_gpu) = opened.start_and_tell(tokenizer, n_slots, compute, Loading::new(terminal))?;
+    let loading = Loading::for_long(terminal);
+    let Started { engine, is_on_gpu, is_interleaved } = opened.start_and_tell(tokenizer, n_slots, compute, loading)?;
     let mut workloads = Vec::new();
     if args.n_prompt > 0 {
         workloads.push(Workload::Prefill(args.n_prompt));
@@ -114,6 +119,7 @@ fn measure(
             row,
             n_threads: compute.n_threads,
             isa: compute.kernels.isa(),
+            is_interleaved,
             gpu: compute.offload.as_ref().map(|offload| offload.gpu.info().name.clone()).zip(gpu_bandwidth),
             bytes_per_s,
             bandwidth,
@@ -180,6 +186,7 @@ fn json(name: &str, quantization: &str, weight_bytes: u64, lines: &[Line]) -> St
             "model_type": format!("gemma2 {quantization}"),
             "model_size": weight_bytes,
             "isa": line.isa.to_string(),
+            "repack": line.is_interleaved,
             "gpu_info": line.gpu.as_ref().map(|(gpu, _)| gpu),
             "gpu_copy_bandwidth": line.gpu.as_ref().map(|(_, copies)| copies),
             "n_threads": line.n_threads,

@@ -288,7 +288,7 @@ fn decode_speed(opened: Opened, settings: &Settings, time: Duration, terminal: &
     let tokenizer = opened.tokenizer()?;
     let n_ctx = opened.n_ctx;
     let prompt = tokenizer.with_bos(tokenizer.encode("Once upon a time", Special::Literal));
-    let engine = opened.start(tokenizer, 1, &settings.compute, Loading::new(terminal))?;
+    let engine = opened.start(tokenizer, 1, &settings.compute, Loading::for_long(terminal))?;
     let (mut n_tokens, mut measured) = (0_u32, Duration::ZERO);
     // A fast model fills its context before the time is over: then it begins again.
     while measured < time {

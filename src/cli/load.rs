@@ -37,6 +37,18 @@ pub struct Loaded {
     pub model: Model,
     /// A GPU computes all of it.
     pub is_on_gpu: bool,
+    /// The rows of its weights are interleaved in memory.
+    pub is_interleaved: bool,
+}
+
+/// A model at work.
+pub struct Started {
+    /// It.
+    pub engine: Engine,
+    /// See [`Loaded`].
+    pub is_on_gpu: bool,
+    /// See [`Loaded`].
+    pub is_interleaved: bool,
 }
 
 impl Opened {
@@ -153,15 +165,16 @@ impl Opened {
         let placement = weights::Placement {
             format: compute.dtype.filter(|_| self.is_convertible()),
             copy: compute.no_mmap,
-            interleave: compute.repack.unwrap_or(loading.is_server() && self.is_room_for_a_copy(compute)),
+            interleave: compute.repack.unwrap_or(loading.is_for_long() && self.is_room_for_a_copy(compute)),
             lock: compute.mlock,
             // What does not fit would only push itself out of memory again.
-            read: loading.is_server() && available_memory().is_some_and(|free| free > weight_bytes),
+            read: loading.is_for_long() && available_memory().is_some_and(|free| free > weight_bytes),
         };
         let weights::Placed { tensors, unlocked } =
             self.source.tensors()?.placed(&placement, &mut |done, total| loading.update(done, total))?;
         loading.erase();
-        if placement.interleave {
+        let is_interleaved = placement.interleave;
+        if is_interleaved {
             loading
                 .terminal()
                 .detail("weights  in memory, with their rows interleaved (`--no-repack` leaves them in the file)");
@@ -188,7 +201,7 @@ impl Opened {
             placement = placement.split(plan.start, Compute::gpu(offload.gpu.clone()).with_kv_types(compute.kv_types));
         }
         let model = Model::new(config.clone(), tensors, placement, compute.n_ubatch)?;
-        Ok(Loaded { model, is_on_gpu })
+        Ok(Loaded { model, is_on_gpu, is_interleaved })
     }
 
     /// Takes the weights and starts the engine.
@@ -202,10 +215,10 @@ impl Opened {
         compute: &ComputeSettings,
         loading: Loading<'_>,
     ) -> Result<Engine, CliError> {
-        self.start_and_tell(tokenizer, n_parallel, compute, loading).map(|(engine, _)| engine)
+        self.start_and_tell(tokenizer, n_parallel, compute, loading).map(|started| started.engine)
     }
 
-    /// The same, and whether a GPU computes all of the model.
+    /// The same, and what became of the weights.
     ///
     /// # Errors
     /// As [`Opened::start`].
@@ -215,9 +228,9 @@ impl Opened {
         n_parallel: usize,
         compute: &ComputeSettings,
         mut loading: Loading<'_>,
-    ) -> Result<(Engine, bool), CliError> {
+    ) -> Result<Started, CliError> {
         let start = Instant::now();
-        let Loaded { model, is_on_gpu } = self.model(compute, n_parallel, &mut loading)?;
+        let Loaded { model, is_on_gpu, is_interleaved } = self.model(compute, n_parallel, &mut loading)?;
         loading.terminal().trace(format!("weights  taken in {:.2} s", start.elapsed().as_secs_f64()));
         loading.terminal().detail(format!(
             "engine   {n_parallel} × {} tokens of context, {} prompt tokens a step",
@@ -230,7 +243,7 @@ impl Opened {
             max_queue: MAX_QUEUE,
             n_lookup: compute.n_lookup,
         };
-        Ok((Engine::start(model, tokenizer, options), is_on_gpu))
+        Ok(Started { engine: Engine::start(model, tokenizer, options), is_on_gpu, is_interleaved })
     }
 }
 

@@ -17,6 +17,7 @@ pub struct Loading<'a> {
     terminal: &'a Terminal,
     /// Told the share that is done, from 0 to 1.
     tell: Option<Box<dyn FnMut(f32) + 'a>>,
+    is_for_long: bool,
     start: Instant,
     shown: Option<Instant>,
     n_quarters: u64,
@@ -26,13 +27,26 @@ pub struct Loading<'a> {
 impl<'a> Loading<'a> {
     /// For a model that answers here.
     pub fn new(terminal: &'a Terminal) -> Loading<'a> {
-        Loading { terminal, tell: None, start: Instant::now(), shown: None, n_quarters: 0, waits_for_steps: false }
+        Loading {
+            terminal,
+            tell: None,
+            is_for_long: false,
+            start: Instant::now(),
+            shown: None,
+            n_quarters: 0,
+            waits_for_steps: false,
+        }
+    }
+
+    /// For one that answers so much that preparing its weights is worth a moment.
+    pub fn for_long(terminal: &'a Terminal) -> Loading<'a> {
+        Loading { tell: None, is_for_long: true, ..Loading::new(terminal) }
     }
 
     /// For a server, which is watched from elsewhere too.
     pub fn of_server(terminal: &'a Terminal, tell: impl FnMut(f32) + 'a) -> Loading<'a> {
         let waits_for_steps = std::env::var_os(STEPS_VARIABLE).is_some();
-        Loading { tell: Some(Box::new(tell)), waits_for_steps, ..Loading::new(terminal) }
+        Loading { tell: Some(Box::new(tell)), waits_for_steps, ..Loading::for_long(terminal) }
     }
 
     /// The terminal.
@@ -40,8 +54,12 @@ impl<'a> Loading<'a> {
         self.terminal
     }
 
-    /// Whether a server is loading, which does not begin before all is read.
-    pub fn is_server(&self) -> bool {
+    /// Whether all weights are read, and prepared, before anything begins.
+    pub fn is_for_long(&self) -> bool {
+        self.is_for_long
+    }
+
+    fn is_server(&self) -> bool {
         self.tell.is_some()
     }
 

@@ -12,7 +12,9 @@ fn preset_words(preset: Preset, is_server: bool, free: Option<u64>) -> Vec<&'sta
         Preset::Auto => vec!["-c", "512"],
         Preset::Exact => vec!["--dtype", "f32", "-ngl", "0"],
         Preset::Speed => vec!["--dtype", "bf16", "-ngl", "999"],
-        Preset::Memory => vec!["--dtype", "bf16", "-c", "512", "-ub", "64", "-ctk", "q8_0", "-ctv", "q8_0"],
+        Preset::Memory => {
+            vec!["--dtype", "bf16", "-c", "512", "-ub", "64", "-ctk", "q8_0", "-ctv", "q8_0", "--no-repack"]
+        }
     };
     if preset == Preset::Memory && is_server {
         words.extend(["-np", "1"]);
@@ -63,7 +65,10 @@ mod tests {
         assert_eq!(expanded.temp, Some(0.0));
         assert_eq!(
             lines,
-            ["preset   memory: --dtype bf16 -c 512 -ub 64 -ctk q8_0 -ctv q8_0 -np 1", "mode     factual: --temp 0"]
+            [
+                "preset   memory: --dtype bf16 -c 512 -ub 64 -ctk q8_0 -ctv q8_0 --no-repack -np 1",
+                "mode     factual: --temp 0"
+            ]
         );
         let (expanded, lines) = expand(args(&["-n", "1"]), false, None).unwrap();
         assert_eq!((expanded.n_predict, lines.len()), (Some(1), 0));

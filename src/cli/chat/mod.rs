@@ -57,7 +57,7 @@ pub fn run(settings: &Settings, options: settings::Chat, opened: Opened, termina
     };
     let constraint = constraint(&settings.generation, &tokenizer)?;
     let n_parallel = opened.check_memory(&settings.compute, terminal)?;
-    let engine = opened.start(tokenizer, n_parallel, &settings.compute, Loading::new(terminal))?;
+    let engine = opened.start(tokenizer, n_parallel, &settings.compute, Loading::for_long(terminal))?;
     if let Some(file) = &options.prompt_cache {
         prompt_cache::restore(&engine, file, terminal)?;
     }
