@@ -22,11 +22,12 @@ fn json_has_the_fields_of_llama_bench_and_equal_arithmetic_has_equal_hashes() {
     for hash in ["token_hash", "logits_hash"] {
         assert_eq!(scalar[1][hash], scalar[3][hash], "threads do not change the arithmetic");
     }
-    assert_eq!(scalar[0]["repack"], true);
-    let mapped = folder.run(&["bench", "-p", "20", "-n", "0", "-r", "1", "-nr", "-o", "json"]).expect(0).stdout;
-    let mapped: serde_json::Value = serde_json::from_str(&mapped).expect("JSON");
-    assert_eq!(mapped[0]["repack"], false);
-    assert_eq!(mapped[0]["logits_hash"], scalar[0]["logits_hash"], "nor does how the rows lie");
+    for (flag, is_interleaved) in [("-nr", false), ("--repack", true)] {
+        let rows = folder.run(&["bench", "-p", "20", "-n", "0", "-r", "1", flag, "-o", "json"]).expect(0).stdout;
+        let rows: serde_json::Value = serde_json::from_str(&rows).expect("JSON");
+        assert_eq!(rows[0]["repack"], is_interleaved);
+        assert_eq!(rows[0]["logits_hash"], scalar[0]["logits_hash"], "nor does how the rows lie");
+    }
     assert_ne!(scalar[0]["logits_hash"], scalar[1]["logits_hash"], "other logits, another hash");
     let widest = gemma2::kernels::Kernels::get().isa().to_string();
     assert_eq!(scalar[1]["token_hash"], rows(&widest)[1]["token_hash"], "nor does the instruction set");

@@ -279,7 +279,11 @@ fn presets_and_modes_print_the_flags_they_stand_for() {
     let folder = Folder::new();
     let run = folder.run(&["-p", "Hi", "-n", "8", "--mode", "factual", "--preset", "memory", "-c", "256"]).expect(0);
     assert!(run.stderr.contains("mode     factual: --temp 0\n"), "{}", run.stderr);
-    assert!(run.stderr.contains("preset   memory: --dtype bf16 -c 512 -ub 64 -ctk q8_0 -ctv q8_0\n"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("preset   memory: --dtype bf16 -c 512 -ub 64 -ctk q8_0 -ctv q8_0 --no-repack\n"),
+        "{}",
+        run.stderr
+    );
     assert_eq!(run.stdout, answer(&folder, &["-p", "Hi", "-ctk", "q8_0", "-ctv", "q8_0"]));
     folder.run(&["-p", "Hi", "--preset", "fast"]).expect(2).says(&["auto, exact, speed, memory"]);
 }

@@ -46,7 +46,7 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Model")]
     pub no_mmap: bool,
     /// Copy the weights into memory and interleave their rows: faster, above all for several replies at once, for a moment
-    /// at the start [default: a server and a chat do where memory is ample]
+    /// at the start [default: a server and a chat do with AVX-512 and ample memory]
     #[arg(long, help_heading = "Model", overrides_with = "no_repack")]
     pub repack: bool,
     /// (-nr) Use the weights where they lie in the file
@@ -581,7 +581,7 @@ pub struct BenchArgs {
     /// How to print the result
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub output: TableFormat,
-    /// Interleave the rows of the weights, in memory of their own [default: as a server does, where memory is ample]
+    /// Interleave the rows of the weights, in memory of their own [default: as a server does]
     #[arg(long, overrides_with = "no_repack")]
     pub repack: bool,
     /// (-nr) Use the weights where they lie in the file, as a single prompt does

@@ -144,10 +144,12 @@ impl Opened {
         }
     }
 
-    /// Whether a copy of the weights leaves as much memory free again: they are read at the start anyway then.
-    fn is_room_for_a_copy(&self, compute: &ComputeSettings) -> bool {
+    /// Whether products are faster for it, and a copy of the weights leaves as much memory free again: they are read at the
+    /// start anyway then.
+    fn is_interleaving_worth_it(&self, compute: &ComputeSettings) -> bool {
         let needed = self.source.weight_bytes().saturating_mul(2);
-        compute.offload.is_none() && available_memory().is_some_and(|free| free > needed)
+        let is_faster = compute.offload.is_none() && compute.kernels.is_faster_interleaved();
+        is_faster && available_memory().is_some_and(|free| free > needed)
     }
 
     /// Takes the weights, and puts them where they are computed with: for `n_parallel` sequences, if a GPU's memory is
@@ -165,7 +167,7 @@ impl Opened {
         let placement = weights::Placement {
             format: compute.dtype.filter(|_| self.is_convertible()),
             copy: compute.no_mmap,
-            interleave: compute.repack.unwrap_or(loading.is_for_long() && self.is_room_for_a_copy(compute)),
+            interleave: compute.repack.unwrap_or(loading.is_for_long() && self.is_interleaving_worth_it(compute)),
             lock: compute.mlock,
             // What does not fit would only push itself out of memory again.
             read: loading.is_for_long() && available_memory().is_some_and(|free| free > weight_bytes),

@@ -183,6 +183,12 @@ impl<'a> WeightRows<'a> {
 }
 
 impl Kernels {
+    /// Whether products with one row of activations, too, are faster where rows of weights are interleaved. With 8 lanes they
+    /// are not: each strip is read twice.
+    pub fn is_faster_interleaved(&self) -> bool {
+        self.isa == Isa::Avx512
+    }
+
     /// The kernels for `isa`, if this processor has it.
     pub fn new(isa: Isa) -> Option<&'static Kernels> {
         macro_rules! kernels {

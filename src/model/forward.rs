@@ -65,7 +65,7 @@ impl Model {
     }
 
     /// Where the output head is computed.
-    fn head(&self) -> &Compute {
+    pub(super) fn head(&self) -> &Compute {
         self.placement.of(self.config.n_layers)
     }
 

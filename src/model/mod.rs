@@ -250,7 +250,11 @@ impl LanguageModel for Model {
         self.check(batch)?;
         let n_tokens = batch.iter().map(|chunk| chunk.tokens.len()).sum();
         let (logits, has_nan) = self.placement.of(0).install(n_tokens, || {
-            let logits = self.step(batch)?.map(|logits| logits.to_vec()).transpose()?.unwrap_or_default();
+            let mut logits = Vec::new();
+            if let Some(rows) = self.step(batch)? {
+                logits = rows.to_vec()?;
+                self.head().reuse(rows)?;
+            }
             // Without a way out of the loop, which then is one over vectors.
             let count = |values: &[f32]| values.iter().map(|v| u32::from(v.is_nan())).sum::<u32>();
             let has_nan = logits.par_chunks(1 << 16).any(|values| count(values) > 0);

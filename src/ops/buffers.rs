@@ -51,7 +51,10 @@ impl Buffers {
 
 impl Compute {
     /// Takes back the memory of what is not read any more: neither `x` nor any other view of the same rows.
-    pub(super) fn reuse(&self, x: Activations) -> Result<()> {
+    ///
+    /// # Errors
+    /// None that a tensor of an operation could cause.
+    pub fn reuse(&self, x: Activations) -> Result<()> {
         match (self, &x) {
             (Compute::Cpu(cpu), Activations::Tensor(tensor)) => tensor.inplace_op1(&Take(&cpu.buffers)),
             _ => Ok(()),
