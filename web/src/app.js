@@ -33,7 +33,7 @@ import { Store } from './store.js';
  * @property {number} id
  * @property {string} key of its text in the language file
  * @property {Record<string, string | number>} values
- * @property {{ key: string, act: () => void } | null} action
+ * @property {{ key: string, act: () => void | Promise<void> } | null} action
  *
  * @typedef {object} Preferences of this browser, not of a chat
  * @property {'enter' | 'ctrl'} sendWith
@@ -318,6 +318,6 @@ export class App {
   actOnToast(id) {
     const toast = this.state.toasts.find((candidate) => candidate.id === id);
     this.dismissToast(id);
-    toast?.action?.act();
+    void toast?.action?.act();
   }
 }

@@ -22,6 +22,8 @@ export class Chats {
     this.app = app;
     /** Another tab has changed the open chat while a reply was written into it here. */
     this.missed = false;
+    /** How many chats have been asked for: one that comes late must not replace the one that was asked for after it. */
+    this.asked = 0;
     /** @type {Map<string, ReturnType<typeof setTimeout>>} chats in which another tab may be writing a reply */
     this.watched = new Map();
   }
@@ -68,10 +70,15 @@ export class Chats {
   /** @param {string} id */
   async open(id) {
     const { app } = this;
+    this.asked += 1;
+    const { asked } = this;
+    if (id === app.state.conversation.id) return;
     app.drafts.flush();
-    const conversation = this.listed(id);
-    if (!conversation) return;
     const [messages, draft] = await Promise.all([app.store.messages(id), app.store.draft(id)]);
+    const conversation = this.listed(id);
+    if (!conversation || asked !== this.asked) return;
+    // What was typed meanwhile belongs to the chat that was there.
+    app.drafts.flush();
     const tree = trees.fromRecords(messages.map((message) => app.replies.recovered(message)));
     app.set({ conversation, tree, files: [], formatProblem: null });
     app.drafts.restore(draft);
@@ -108,11 +115,18 @@ export class Chats {
     const conversation = this.listed(id);
     if (!conversation) return;
     if (app.replies.job?.live.conversation === id) app.replies.stop();
-    const messages = await app.store.messages(id);
+    const isOpen = app.state.conversation.id === id;
+    if (isOpen) app.drafts.flush();
+    const [messages, draft] = await Promise.all([app.store.messages(id), app.store.draft(id)]);
     app.set({ conversations: app.state.conversations.filter((other) => other.id !== id) });
     if (app.state.conversation.id === id) this.#show(blank());
     await app.store.save({ removeConversations: [id], removeMessages: messages.map((message) => message.id) });
-    const act = () => void this.adopt(conversation, messages);
+    const act = async () => {
+      await this.adopt(conversation, messages);
+      await app.store.saveDraft(id, draft.value, draft.files);
+      const { conversation: shown, draft: typed } = app.state;
+      if (isOpen && typed === '' && !this.listed(shown.id)) await this.open(id);
+    };
     app.notify('toast.chatDeleted', { title: conversation.title }, { key: 'toast.undo', act });
   }
 
@@ -238,6 +252,7 @@ export class Chats {
   /** @param {Conversation} conversation without messages */
   #show(conversation) {
     const { app } = this;
+    this.asked += 1;
     const meter = { ...app.state.meter, used: 0 };
     app.set({ conversation, tree: new Map(), draft: '', files: [], formatProblem: null, meter });
     app.settle();

@@ -24,7 +24,9 @@ export async function readTextFiles(list) {
       refused = { key: 'composer.tooLarge', values };
       continue;
     }
-    const text = decodeText(new Uint8Array(await file.arrayBuffer()));
+    // A folder has no bytes.
+    const bytes = await file.arrayBuffer().catch(() => null);
+    const text = bytes && decodeText(new Uint8Array(bytes));
     if (text === null) refused = { key: 'composer.onlyText', values };
     else files.push({ name: file.name, text });
   }
@@ -74,7 +76,7 @@ export async function exportChat(app, id, kind) {
 
 /** Whether a file says that it is an exported chat. @param {File} file */
 export async function isExport(file) {
-  return file.name.endsWith('.json') && (await file.slice(0, 200).text()).includes('"gemma2-chat"');
+  return file.name.endsWith('.json') && (await file.slice(0, 200).text().catch(() => '')).includes('"gemma2-chat"');
 }
 
 /**

@@ -13,6 +13,8 @@ import { t } from './i18n.js';
 
 /** A block of code longer than this is not colored: nobody reads colors in it, and it would cost a visible pause. */
 const LONGEST_COLORED = 60_000;
+/** In a paragraph longer than this stars and underscores stay what they are: pairing them costs its length squared. */
+const LONGEST_EMPHASIZED = 10_000;
 
 /**
  * @typedef {{ renderToString: (source: string, options: object) => string }} Katex
@@ -34,6 +36,8 @@ let run = { /** @type {Color} */ color: highlight, /** @type {Set<Tool>} */ miss
 const marked = new Marked({
   gfm: true,
   async: false,
+  // Undefined: it is no emphasis; false: let marked look.
+  tokenizer: { emStrong: (_, whole) => (whole.length > LONGEST_EMPHASIZED ? undefined : false) },
   renderer: {
     html: ({ text, block }) => (block ? `<p class="raw">${escape(text.replace(/\n+$/, ''))}</p>` : escape(text)),
     image: ({ href, text }) => `<a href="${escape(href)}">${escape(t('message.image', { name: text || href }))}</a>`,
@@ -44,33 +48,36 @@ const marked = new Marked({
     },
   },
   extensions: [
-    maths('mathsBlock', 'block', /\$\$|\\\[/, [/^\$\$\s*([^$]+?)\s*\$\$[ \t]*(?:\n|$)/, /^\\\[\s*([\s\S]+?)\s*\\\][ \t]*(?:\n|$)/], true),
-    maths('mathsDisplay', 'inline', /\$\$|\\\[/, [/^\$\$\s*([^$]+?)\s*\$\$/, /^\\\[\s*([\s\S]+?)\s*\\\]/], true),
+    maths('mathsBlock', 'block', ['$$', '\\['], [/^\$\$([^$]+)\$\$[ \t]*(?:\n|$)/, /^\\\[((?:(?!\\\])[^])+)\\\][ \t]*(?:\n|$)/], true),
+    maths('mathsDisplay', 'inline', ['$$', '\\['], [/^\$\$([^$]+)\$\$/, /^\\\[((?:(?!\\\])[^])+)\\\]/], true),
     // A dollar opens only where no space follows, and closes only where no digit does: "$5 and $6" is money.
-    maths('mathsInline', 'inline', /\$|\\\(/, [/^\$(?![\s$])((?:\\.|[^\\\n$])*?[^\s\\$]|[^\s\\$])\$(?![\d$])/, /^\\\(\s*([\s\S]+?)\s*\\\)/], false),
+    maths('mathsInline', 'inline', ['$', '\\('], [/^\$(?![\s$])((?:\\.|[^\\\n$])*?[^\s\\$]|[^\s\\$])\$(?![\d$])/, /^\\\(((?:(?!\\\))[^])+)\\\)/], false),
   ],
 });
 
 /**
  * @param {string} name
  * @param {'block' | 'inline'} level
- * @param {RegExp} start
+ * @param {string[]} opening
  * @param {RegExp[]} rules
  * @param {boolean} display
  * @returns {any} a marked extension
  */
-function maths(name, level, start, rules, display) {
+function maths(name, level, opening, rules, display) {
   return {
     name,
     level,
     start: (/** @type {string} */ source) => {
-      const at = source.search(start);
-      return at < 0 ? undefined : at;
+      const places = opening.map((mark) => source.indexOf(mark)).filter((at) => at >= 0);
+      return places.length > 0 ? Math.min(...places) : undefined;
     },
     tokenizer: (/** @type {string} */ source) => {
+      const close = /** @type {Record<string, string>} */ ({ '\\[': '\\]', '\\(': '\\)' })[source.slice(0, 2)];
+      if (close && !source.includes(close)) return undefined;
       for (const rule of rules) {
         const found = rule.exec(source);
-        if (found) return { type: name, raw: found[0], text: found[1] };
+        // Trimmed here: spaces that a rule itself could divide in many ways would take forever.
+        if (found && found[1].trim() !== '') return { type: name, raw: found[0], text: found[1].trim() };
       }
       return undefined;
     },
@@ -112,6 +119,8 @@ function typeset(katex, tex, display) {
       output: 'mathml',
       trust: false,
       maxExpand: 100,
+      // In em: a formula that paints over what is around it is none.
+      maxSize: 40,
       throwOnError: true,
       strict: 'ignore',
       macros: { '\\pmb': '\\boldsymbol{#1}' },
@@ -151,9 +160,23 @@ export function escape(text) {
  * @returns {{ html: string, missing: Set<Tool> }}
  */
 export function toHtml(text, color = highlight) {
+  const clean = normalize(text);
   run = { color, missing: new Set() };
-  const html = /** @type {string} */ (marked.parse(normalize(text)));
+  const html = orPlain(() => /** @type {string} */ (marked.parse(clean)), clean);
   return { html, missing: run.missing };
+}
+
+/**
+ * What `make` makes of a text; where that nests deeper than the parser can follow, the text as it is.
+ * @param {() => string} make
+ * @param {string} text
+ */
+function orPlain(make, text) {
+  try {
+    return make();
+  } catch {
+    return `<p class="raw">${escape(text)}</p>`;
+  }
 }
 
 /** @param {string} text line ends as one character, and no NUL, which parsers treat in ways of their own */
@@ -268,7 +291,14 @@ export function fragment(text) {
 }
 
 /** @param {string} text normalized @returns {import('marked').TokensList} its blocks */
-export const lex = (text) => marked.lexer(text);
+export function lex(text) {
+  try {
+    return marked.lexer(text);
+  } catch {
+    // As in `orPlain`.
+    return Object.assign([{ type: /** @type {const} */ ('html'), block: true, pre: false, raw: text, text }], { links: {} });
+  }
+}
 
 /**
  * Some blocks of a text as a safe fragment, and the tools that would make it better.
@@ -278,7 +308,7 @@ export const lex = (text) => marked.lexer(text);
  */
 export function render(tokens, color) {
   run = { color, missing: new Set() };
-  const html = marked.parser(tokens);
+  const html = orPlain(() => marked.parser(tokens), tokens.map(({ raw }) => raw).join(''));
   return { content: sanitize(html), missing: run.missing };
 }
 

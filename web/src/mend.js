@@ -1,3 +1,6 @@
+/** What comes after this many characters of a paragraph is not searched for what it closes. */
+const LONGEST = 4000;
+
 /**
  * Closes what an unfinished piece of Markdown has open, so that half-written emphasis, code and links do not flash as bare
  * punctuation while a reply is being written. Only the last paragraph can be unfinished.
@@ -6,7 +9,10 @@
  */
 export function mend(text) {
   if (inFence(text)) return text.replace(/\n[ >]*(?:`{1,}|~{1,})$/, '');
-  const start = text.lastIndexOf('\n\n') + 1;
+  let start = text.lastIndexOf('\n\n') + 1;
+  // Of a long list its last line.
+  if (text.length - start > LONGEST) start = text.lastIndexOf('\n') + 1;
+  if (text.length - start > LONGEST) return text;
   const before = text.slice(0, start);
   let last = text.slice(start);
   // A fence, a heading, a list mark or a rule of which only the first characters have arrived.

@@ -161,15 +161,29 @@ function Entry({ chat }) {
   const writing = useAppState((state) => state.live?.conversation === chat.id);
   const [renaming, setRenaming] = useState(false);
   const title = chat.title || t('header.untitled');
+  /** The entry may have moved, or be made anew. @param {string} part of it */
+  const focusOn = (part) => requestAnimationFrame(() => /** @type {HTMLElement | null | undefined} */ (document.getElementById(`c-${chat.id}`)?.querySelector(part))?.focus());
+  const pin = () => {
+    app.chats.togglePin(chat.id);
+    focusOn('.menu button');
+  };
+  const remove = async () => {
+    const at = [...document.querySelectorAll('.entry')].findIndex((entry) => entry.id === `c-${chat.id}`);
+    await app.chats.remove(chat.id);
+    requestAnimationFrame(() => {
+      const left = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll('.entry-open'));
+      (left[Math.min(at, left.length - 1)] ?? document.querySelector('.new-chat')).focus();
+    });
+  };
   if (renaming) {
     return (
-      <li class="entry">
+      <li class="entry" id={`c-${chat.id}`}>
         <input
           class="entry-field"
           dir="auto"
           aria-label={t('list.titleField')}
           defaultValue={chat.title}
-          ref={(field) => field?.focus()}
+          ref={(field) => field?.select()}
           onBlur={(event) => {
             app.chats.rename(chat.id, event.currentTarget.value);
             setRenaming(false);
@@ -180,14 +194,16 @@ function Entry({ chat }) {
               event.stopPropagation();
               event.currentTarget.value = chat.title;
             }
-            if (event.key === 'Enter' || event.key === 'Escape') event.currentTarget.blur();
+            if (event.key !== 'Enter' && event.key !== 'Escape') return;
+            event.currentTarget.blur();
+            focusOn('.entry-open');
           }}
         />
       </li>
     );
   }
   return (
-    <li class={`entry ${open ? 'open' : ''}`}>
+    <li class={`entry ${open ? 'open' : ''}`} id={`c-${chat.id}`}>
       <button
         type="button"
         class="entry-open"
@@ -206,12 +222,12 @@ function Entry({ chat }) {
         label={t('list.actions', { title })}
         items={[
           { icon: 'edit', label: t('list.rename'), act: () => setRenaming(true) },
-          { icon: 'pin', label: t(chat.pinned ? 'list.unpin' : 'list.pin'), act: () => app.chats.togglePin(chat.id) },
+          { icon: 'pin', label: t(chat.pinned ? 'list.unpin' : 'list.pin'), act: pin },
           { icon: 'copy', label: t('list.duplicate'), act: () => void app.chats.duplicate(chat.id) },
           { icon: 'download', label: t('list.export'), act: () => void exportChat(app, chat.id, 'json') },
           { icon: 'download', label: t('list.exportMarkdown'), act: () => void exportChat(app, chat.id, 'markdown') },
           { icon: 'download', label: t('list.exportPage'), act: () => void exportChat(app, chat.id, 'page') },
-          { icon: 'trash', label: t('list.delete'), act: () => void app.chats.remove(chat.id), danger: true },
+          { icon: 'trash', label: t('list.delete'), act: () => void remove(), danger: true },
         ]}
       />
     </li>

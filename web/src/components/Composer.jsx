@@ -131,12 +131,14 @@ export function Composer() {
           onKeyDown={onKeyDown}
           onPaste={(event) => {
             const pasted = [...(event.clipboardData?.files ?? [])];
-            if (pasted.length > 0) {
+            const text = event.clipboardData?.getData('text/plain') ?? '';
+            // Cells of a spreadsheet come as text with a picture of them.
+            const pictured = text !== '' && pasted.every(({ type }) => type.startsWith('image/'));
+            if (pasted.length > 0 && !pictured) {
               event.preventDefault();
               void attach(pasted);
               return;
             }
-            const text = event.clipboardData?.getData('text/plain') ?? '';
             if (text.length > LONG_PASTE) offerAsFile(text);
           }}
         />

@@ -88,31 +88,40 @@ export function Dialog({ title, children, class: extra = '', role }) {
  */
 function ExactPrompt({ id }) {
   const app = useApp();
-  const [result, setResult] = useState(/** @type {{ prompt: string, tokens: number, pieces: import('../api.js').Piece[] } | null} */ (null));
-  const [problem, setProblem] = useState('');
+  // Whatever it is made from may still change: a draft that is being restored, a reply that ends, another tab.
+  useAppState((state) => state.tree);
+  useAppState((state) => state.conversation);
+  useAppState((state) => state.draft);
+  useAppState((state) => state.files);
+  useAppState((state) => state.defaults);
+  const [shown, setShown] = useState({ of: '', problem: '', result: /** @type {Awaited<ReturnType<typeof app.api.applyTemplate>> | null} */ (null) });
   const [ids, setIds] = useState(false);
   const reply = id === undefined ? undefined : app.state.tree.get(id);
-  const request = reply ? app.prompts.requestOf(reply) : app.prompts.request(app.prompts.sent(app.messages.path, true), true);
   const { text, literal } = app.state.conversation;
+  const request = reply ? app.prompts.requestOf(reply) : app.prompts.request(app.prompts.sent(app.messages.path, true), true);
   const empty = text === undefined ? request.messages.length === 0 : text === '';
+  const wanted = JSON.stringify(text === undefined ? request : [text, literal]);
   useEffect(() => {
     if (empty) return undefined;
     const abort = new AbortController();
-    const shown =
+    const asked =
       text === undefined
         ? app.api.applyTemplate({ ...request, with_pieces: true }, abort.signal)
         : app.api.rawPrompt(text, !literal, abort.signal);
-    shown
-      .then(setResult)
-      .catch((error) => abort.signal.aborted || setProblem(error.message));
+    asked
+      .then((result) => setShown({ of: wanted, problem: '', result }))
+      .catch((error) => abort.signal.aborted || setShown({ of: wanted, problem: error.message, result: null }));
     return () => abort.abort();
-  }, []);
+  }, [wanted]);
+  // Never that of a moment ago.
+  const { problem, result } = shown.of === wanted && !empty ? shown : { problem: '', result: null };
   return (
     <Dialog title={t('prompt.title')} class="wide">
       <p class="help">{t('prompt.explain')}</p>
       {reply && !reply.asked && <p class="note">{t('prompt.unknown')}</p>}
       {empty && <p>{t('prompt.empty')}</p>}
       {problem !== '' && <p role="alert">{t('prompt.failed', { reason: problem })}</p>}
+      {!empty && problem === '' && !result && <p class="help">{t('prompt.asked')}</p>}
       {result && (
         <>
           <pre class="prompt" tabIndex={0} dir="auto">

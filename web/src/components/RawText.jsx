@@ -55,7 +55,7 @@ export function RawText() {
   }, [text, writing]);
 
   return (
-    <main class="raw">
+    <main class="raw" tabIndex={-1}>
       <form
         class="raw-box"
         onSubmit={(event) => {

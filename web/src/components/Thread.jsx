@@ -127,7 +127,7 @@ function Empty() {
     <div class="empty">
       <Gem />
       <p class="empty-title">{t('empty.title')}</p>
-      <p class="empty-model">{props ? t('empty.model', { model: props.name }) : t('empty.loading')}</p>
+      <p class="empty-model">{props ? props.name : t('empty.loading')}</p>
       <ul class="examples" aria-label={t('empty.examples')}>
         {examples.map((key) => (
           <li key={key}>

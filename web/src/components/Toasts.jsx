@@ -1,4 +1,4 @@
-import { useEffect, useRef } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef } from 'preact/hooks';
 
 import { useApp, useAppState, useUi } from '../context.js';
 import { t } from '../i18n.js';
@@ -11,10 +11,27 @@ import { IconButton } from './icons.jsx';
  * @param {{ live?: boolean }} props
  */
 export function Toasts({ live = false }) {
-  const app = useApp();
   const toasts = useAppState((state) => state.toasts);
-  const notes = toasts.map((toast) => (
-    <div class="toast" key={toast.id}>
+  const notes = toasts.map((toast) => <Note key={toast.id} toast={toast} />);
+  if (live) return <div class="toasts" role="status">{notes}</div>;
+  return <section class="toasts" aria-label={t('toast.label')}>{notes}</section>;
+}
+
+/** @param {{ toast: import('../app.js').Toast }} props */
+function Note({ toast }) {
+  const app = useApp();
+  const place = useRef(/** @type {HTMLDivElement | null} */ (null));
+  // It goes by itself or with the button that was pressed in it; who is there goes on reading.
+  useLayoutEffect(() => {
+    const note = place.current;
+    return () => {
+      if (!note?.contains(document.activeElement)) return;
+      const rest = note.closest('dialog')?.querySelector('button') ?? document.querySelector('main');
+      rest?.focus({ preventScroll: true });
+    };
+  }, []);
+  return (
+    <div class="toast" ref={place}>
       <span>{textOf(toast)}</span>
       {toast.action && (
         <button type="button" class="small" onClick={() => app.actOnToast(toast.id)}>
@@ -23,9 +40,7 @@ export function Toasts({ live = false }) {
       )}
       <IconButton icon="close" label={t('toast.close')} onClick={() => app.dismissToast(toast.id)} />
     </div>
-  ));
-  if (live) return <div class="toasts" role="status">{notes}</div>;
-  return <section class="toasts" aria-label={t('toast.label')}>{notes}</section>;
+  );
 }
 
 /** @param {import('../app.js').Toast} toast */

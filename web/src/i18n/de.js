@@ -55,7 +55,6 @@ export default {
   'quit.failed': 'gemma2 konnte nicht beendet werden: {reason}',
 
   'empty.title': 'Worum geht es?',
-  'empty.model': 'Hier antwortet {model}.',
   'empty.loading': 'Das Modell wird geladen.',
   'empty.private': 'Chats bleiben in diesem Browser, und nichts geht ins Internet.',
   'empty.examples': 'Beispiele',
@@ -290,6 +289,7 @@ export default {
   'prompt.tokens': '{count, plural, one {# Token} other {# Token}}, das am Anfang eingeschlossen',
   'prompt.copy': 'Kopieren',
   'prompt.ids': 'Token-Nummern zeigen',
+  'prompt.asked': 'Das Programm wird danach gefragt …',
   'prompt.empty': 'Noch nichts zu zeigen: Schreiben Sie zuerst eine Nachricht.',
   'prompt.failed': 'Der Prompt kann nicht gezeigt werden: {reason}',
 

@@ -55,7 +55,6 @@ export default {
   'quit.failed': 'gemma2 could not be quit: {reason}',
 
   'empty.title': 'What is on your mind?',
-  'empty.model': 'You are talking to {model}.',
   'empty.loading': 'The model is being loaded.',
   'empty.private': 'Chats are kept in this browser only, and nothing is sent to the internet.',
   'empty.examples': 'Examples',
@@ -290,6 +289,7 @@ export default {
   'prompt.tokens': '{count, plural, one {# token} other {# tokens}}, the one at the start included',
   'prompt.copy': 'Copy',
   'prompt.ids': 'Show token numbers',
+  'prompt.asked': 'Asking the program for it…',
   'prompt.empty': 'Nothing to show yet: write a message first.',
   'prompt.failed': 'The prompt cannot be shown: {reason}',
 
