@@ -40,7 +40,8 @@ pub fn routes() -> Router<AppState> {
         .route("/slots/{id}", post(act))
 }
 
-/// `GET /health`: whether requests are answered, and which program and model would.
+/// `GET /health`: whether requests are answered, which program and model would, and since when it runs (seconds since 1970):
+/// a page that was open all the time learns so that the program was started anew.
 pub async fn health(State(state): State<AppState>) -> Response {
     let version = &state.options().version;
     match state.ready() {
@@ -49,6 +50,7 @@ pub async fn health(State(state): State<AppState>) -> Response {
             "product": "gemma2",
             "version": version,
             "model": ready.facts.id,
+            "started": state.started_at(),
         }))
         .into_response(),
         Err(loading) => {

@@ -82,6 +82,7 @@ export async function startFake({ port = 0 } = {}) {
   /** @type {any[]} */
   const requests = [];
   const counts = { running: 0, cancelled: 0, ended: 0 };
+  const started = performance.now();
   /** @type {Map<string, Kept>} replies with an id */
   const kept = new Map();
 
@@ -103,7 +104,7 @@ export async function startFake({ port = 0 } = {}) {
     if (request.method === 'GET' && (await page(path, response))) return;
     if (path === '/health') {
       if (script.loading !== null) return fail(response, 503, { message: 'Loading model', type: 'unavailable_error', progress: script.loading, stage: 'reading weights' });
-      return json(response, { status: 'ok', product: 'gemma2', version: '0.0.0', model: 'scripted' });
+      return json(response, { status: 'ok', product: 'gemma2', version: '0.0.0', model: 'scripted', started });
     }
     if (script.loading !== null) return fail(response, 503, { message: 'Loading model', type: 'unavailable_error', progress: script.loading });
     if (path === '/props') return json(response, props());

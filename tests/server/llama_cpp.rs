@@ -240,6 +240,7 @@ async fn while_loading_the_apis_say_how_far_it_is_and_then_they_work() {
     let health = get(&state, "/health").await.ok();
     assert_eq!(health["status"], "ok");
     assert_eq!(health["model"], "alphabet-Q6_K");
+    assert!(health["started"].as_u64().is_some_and(|seconds| seconds > 1_700_000_000), "{health}");
     get(&state, "/props").await.ok();
 }
 

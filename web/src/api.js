@@ -7,7 +7,7 @@ import { events } from './stream.js';
 /**
  * @typedef {import('./state.js').Failure} Failure
  *
- * @typedef {{ state: 'ready' } | { state: 'loading', progress: number | null }} Health
+ * @typedef {{ state: 'ready', started: number | null } | { state: 'loading', progress: number | null }} Health
  *
  * @typedef {object} Props
  * @property {number} nCtx tokens of context that one chat can use
@@ -80,9 +80,9 @@ export class Api {
    */
   async health(signal) {
     const response = await this.fetch(`${this.base}/health`, { signal, cache: 'no-store' });
-    if (response.ok) return { state: 'ready' };
-    if (response.status !== 503) throw new ApiError(await failureOf(response));
+    if (!response.ok && response.status !== 503) throw new ApiError(await failureOf(response));
     const body = await response.json().catch(() => ({}));
+    if (response.ok) return { state: 'ready', started: number(body.started) };
     const progress = body.progress ?? body.error?.progress;
     return { state: 'loading', progress: typeof progress === 'number' ? Math.min(1, Math.max(0, progress)) : null };
   }

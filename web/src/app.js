@@ -29,6 +29,8 @@ import { Store } from './store.js';
  *
  * @typedef {import('./tree.js').Attachment & { tokens?: number }} Waiting a file with its size in tokens, once it is counted
  *
+ * @typedef {{ chat: string, draft: string, text?: string }} Left what is in the fields; `text`: of a raw text
+ *
  * @typedef {object} Toast
  * @property {number} id
  * @property {string} key of its text in the language file
@@ -128,21 +130,27 @@ export class App {
   /**
    * Reads what is stored and begins to watch the server.
    * @param {Store} store
-   * @param {{ open?: string | null, typed?: string }} [options] chat to open; text for the composer, never sent by itself
+   * @param {{ open?: string | null, typed?: string, left?: Left | null }} [options] chat to open; text for the composer, never sent by itself;
+   *   what was typed in that chat when this page was left
    */
-  async start(store, { open = null, typed = '' } = {}) {
+  async start(store, { open = null, typed = '', left = null } = {}) {
     this.store = store;
     store.onFailure = () => this.set({ unsaved: true });
     store.onRecovery = () => this.set({ unsaved: false });
     store.onForeignChange = (conversation) => void this.chats.foreignChange(conversation);
     store.onForeignSetting = () => void this.#readSettings();
     this.connection.begin();
-    const [conversations] = await Promise.all([store.conversations(), this.#readSettings()]);
+    const [conversations, unsent] = await Promise.all([store.conversations(), store.draft(UNSENT), this.#readSettings()]);
+    const { draft: early } = this.state;
+    this.drafts.unsent = unsent;
     this.set({ conversations: sorted(conversations), unsaved: store.failed });
     if (open && this.chats.listed(open)) await this.chats.open(open);
-    else if (typed === '' && this.state.draft === '') this.drafts.restore(await store.draft(UNSENT));
-    if (typed !== '') this.drafts.set(typed);
+    else if (typed === '' && early === '') this.drafts.restore(unsent);
     this.set({ started: true });
+    const again = left?.chat === open ? left : null;
+    const value = typed || early || again?.draft;
+    if (value !== undefined && value !== this.state.draft) this.drafts.set(value);
+    if (again?.text !== undefined) this.raw.setText(again.text);
     await this.replies.lookForLeft();
   }
 
@@ -150,6 +158,12 @@ export class App {
     const keys = ['defaults', 'preferences', 'movedHidden'];
     const [defaults, preferences, movedHidden] = await Promise.all(keys.map((key) => this.store.setting(key)));
     this.set({ defaults: settings.clean(defaults), preferences: { ...PREFERENCES, ...preferences }, movedHidden: movedHidden ?? null });
+  }
+
+  /** What is typed now: there is no time to store it in a page that is being left. @returns {Left} */
+  get left() {
+    const { conversation, draft } = this.state;
+    return { chat: conversation.id, draft, text: conversation.text };
   }
 
   /** Ends timers and the running reply. */

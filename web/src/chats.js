@@ -59,6 +59,7 @@ export class Chats {
     const untouched = app.messages.path.length === 0 && app.state.draft === '' && text === undefined;
     if (untouched && Object.keys(settings).length === 0) return;
     this.#show(blank());
+    app.drafts.restore(app.drafts.unsent);
   }
 
   /** Opens an empty raw text; it is stored with its first character. */
@@ -201,6 +202,8 @@ export class Chats {
     const joined = app.state.conversations.filter((chat) => !before.has(chat.id) && !stored.some((other) => other.id === chat.id));
     const conversations = sorted([...stored, ...joined]);
     app.set({ conversations });
+    const { live } = app.state;
+    if (live && (id === null || id === live.conversation)) await this.#dropLost(live);
     const open = app.state.conversation.id;
     const conversation = conversations.find((candidate) => candidate.id === open);
     if (!conversation && before.has(open)) await this.#deletedElsewhere(open);
@@ -222,6 +225,17 @@ export class Chats {
     if (choices !== app.state.conversation.choices && differs) void app.store.save({ conversations: [app.state.conversation] });
     // A reply that grows in the other tab is that tab's, as long as it is there.
     if (messages.some((message) => message.status === 'streaming')) this.whenQuiet(open, () => void this.#recover(open));
+  }
+
+  /** Another tab may have deleted a reply that is being written here, or what it answers. @param {import('./app.js').Live} live */
+  async #dropLost({ id, conversation }) {
+    const { app } = this;
+    const messages = await app.store.messages(conversation);
+    const own = messages.find((message) => message.id === id);
+    const whole = own && (own.parent === null || messages.some((message) => message.id === own.parent));
+    if (app.state.live?.id !== id || app.replies.job?.raw || whole) return;
+    await app.replies.drop();
+    if (app.state.conversation.id === conversation) await this.foreignChange(conversation);
   }
 
   /** Another tab has deleted the open chat. What is being typed stays. @param {string} id */
@@ -246,6 +260,7 @@ export class Chats {
   /** Forgets all chats; what is stored is somebody else's to delete. */
   forget() {
     this.app.set({ conversations: [] });
+    this.app.drafts.forgetUnsent();
     this.#show(blank());
   }
 

@@ -16,6 +16,8 @@ export class Connection {
     this.pollLastMs = pollLastMs;
     this.wait = pollFirstMs;
     this.answered = true;
+    /** @type {number | null} when the program that answered last was started */
+    this.started = null;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
     this.closed = false;
@@ -52,7 +54,10 @@ export class Connection {
         app.event({ type: 'loading', progress: health.progress });
         this.wait = Math.min(this.pollFirstMs, 250);
       } else {
-        if (phase === 'loading' || phase === 'disconnected') await app.serverIsReady();
+        // One that was started again in no time was never missed, but may have another model or more context.
+        const isAnother = this.started !== null && this.started !== health.started;
+        if (phase === 'loading' || phase === 'disconnected' || isAnother) await app.serverIsReady();
+        this.started = health.started;
         this.wait = Math.min(READY_MS, this.pollLastMs);
       }
     } catch {

@@ -11,6 +11,8 @@ export class Drafts {
     this.app = app;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
+    /** @type {import('./store.js').Draft} of a chat without messages: the next new chat begins with it */
+    this.unsent = { value: '', files: [] };
   }
 
   /** @param {string} draft */
@@ -36,9 +38,13 @@ export class Drafts {
     const { app } = this;
     clearTimeout(this.timer);
     app.raw.flush();
-    const { conversation, draft, files } = app.state;
+    const { conversation, draft, files, started } = app.state;
+    // What is stored has not been read yet, or there is no composer.
+    if (!started || conversation.text !== undefined) return;
     const kept = files.map(({ name, text }) => ({ name, text }));
-    void app.store.saveDraft(app.chats.listed(conversation.id) ? conversation.id : UNSENT, draft, kept);
+    const stored = app.chats.listed(conversation.id) !== undefined;
+    if (!stored) this.unsent = { value: draft, files: kept };
+    void app.store.saveDraft(stored ? conversation.id : UNSENT, draft, kept);
   }
 
   /** The draft became a message. @param {string} conversation @param {boolean} first of its chat */
@@ -47,7 +53,12 @@ export class Drafts {
     app.set({ draft: '', files: [] });
     clearTimeout(this.timer);
     void app.store.saveDraft(conversation, '');
-    if (first) void app.store.saveDraft(UNSENT, '');
+    if (first) this.forgetUnsent();
+  }
+
+  forgetUnsent() {
+    this.unsent = { value: '', files: [] };
+    void this.app.store.saveDraft(UNSENT, '');
   }
 
   /** @param {import('./app.js').Waiting[]} files */

@@ -13,6 +13,7 @@ import { Store } from './store.js';
 import { NARROW, UiStore } from './ui.js';
 
 const OPEN = 'gemma2.open';
+const LEFT = 'gemma2.left';
 let persisted = false;
 const root = /** @type {HTMLElement} */ (document.getElementById('app'));
 const field = /** @type {HTMLTextAreaElement | null} */ (document.getElementById('message'));
@@ -54,7 +55,8 @@ const typed = new URLSearchParams(location.search).get('q') ?? '';
 if (typed !== '') history.replaceState(null, '', location.pathname + location.hash);
 // Asked while the store is opened: the model's name is there sooner.
 app.connection.begin();
-void Store.open().then((store) => app.start(store, { open: typed === '' ? lastOpen() : null, typed }));
+const left = takeLeft();
+void Store.open().then((store) => app.start(store, { open: typed === '' ? lastOpen() : null, typed, left }));
 // Somebody comes back to this window, perhaps from the one in which the program was started again.
 for (const name of ['focus', 'online']) addEventListener(name, () => app.connection.checkNow());
 document.addEventListener('visibilitychange', () => {
@@ -62,7 +64,11 @@ document.addEventListener('visibilitychange', () => {
   // It may never be seen again.
   else if (app.state.started) app.drafts.flush();
 });
-addEventListener('pagehide', () => app.state.started && app.drafts.flush());
+addEventListener('pagehide', () => {
+  if (!app.state.started) return;
+  app.drafts.flush();
+  keepLeft();
+});
 // After the first paint, so that it delays nothing.
 requestAnimationFrame(() =>
   setTimeout(async () => {
@@ -81,6 +87,25 @@ function lastOpen() {
     return sessionStorage.getItem(OPEN);
   } catch {
     return null;
+  }
+}
+
+/** What was typed in this tab when it was left a moment ago: the database may not have had the time. @returns {import('./app.js').Left | null} */
+function takeLeft() {
+  try {
+    const kept = sessionStorage.getItem(LEFT);
+    sessionStorage.removeItem(LEFT);
+    return JSON.parse(kept ?? 'null');
+  } catch {
+    return null;
+  }
+}
+
+function keepLeft() {
+  try {
+    sessionStorage.setItem(LEFT, JSON.stringify(app.left));
+  } catch {
+    // Then what was typed in the last moment is lost.
   }
 }
 

@@ -56,7 +56,8 @@ export function debounced(count, delay) {
     }
   };
   const soon = () => {
-    clearTimeout(timer);
+    // An answer that is on its way is about what was there before.
+    cancel();
     timer = setTimeout(now, delay);
   };
   return { soon, now, cancel };

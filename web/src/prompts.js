@@ -111,6 +111,7 @@ export class Prompts {
     const { draft } = app.state;
     const answer = app.messages.path.findLast((message) => message.role === 'assistant' && message.content !== '');
     app.chats.create();
+    app.set({ files: [] });
     const quoted = answer?.content.split('\n').map((line) => `> ${line}`.trimEnd()).join('\n');
     if (quoted !== undefined) app.drafts.set(`${quoted}\n\n${draft}`);
   }

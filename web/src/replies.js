@@ -168,6 +168,15 @@ export class Replies {
     this.#end(job, { stopped: true });
   }
 
+  /** Ends the running reply, a message's, and leaves nothing of it. */
+  async drop() {
+    const { job } = this;
+    if (!job) return;
+    job.save = job.end = () => {};
+    await this.app.store.save({ removeMessages: [job.live.id] });
+    if (this.job === job) this.stop();
+  }
+
   /** The page is closed; the reply goes on. */
   close() {
     this.running?.abort();

@@ -14,24 +14,44 @@
 
 const AROUND = 32;
 
+/** Letters that are one with their accent. */
+const WHOLE = /** @type {Record<string, string>} */ ({ ø: 'o', ł: 'l', đ: 'd', ħ: 'h', ı: 'i', ß: 'ss', æ: 'ae', œ: 'oe' });
+
 /** @type {Map<string, string>} characters that are not ASCII; a text has few different ones */
 const known = new Map();
 
 /** @type {WeakMap<object, string>} of messages and files, so that every further letter of a query is quick */
 const ofMessages = new WeakMap();
 
-/** @param {string} text one character for each of the text's, where that is possible, so that positions stay right */
+/** @param {string} text also one whose accents are characters of their own */
 export function fold(text) {
   return text.replace(/[A-Z]+|[^\0-\x7f]/gu, (part) => {
     if (part <= 'Z') return part.toLowerCase();
     let folded = known.get(part);
     if (folded === undefined) {
-      const plain = part.normalize('NFD').replace(/\p{M}+/gu, '').toLowerCase();
-      folded = plain.length === part.length ? plain : part;
+      const plain = part.toLowerCase().normalize('NFD').replace(/\p{M}+/gu, '');
+      folded = WHOLE[plain] ?? plain;
       known.set(part, folded);
     }
     return folded;
   });
+}
+
+/**
+ * Where a place of a folded text is in the text itself, after the accents there.
+ * @param {string} text
+ * @param {number} place
+ */
+function unfold(text, place) {
+  let at = 0;
+  let passed = 0;
+  for (const char of text) {
+    const length = char < '\x80' ? 1 : fold(char).length;
+    if (passed >= place && length > 0) break;
+    passed += length;
+    at += char.length;
+  }
+  return at;
 }
 
 /** @param {object} owner of the text @param {string} text */
@@ -89,13 +109,15 @@ export function search(query, conversations, messages) {
   return hits;
 }
 
-/** @param {Place} place @param {number} length */
-function cut({ text, at, name }, length) {
+/** @param {Place} place in the folded text @param {number} length of what was found there */
+function cut({ text, at: place, name }, length) {
   const flat = (/** @type {string} */ part) => part.replace(/\s+/g, ' ');
+  const at = unfold(text, place);
+  const end = unfold(text, place + length);
   const start = Math.max(0, at - AROUND);
   return {
     before: (name === undefined ? '' : `${name}: `) + (start > 0 ? '…' : '') + flat(text.slice(start, at)),
-    match: flat(text.slice(at, at + length)),
-    after: flat(text.slice(at + length, at + length + AROUND * 2)),
+    match: flat(text.slice(at, end)),
+    after: flat(text.slice(end, end + AROUND * 2)),
   };
 }

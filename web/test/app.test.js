@@ -36,6 +36,9 @@ async function started(factory = new IDBFactory(), chat = null) {
   return app;
 }
 
+/** It is closed at the end. @param {App} app */
+const opened = (app) => void open.push(app);
+
 after(() => {
   for (const app of open) {
     app.close();
@@ -734,6 +737,62 @@ test('a chat that is deleted elsewhere while a reply is written into it leaves n
   assert.deepEqual([await one.store.conversations(), await one.store.allMessages()], [[], []]);
 });
 
+test('a reply whose question is deleted in another tab ends, and leaves nothing behind', async () => {
+  const factory = new IDBFactory();
+  const [one, two] = [await started(factory), await started(factory)];
+  await say(one, 'say hello');
+  const { id } = one.state.conversation;
+  fake.script.tokenMs = 20;
+  const saying = say(one, 'count 500');
+  await until(one, (state) => (state.live?.text.length ?? 0) > 20);
+  await two.chats.open(id);
+  await until(two, () => two.messages.path.length === 4);
+  await two.messages.remove(two.messages.path[2].id);
+  await saying;
+  await until(one, (state) => state.live === null && one.messages.path.length === 2);
+  assert.deepEqual((await one.store.messages(id)).map(({ content }) => content).sort(), ['hello', 'say hello']);
+  one.chats.create();
+  const beside = say(one, 'count 500');
+  await until(one, (state) => (state.live?.text.length ?? 0) > 20);
+  const other = one.state.conversation.id;
+  await two.chats.open(other);
+  await two.messages.remove(two.messages.path[1].id);
+  await beside;
+  await until(one, (state) => state.live === null && one.messages.path.length === 1);
+  assert.deepEqual(texts(one), ['user: count 500'], 'the reply itself');
+});
+
+test('of two chats that are opened at once the last one stays, and what is typed meanwhile is kept where it was typed', async () => {
+  const factory = new IDBFactory();
+  const app = await started(factory);
+  /** @type {string[]} */
+  const ids = [];
+  for (const text of ['say first', 'say second', 'say third']) {
+    app.chats.create();
+    await say(app, text);
+    ids.push(app.state.conversation.id);
+  }
+  const { messages } = app.store;
+  /** @type {() => void} */
+  let release = () => {};
+  app.store.messages = async (id) => {
+    if (id === ids[0]) await new Promise((done) => (release = () => done(undefined)));
+    return messages.call(app.store, id);
+  };
+  const slow = app.chats.open(ids[0]);
+  await app.chats.open(ids[1]);
+  release();
+  await slow;
+  assert.equal(app.state.conversation.id, ids[1]);
+  const again = app.chats.open(ids[0]);
+  app.drafts.set('typed at once');
+  release();
+  await again;
+  assert.deepEqual([app.state.conversation.id, app.state.draft], [ids[0], '']);
+  await app.chats.open(ids[1]);
+  assert.equal(app.state.draft, 'typed at once');
+});
+
 test('a preference that is changed in one tab holds in the other', async () => {
   const factory = new IDBFactory();
   const [first, second] = [await started(factory), await started(factory)];
@@ -911,6 +970,58 @@ test('what was typed and not sent is there after a reload, in a new chat and in 
   assert.equal(again.state.draft, 'for the old chat');
   assert.deepEqual(again.state.files.map(({ name, text }) => [name, text]), [['a.txt', 'say']]);
   assert.equal((await started(factory)).state.draft, '', 'and nothing is kept that was sent');
+});
+
+test('what was typed in a new chat is there when one comes back to it, whatever was opened meanwhile', async () => {
+  const factory = new IDBFactory();
+  const app = await started(factory);
+  await say(app, 'say one');
+  const { id } = app.state.conversation;
+  app.chats.create();
+  app.drafts.set('half a question');
+  await app.chats.open(id);
+  app.chats.createRaw();
+  app.chats.create();
+  assert.equal(app.state.draft, 'half a question');
+  await app.chats.open(id);
+  await app.store.conversations();
+  const again = await started(factory, id);
+  assert.equal(again.state.draft, '');
+  again.chats.create();
+  assert.equal(again.state.draft, 'half a question', 'also after a reload in another chat');
+  await say(again, 'say two');
+  again.chats.create();
+  assert.equal(again.state.draft, '', 'until it is sent');
+});
+
+test('what was typed in the last moment of a page is there in the next', async () => {
+  const factory = new IDBFactory();
+  const app = await started(factory);
+  await say(app, 'say one');
+  app.drafts.set('a last word');
+  const { left } = app;
+  const start = async (/** @type {string | null} */ open, /** @type {any} */ what) => {
+    const next = new App(new Api(fake.url.slice(0, -1)), { pollFirstMs: 20, pollLastMs: 50, takeOverMs: 30 });
+    opened(next);
+    await next.start(await Store.open(factory), { open, left: what });
+    return next;
+  };
+  assert.equal((await start(left.chat, left)).state.draft, 'a last word');
+  assert.notEqual((await start(null, left)).state.draft, 'a last word', 'but not in another chat');
+  app.chats.createRaw();
+  app.raw.setText('once');
+  app.raw.flush();
+  app.raw.setText('once upon a time');
+  assert.equal((await start(app.left.chat, app.left)).state.conversation.text, 'once upon a time');
+});
+
+test('a program that was started again in no time is asked anew what it is', async () => {
+  const app = await started();
+  await until(app, (state) => state.meter.total === 4096);
+  fake.script.nCtx = 8192;
+  app.api.health = async () => ({ state: 'ready', started: 2 });
+  await until(app, (state) => state.meter.total === 8192);
+  assert.equal(app.state.machine.phase, 'idle', 'it was never missed');
 });
 
 test('token probabilities are recorded, survive continuing, and another token branches there', async () => {

@@ -74,6 +74,32 @@ test('formulas become MathML without styles or sources', () => {
   assert.equal(box.querySelector('[style], annotation, semantics'), null);
 });
 
+test('formulas end where their own sign ends, and take no more room than a formula needs', () => {
+  const box = rendered('\\[ a \\] and \\[ b \\]\n\n$$ c $$ and \\( d \\) and \\(e\\)\n\n$\\rule{9999em}{9999em}$');
+  assert.deepEqual([...box.querySelectorAll('math')].map((math) => math.textContent), ['a', 'b', 'c', 'd', 'e', '']);
+  assert.doesNotMatch(box.innerHTML, /9999/);
+});
+
+test('no run of spaces or marks keeps the page from going on', () => {
+  for (const mark of ['$$', '\\[', '\\(', 'a $$', '$$a', '\\[ b']) {
+    const text = `${mark}${' '.repeat(20_000)}`;
+    assert.equal(rendered(text).querySelector('math'), null, mark);
+    assert.equal(typeof mend(text), 'string');
+    assert.equal(typeof mend(`${text}x`), 'string');
+  }
+  assert.equal(rendered('***a** '.repeat(3000)).querySelectorAll('p').length, 1);
+});
+
+test('a text that nests deeper than a parser follows is shown as it is', () => {
+  const deep = `${'- '.repeat(6000)}end`;
+  assert.equal(rendered(deep).textContent, deep);
+  const box = window.document.createElement('div');
+  const growing = new markdown.StreamRenderer(box);
+  growing.update(deep);
+  growing.finish(`${deep}ed`);
+  assert.equal(box.textContent, `${deep}ed`);
+});
+
 test('money is not a formula', () => {
   for (const text of ['It costs $5 and $6.', 'from $ 5 to 6 $', '$5-$10', 'US$ and A$', '\\$x\\$']) {
     assert.equal(rendered(text).querySelector('math'), null, text);

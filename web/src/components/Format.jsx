@@ -3,7 +3,7 @@ import { useEffect } from 'preact/hooks';
 import { useApp, useAppState, useUi } from '../context.js';
 import { FORMATS, isAboutFormat, isStrict } from '../format.js';
 import { t } from '../i18n.js';
-import { Choice, Field, TextArea } from './fields.jsx';
+import { Choice, Field, shortened, TextArea } from './fields.jsx';
 import { Icon } from './icons.jsx';
 
 const SCHEMA_EXAMPLE = '{\n  "type": "object",\n  "properties": { "color": { "type": "string" } },\n  "required": ["color"]\n}';
@@ -17,13 +17,16 @@ export function FormatSettings() {
   useEffect(() => app.format.check.soon(), []);
   return (
     <>
-      <Choice
-        label={t('format.label')}
-        name="format"
-        value={format}
-        options={FORMATS.map((name) => [name, t(`format.${name}`)])}
-        onChange={(value) => app.changeSetting('format', value)}
-      />
+      <Field name="format" id="setting-format" label={t('format.label')} fallback={t(`format.${app.baseSettings.format}`)}>
+        <Choice
+          headed
+          label={t('format.label')}
+          name="format"
+          value={format}
+          options={FORMATS.map((name) => [name, t(`format.${name}`)])}
+          onChange={(value) => app.changeSetting('format', value)}
+        />
+      </Field>
       {(format === 'text' || format === 'json') && <p class="help">{t(`format.${format}Help`)}</p>}
       {format === 'schema' && (
         <Definition name="schema" label={t('format.schema')} help={t('format.schemaHelp')} placeholder={SCHEMA_EXAMPLE} />
@@ -44,7 +47,7 @@ function Definition({ name, label, help, placeholder }) {
   const problem = useAppState((state) => state.formatProblem);
   const id = `setting-${name}`;
   return (
-    <Field name={name} id={id} label={label} help={help}>
+    <Field name={name} id={id} label={label} help={help} fallback={shortened(app.baseSettings[name])}>
       <TextArea
         id={id}
         rows={8}

@@ -282,7 +282,7 @@ function Actions({ message, last, siblings, tokens, setTokens }) {
       {role === 'assistant' && (
         <IconButton icon="redo" label={t('message.regenerate')} onClick={() => void app.replies.regenerate(id)} disabled={!ready} />
       )}
-      {role === 'assistant' && last && unfinished && message.content !== '' && (
+      {role === 'assistant' && last && unfinished && (message.content !== '' || message.status === 'stopped') && (
         <button type="button" class="small" onClick={() => void app.replies.goOn(id)} disabled={!ready}>
           <Icon name="play" />
           {t('message.continue')}

@@ -4,9 +4,9 @@ import { useApp, useAppState, useUi, useUiState } from '../context.js';
 import { download } from '../clipboard.js';
 import { importSettings } from '../files.js';
 import { LANGUAGES, t } from '../i18n.js';
-import { CHAR_NAME, MAX_STOPS, NUMBERS, USER_NAME } from '../settings.js';
+import { CHAR_NAME, HISTORY_TEMPLATE, MAX_STOPS, NUMBERS, PROMPT_TEMPLATE, USER_NAME } from '../settings.js';
 import { Dialog } from './Dialogs.jsx';
-import { Check, Choice, Field, NumberSetting, TextArea } from './fields.jsx';
+import { Check, Choice, Field, NumberSetting, shortened, TextArea } from './fields.jsx';
 import { FormatSettings } from './Format.jsx';
 import { Icon } from './icons.jsx';
 
@@ -90,6 +90,7 @@ function SystemPrompt() {
       name="system"
       id="setting-system"
       label={t('settings.system')}
+      fallback={shortened(app.baseSettings.system)}
       help={t(ownPlace ? 'settings.systemInTemplate' : 'settings.systemHelp')}
     >
       <TextArea
@@ -106,7 +107,7 @@ function SystemPrompt() {
 function Stops() {
   const app = useApp();
   return (
-    <Field name="stop" id="setting-stop" label={t('field.stop')} help={t('field.stopHelp')}>
+    <Field name="stop" id="setting-stop" label={t('field.stop')} fallback={shortened(app.baseSettings.stop.join(' '))} help={t('field.stopHelp')}>
       <TextArea
         id="setting-stop"
         rows={2}
@@ -130,6 +131,7 @@ function Templates() {
         name="promptTemplate"
         id="setting-promptTemplate"
         label={t('settings.promptTemplate')}
+        fallback={template(app.baseSettings.promptTemplate, PROMPT_TEMPLATE)}
         help={t('settings.promptTemplateHelp', braces)}
       >
         <TextArea
@@ -144,6 +146,7 @@ function Templates() {
         name="historyTemplate"
         id="setting-historyTemplate"
         label={t('settings.historyTemplate')}
+        fallback={template(app.baseSettings.historyTemplate, HISTORY_TEMPLATE)}
         help={t('settings.historyTemplateHelp', braces)}
       >
         <TextArea
@@ -173,7 +176,7 @@ function NameField({ name, label }) {
   const app = useApp();
   const id = `setting-${name}`;
   return (
-    <Field name={name} id={id} label={label}>
+    <Field name={name} id={id} label={label} help={t('settings.default', { value: app.baseSettings[name] })}>
       <input
         id={id}
         type="text"
@@ -186,6 +189,9 @@ function NameField({ name, label }) {
     </Field>
   );
 }
+
+/** @param {string} text @param {string} trained */
+const template = (text, trained) => (text === trained ? t('settings.asTrained') : shortened(text));
 
 function PageSettings() {
   const app = useApp();

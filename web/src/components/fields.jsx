@@ -134,11 +134,14 @@ export function TextArea({ id, value, rows, onText, placeholder, code, invalid }
   );
 }
 
-/** @param {{ label: string, name: string, value: string, options: [string, string][], onChange: (value: string) => void }} props */
-export function Choice({ label, name, value, options, onChange }) {
+/**
+ * @param {{ label: string, name: string, value: string, options: [string, string][], onChange: (value: string) => void,
+ *   headed?: boolean }} props `headed`: its name stands above it already
+ */
+export function Choice({ label, name, value, options, onChange, headed = false }) {
   return (
     <fieldset class="choice">
-      <legend>{label}</legend>
+      <legend class={headed ? 'visually-hidden' : ''}>{label}</legend>
       <div class="segments">
         {options.map(([option, text]) => (
           <label key={option}>
@@ -166,6 +169,14 @@ export function Check({ label, checked, onChange }) {
       {label}
     </label>
   );
+}
+
+const LONGEST_DEFAULT = 40;
+
+/** @param {string} text a default, in one short line */
+export function shortened(text) {
+  const line = text.replaceAll('\n', '⏎');
+  return line === '' ? t('field.none') : line.length > LONGEST_DEFAULT ? `${line.slice(0, LONGEST_DEFAULT)}…` : line;
 }
 
 /** @param {import('../settings.js').NumberField} field @param {number} value */

@@ -141,7 +141,7 @@ export default {
   'tokens.instead': 'Statt „{token}“ ({share}) weiter mit:',
 
   'failure.title': 'Die Antwort kam nicht zustande.',
-  'failure.unreachable': 'gemma2 antwortet nicht.',
+  'failure.unreachable': 'Von gemma2 kommt keine Antwort.',
   'failure.broken': 'Die Verbindung zu gemma2 ist mitten in der Antwort abgerissen.',
   'failure.key': 'Dieser Server verlangt einen API-Schlüssel.',
   'failure.keyHint': 'Er wurde beim Start von gemma2 mit --api-key gewählt und bleibt, solange diese Seite offen ist.',
@@ -216,6 +216,7 @@ export default {
   'settings.charName': 'Name des Modells',
   'settings.nameWarning': 'Gemma wurde mit genau „user“ und „model“ trainiert.',
   'settings.exactPrompt': 'Genauen Prompt zeigen',
+  'settings.asTrained': 'die von Gemma',
   'settings.page': 'Diese Seite',
   'settings.theme': 'Farben',
   'settings.language': 'Sprache',
@@ -267,6 +268,7 @@ export default {
   'field.greedy': 'Bei Temperatur 0 ohne Wirkung.',
   'field.random': 'zufällig',
   'field.off': 'aus',
+  'field.none': 'leer',
   'field.unlimited': 'Ende der Runde',
 
   'format.title': 'Form der Antworten',

@@ -141,7 +141,7 @@ export default {
   'tokens.instead': 'Instead of “{token}” ({share}), go on with:',
 
   'failure.title': 'The reply could not be made.',
-  'failure.unreachable': 'gemma2 does not answer.',
+  'failure.unreachable': 'There is no answer from gemma2.',
   'failure.broken': 'The connection to gemma2 was lost in the middle of the reply.',
   'failure.key': 'This server asks for an API key.',
   'failure.keyHint': 'The key was chosen with --api-key when gemma2 was started. It is kept as long as this page is open.',
@@ -216,6 +216,7 @@ export default {
   'settings.charName': 'Model name',
   'settings.nameWarning': 'Gemma was trained with exactly “user” and “model”.',
   'settings.exactPrompt': 'Show exact prompt',
+  'settings.asTrained': 'Gemma’s own',
   'settings.page': 'This page',
   'settings.theme': 'Theme',
   'settings.language': 'Language',
@@ -267,6 +268,7 @@ export default {
   'field.greedy': 'At temperature 0 this has no effect.',
   'field.random': 'random',
   'field.off': 'off',
+  'field.none': 'none',
   'field.unlimited': 'end of turn',
 
   'format.title': 'Form of replies',
