@@ -136,6 +136,18 @@ export const common = {
     await page.keyboard.press('Escape');
     await page.fill('#message', 'Hi');
     equal((await shown()).text, '<start_of_turn>user: Be brief.\n\nHi<end_of_turn>\n<start_of_turn>sage\n', 'the changed prompt');
+    // What it is made from may change while it is shown: never that of a moment ago.
+    await page.click('.meter-button');
+    await page.waitForSelector('.prompt:has-text("Be brief.")');
+    await page.evaluate(() => {
+      const field = /** @type {HTMLTextAreaElement} */ (document.getElementById('message'));
+      field.value = 'Hello';
+      field.dispatchEvent(new Event('input', { bubbles: true }));
+    });
+    await page.waitForFunction(() => !document.querySelector('.prompt')?.textContent?.includes('Hi'));
+    await page.waitForSelector('.prompt:has-text("Hello")');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('dialog', { state: 'detached' });
     const request = page.waitForRequest('**/v1/chat/completions');
     await page.press('#message', 'Enter');
     const body = (await request).postDataJSON();

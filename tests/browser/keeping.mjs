@@ -186,6 +186,55 @@ export const keeping = {
     await close();
   },
 
+  'leaving: what was typed in the last moment is there after a reload, in every tab its own': async (place) => {
+    const { page, context, clean, close } = await open(place);
+    await ready(page);
+    const other = await context.newPage();
+    const holds = (/** @type {any} */ tab, /** @type {string} */ text) =>
+      tab.waitForFunction((/** @type {string} */ wanted) => /** @type {HTMLTextAreaElement} */ (document.getElementById('message')).value === wanted, text);
+    await page.fill('#message', 'in a new chat');
+    await page.reload();
+    await holds(page, 'in a new chat');
+    await ask(page, 'say one');
+    await other.goto(place.url);
+    await other.click('.entry-open');
+    await other.waitForSelector('article.assistant');
+    await page.fill('#message', 'here');
+    await other.fill('#message', 'there');
+    await Promise.all([page.reload(), other.reload()]);
+    await holds(page, 'here');
+    await holds(other, 'there');
+    clean();
+    await close();
+  },
+
+  'pasting and dropping: a spreadsheet’s cells are text, a picture is refused, and so is a folder': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    const paste = (/** @type {string} */ text) =>
+      page.evaluate((/** @type {string} */ words) => {
+        const clipboardData = new DataTransfer();
+        if (words !== '') clipboardData.setData('text/plain', words);
+        clipboardData.items.add(new File([new Uint8Array([137, 80, 78, 71, 0])], 'cells.png', { type: 'image/png' }));
+        return !document.getElementById('message')?.dispatchEvent(new ClipboardEvent('paste', { clipboardData, bubbles: true, cancelable: true }));
+      }, text);
+    equal(await paste('a\tb'), false, 'the browser puts the text in');
+    equal(await page.locator('.toast').count(), 0, 'nothing is refused');
+    equal(await paste(''), true, 'there is nothing to put in');
+    await page.waitForSelector('.toast:has-text("cells.png")');
+    await page.evaluate(() => {
+      // What a browser gives of a folder.
+      const folder = new File([], 'folder');
+      folder.arrayBuffer = () => Promise.reject(new DOMException('not a file', 'NotFoundError'));
+      const event = new DragEvent('drop', { bubbles: true, cancelable: true });
+      Object.defineProperty(event, 'dataTransfer', { value: { types: ['Files'], files: [folder] } });
+      document.body.dispatchEvent(event);
+    });
+    await page.waitForSelector('.toast:has-text("folder")');
+    clean();
+    await close();
+  },
+
   'dragging: text goes into a field as everywhere, and a selection may leave its dialog': async (place) => {
     const { page, clean, close } = await open(place);
     await ready(page);

@@ -120,6 +120,41 @@ export const looks = {
     await close();
   },
 
+  'focus: it stays with a chat that is renamed or pinned, and goes to the next one and back when one is deleted': async (place) => {
+    const { page, clean, close } = await open(place);
+    await ready(page);
+    for (const text of ['say one', 'say two']) {
+      await page.click('.new-chat');
+      await ask(page, text);
+    }
+    const focused = (/** @type {string} */ what) => page.waitForFunction((/** @type {string} */ wanted) => document.activeElement?.matches(wanted), what);
+    const act = async (/** @type {string} */ name) => {
+      await page.locator('.entry:has-text("say two") .menu > .icon-button').focus();
+      await page.keyboard.press('Enter');
+      await page.locator(`.menu-items button:has-text("${name}")`).first().focus();
+      await page.keyboard.press('Enter');
+    };
+    await act('Rename');
+    await focused('.entry-field');
+    await page.keyboard.type('say two, renamed');
+    await page.keyboard.press('Enter');
+    await focused('.entry-open');
+    equal(await page.locator('.entry-open').allInnerTexts(), ['say two, renamed', 'say one'], 'the new name replaces the old one');
+    await act('Pin');
+    await page.waitForSelector('h2:has-text("Pinned")');
+    await focused('.entry:first-child .menu button');
+    await act('Delete');
+    await page.waitForFunction(() => document.querySelectorAll('.entry').length === 1);
+    await focused('.entry-open');
+    await page.locator('.toast button:has-text("Undo")').focus();
+    await page.keyboard.press('Enter');
+    await page.waitForFunction(() => document.querySelectorAll('.entry').length === 2);
+    await page.waitForSelector('article.user:has-text("say two")');
+    await focused('main');
+    clean();
+    await close();
+  },
+
   'drawer: the focus stays in it, and goes back to its button': async (place) => {
     const { page, clean, close } = await open(place, { context: { viewport: { width: 390, height: 844 } } });
     await ready(page);
@@ -314,6 +349,8 @@ export const looks = {
       equal(await page.evaluate(() => document.querySelector('.thread')?.scrollTop), 0, 'an empty chat is seen from its beginning');
       await ask(page, 'file rich');
       await ask(page, `say ${'averyveryverylongwordwithoutanyspaceatall'.repeat(6)}`);
+      await ask(page, `say - a list with $${'a + '.repeat(40)}b$\n\nand $\\rule{9999em}{9em}$ and $\\kern{900em}x$`);
+      await page.waitForSelector('article:last-child math');
       const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth || /** @type {Element} */ (document.querySelector('.thread')).scrollWidth > /** @type {Element} */ (document.querySelector('.thread')).clientWidth);
       equal(wide, false, `sideways scrolling at ${viewport.width} px`);
       const box = await page.locator('.composer').boundingBox();

@@ -219,6 +219,21 @@ export const replies = {
     await close();
   },
 
+  'restart: more context is noticed, however short the program was gone': async (place) => {
+    const own = await startFake();
+    const { page, clean, close } = await open({ ...place, url: own.url });
+    await ready(page);
+    await page.waitForSelector('.meter-text:has-text("4,096")');
+    await own.stop();
+    const back = await startFake({ port: Number(new URL(own.url).port) });
+    back.script.nCtx = 8192;
+    await page.waitForSelector('.meter-text:has-text("8,192")');
+    equal(await page.locator('.meter-grow').count(), 0, 'a larger one is offered no more');
+    await back.stop();
+    clean(/ERR_CONNECTION_REFUSED|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE/);
+    await close();
+  },
+
   'errors: said in words, as an alert, and the message can be sent again': async (place) => {
     const { page, clean, close } = await open(place);
     await ready(page);
