@@ -351,6 +351,7 @@ export const looks = {
       await ask(page, `say ${'averyveryverylongwordwithoutanyspaceatall'.repeat(6)}`);
       await ask(page, `say - a list with $${'a + '.repeat(40)}b$\n\nand $\\rule{9999em}{9em}$ and $\\kern{900em}x$`);
       await page.waitForSelector('article:last-child math');
+      equal(await page.locator('.rich > [tabindex="0"]:has(math)').count(), 2, 'wide formulas can be scrolled with the keyboard');
       const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth || /** @type {Element} */ (document.querySelector('.thread')).scrollWidth > /** @type {Element} */ (document.querySelector('.thread')).clientWidth);
       equal(wide, false, `sideways scrolling at ${viewport.width} px`);
       const box = await page.locator('.composer').boundingBox();

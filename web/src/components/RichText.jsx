@@ -5,6 +5,13 @@ import { useApp, useUi } from '../context.js';
 import { t } from '../i18n.js';
 import { loadMarkdown, loadTools } from '../rich.js';
 
+/** What is wider than its place because of a formula can be scrolled with the keyboard. @param {Element} element */
+function makeReachable({ children }) {
+  for (const block of /** @type {Iterable<HTMLElement>} */ (children)) {
+    if (block.querySelector('math') && block.scrollWidth > block.clientWidth) block.tabIndex = 0;
+  }
+}
+
 /**
  * Text as formatted Markdown. The element's children belong to this module, not to Preact: a growing reply changes sixty
  * times a second, and finished blocks must not be touched.
@@ -33,11 +40,13 @@ export function RichText({ id, text, live }) {
     stream.current = null;
     formatted.current = text;
     ending.finish(text);
+    makeReachable(element);
     if (ending.missing.size > 0) {
       void loadTools(ending.missing).then(() => {
         if (formatted.current !== text || stream.current) return;
         ending.refresh();
         ending.finish(text);
+        makeReachable(element);
       });
     }
     return undefined;
@@ -59,6 +68,7 @@ export function RichText({ id, text, live }) {
       }
       element.replaceChildren(result.content);
       element.classList.add('rich');
+      makeReachable(element);
       formatted.current = text;
     };
     void show();

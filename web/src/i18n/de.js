@@ -216,7 +216,7 @@ export default {
   'settings.charName': 'Name des Modells',
   'settings.nameWarning': 'Gemma wurde mit genau „user“ und „model“ trainiert.',
   'settings.exactPrompt': 'Genauen Prompt zeigen',
-  'settings.asTrained': 'die von Gemma',
+  'settings.asTrained': 'von Gemma',
   'settings.page': 'Diese Seite',
   'settings.theme': 'Farben',
   'settings.language': 'Sprache',
