@@ -83,6 +83,24 @@ fn an_embedding_is_the_mean_of_the_hidden_states() {
 }
 
 #[test]
+fn the_states_of_single_tokens_can_be_had_however_a_text_is_cut() {
+    let (model, tokens) = (model(&source(), N_CTX), text(2, 30));
+    let want: Vec<f32> = states(&model, &tokens).into_iter().flat_map(|(state, _)| state).map(|x| x as f32).collect();
+    let d_model = model.d_model();
+    for n_ubatch in [8, N_CTX] {
+        let engine = engine(1, n_ubatch);
+        let pooled = |pooling| embedding(engine.embed(tokens.clone(), pooling).expect("a place"));
+        let close = |got: Vec<f32>, want: &[f32]| {
+            assert_eq!(got.len(), want.len());
+            assert!(got.iter().zip(want).all(|(got, want)| (got - want).abs() < 1e-4 * want.abs().max(1.0)));
+        };
+        close(pooled(Pooling::None), &want);
+        close(pooled(Pooling::First), &want[..d_model]);
+        close(pooled(Pooling::Last), &want[want.len() - d_model..]);
+    }
+}
+
+#[test]
 fn the_same_text_has_the_same_bits_alone_among_others_and_after_itself() {
     let alone = engine(1, N_CTX);
     let want = embedding(alone.embed(text(3, 90), Pooling::Mean).expect("a place"));

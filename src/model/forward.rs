@@ -78,7 +78,9 @@ impl Model {
             if let Some(sum) = &mut chunk.hidden_sum {
                 let rows = x.rows(start..start + n_tokens)?;
                 let rows = rms_norm(c, &rows, &self.output_norm, self.config.rms_eps)?;
-                for row in rows.to_vec()?.chunks_exact(self.config.d_model) {
+                let n_sums = sum.len() / self.config.d_model;
+                for (at, row) in rows.to_vec()?.chunks_exact(self.config.d_model).enumerate() {
+                    let sum = &mut sum[at % n_sums * self.config.d_model..];
                     sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
                 }
             }
