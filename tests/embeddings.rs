@@ -51,7 +51,7 @@ fn embedding(events: gemma2::engine::Events) -> Vec<f32> {
         match events.recv_blocking().expect("an end") {
             Event::Done(done) => return done.embedding,
             Event::Failed(error) => panic!("{error}"),
-            Event::Prefill { .. } => {}
+            Event::Prefill { .. } | Event::Prompt(_) => {}
             Event::Token(token) => panic!("a token: {token:?}"),
         }
     }

@@ -38,7 +38,7 @@ fn collect(events: gemma2::engine::Events) -> Reply {
     let (mut ids, mut text) = (Vec::new(), String::new());
     loop {
         match events.recv_blocking().expect("an end") {
-            Event::Prefill { .. } => {}
+            Event::Prefill { .. } | Event::Prompt(_) => {}
             Event::Token(token) => {
                 ids.push(token.id);
                 text.push_str(&token.text);

@@ -128,7 +128,7 @@ fn finish(events: Events) -> Result<(Vec<Token>, Timings), EngineError> {
             Ok(Event::Token(token)) => tokens.push(token),
             Ok(Event::Done(done)) => return Ok((tokens, done.timings)),
             Ok(Event::Failed(error)) => return Err(error),
-            Ok(Event::Prefill { .. }) => {}
+            Ok(Event::Prefill { .. } | Event::Prompt(_)) => {}
             Err(_) => return Err(EngineError::Stopped),
         }
     }

@@ -310,7 +310,7 @@ fn decode_speed(opened: Opened, settings: &Settings, time: Duration, terminal: &
                         }
                     }
                 },
-                Ok(Event::Prefill { .. }) => {}
+                Ok(Event::Prefill { .. } | Event::Prompt(_)) => {}
                 Ok(Event::Failed(error)) => return Err(error.into()),
                 Ok(Event::Done(_)) | Err(_) => break,
             }

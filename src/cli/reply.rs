@@ -126,6 +126,7 @@ async fn follow(
                     status.show(&format!("reading  {bar}   {done} of {total} tokens"));
                 }
             }
+            Ok(Event::Prompt(_)) => {}
             Ok(Event::Token(token)) => {
                 first_token.get_or_insert_with(Instant::now);
                 reply.timings.decoded_tokens += 1;

@@ -56,7 +56,7 @@ pub use metrics::{Histogram, Metrics, Waits};
 pub use pooled::Pooling;
 pub use slots::{SlotAnswer, SlotChange, SlotError};
 
-/// Most tokens reported with each token made ([`Request::n_probs`]).
+/// Most tokens reported with each token ([`Request::n_probs`]).
 pub const MAX_N_PROBS: usize = 1024;
 
 /// How tokens are chosen. The defaults are the ones recommended for Gemma.
@@ -181,6 +181,9 @@ pub struct Request {
     pub n_probs: usize,
     /// They are those that the token was drawn with, after all filters, and not the model's own.
     pub probs_after_sampling: bool,
+    /// The prompt's tokens are told with their probabilities under the model and with `n_probs` best ones
+    /// ([`Event::Prompt`]). Then all of it is computed, whatever a slot's cache holds.
+    pub prompt_probs: bool,
     /// Keep and reuse the prefix in a slot's cache.
     pub cache_prompt: bool,
     /// The slot to run in, once it is free; `None` is the one that suits best.
@@ -203,6 +206,7 @@ impl Request {
             show_control: false,
             n_probs: 0,
             probs_after_sampling: false,
+            prompt_probs: false,
             cache_prompt: true,
             slot: None,
             constraint: None,
@@ -210,7 +214,7 @@ impl Request {
     }
 }
 
-/// What happens to a request, in order: any number of `Prefill`, then `Token`s, then one `Done` or `Failed`, then the
+/// What happens to a request, in order: any number of `Prefill` and `Prompt`, then `Token`s, then one `Done` or `Failed`, then the
 /// channel is closed. By the time of the last event the slot is free again.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -223,6 +227,9 @@ pub enum Event {
         /// Tokens that were not computed again.
         cached: usize,
     },
+    /// The next tokens of the prompt, with their probabilities given all before them; the first one has none. Their texts are
+    /// left empty.
+    Prompt(Vec<Token>),
     /// A token was made. Its text may be empty while a character or a possible stop string is unfinished.
     Token(Token),
     /// The end, with the rest of the text.
@@ -231,7 +238,7 @@ pub enum Event {
     Failed(EngineError),
 }
 
-/// One generated token.
+/// One token, of a reply unless it came with [`Event::Prompt`].
 #[derive(Clone, Debug)]
 pub struct Token {
     /// Its id.

@@ -32,6 +32,7 @@ pub(super) struct Session {
     show_control: bool,
     n_probs: usize,
     probs_after_sampling: bool,
+    prompt_probs: bool,
     pub(super) cache_prompt: bool,
     /// The slot that was asked for; when it runs, the one it runs in.
     pub(super) slot: Option<usize>,
@@ -85,6 +86,7 @@ impl Session {
             show_control: request.show_control,
             n_probs: request.n_probs,
             probs_after_sampling: request.probs_after_sampling,
+            prompt_probs: request.prompt_probs,
             cache_prompt: request.cache_prompt,
             slot: request.slot,
             constraint: request.constraint,
@@ -125,6 +127,7 @@ impl Session {
             Limit::EndOfTurn => usize::MAX,
         };
         let by_context = n_ctx.saturating_sub(self.tokens.len() + 1);
+        let room = if self.tells_prompt() { 0 } else { room };
         let draft = self.lookup.draft(&self.tokens, room.min(by_limit).min(by_context));
         self.guess.clear();
         if !draft.is_empty() {
@@ -184,9 +187,63 @@ impl Session {
         self.send(Event::Prefill { done, total: self.n_prompt, cached: self.n_cached });
     }
 
+    /// Whether its prompt may come from a cache.
+    pub(super) fn reuses_cache(&self) -> bool {
+        self.cache_prompt && !self.prompt_probs
+    }
+
+    /// Whether it is reading a prompt whose tokens are told with their probabilities.
+    pub(super) fn tells_prompt(&self) -> bool {
+        self.prompt_probs && self.n_decoded == 0
+    }
+
+    /// Rows of logits that it wants of a step that reads these of its tokens: those of the last ones.
+    pub(super) fn n_logits(&self, range: &Range<usize>, n_ctx: usize) -> usize {
+        if self.tells_prompt() {
+            range.len()
+        } else {
+            usize::from(range.end == self.tokens.len() && self.wants_token(n_ctx))
+        }
+    }
+
     /// Whether it wants logits at the end of its prompt: not if it may make no token.
-    pub(super) fn wants_token(&self, n_ctx: usize) -> bool {
+    fn wants_token(&self, n_ctx: usize) -> bool {
         self.end_by_length(n_ctx).is_none()
+    }
+
+    /// Tells the tokens of the prompt whose probabilities a step has brought, where they are wanted. `rows` are the logits
+    /// behind these of its tokens. Returns the rows to draw from.
+    ///
+    /// # Errors
+    /// Logits that are no numbers.
+    pub(super) fn tell_prompt<'a>(
+        &mut self,
+        range: Range<usize>,
+        rows: &'a mut [f32],
+        n_row: usize,
+        n_vocab: usize,
+        n_ctx: usize,
+    ) -> Result<&'a mut [f32], EngineError> {
+        if !self.tells_prompt() {
+            return Ok(rows);
+        }
+        let is_read = range.end == self.n_prompt;
+        let n_told = range.len() - usize::from(is_read);
+        let (told, rest) = rows.split_at_mut(n_told * n_row);
+        let mut tokens = Vec::with_capacity(n_told + 1);
+        if range.start == 0 {
+            tokens.push(Token { id: self.tokens[0], text: String::new(), logprob: None, top: Vec::new() });
+        }
+        let followers = &self.tokens[range.start + 1..][..n_told];
+        for (row, &id) in told.chunks_exact(n_row).zip(followers) {
+            let (logprob, top) = log_probabilities(&row[..n_vocab], id, self.n_probs);
+            if logprob.is_nan() {
+                return Err(EngineError::Model("it gave logits that are not finite numbers".into()));
+            }
+            tokens.push(Token { id, text: String::new(), logprob: Some(logprob), top });
+        }
+        self.send(Event::Prompt(tokens));
+        Ok(if is_read && self.wants_token(n_ctx) { rest } else { &mut [] })
     }
 
     /// The prompt has been read and no token is wanted.

@@ -11,6 +11,7 @@ mod embedding;
 mod fairness;
 mod lookup;
 mod overflow;
+mod prompt_probs;
 mod slots;
 
 const OPTIONS: EngineOptions = EngineOptions { n_ctx: 256, n_parallel: 4, n_ubatch: 16, max_queue: 100, n_lookup: 0 };
@@ -60,6 +61,7 @@ fn request(text: &str, n: usize) -> Request {
 #[derive(Debug, Default)]
 struct Outcome {
     tokens: Vec<Token>,
+    prompt: Vec<Token>,
     prefill: Vec<(usize, usize, usize)>,
     end: Option<Result<Done, EngineError>>,
 }
@@ -97,6 +99,10 @@ fn collect(events: Events) -> Outcome {
             Event::Prefill { done, total, cached } => {
                 assert!(out.tokens.is_empty());
                 out.prefill.push((done, total, cached));
+            }
+            Event::Prompt(tokens) => {
+                assert!(out.tokens.is_empty());
+                out.prompt.extend(tokens);
             }
             Event::Token(token) => out.tokens.push(token),
             Event::Done(done) => out.end = Some(Ok(*done)),

@@ -119,7 +119,7 @@ impl<M: LanguageModel> Worker<M> {
             let suits = |index: usize| is_free[index] && session.slot.is_none_or(|wanted| wanted == index);
             let free = self.slots.iter().enumerate().filter(|(index, _)| suits(*index));
             let free = free.map(|(index, slot)| FreeSlot { index, tokens: &slot.tokens, last_used: slot.last_used });
-            let at = choose_slot(session.tokens(), session.cache_prompt, free);
+            let at = choose_slot(session.tokens(), session.reuses_cache(), free);
             match at.and_then(|at| Some((queue.remove(place)?, at))) {
                 Some((session, at)) => {
                     is_free[at] = false;
@@ -133,7 +133,7 @@ impl<M: LanguageModel> Worker<M> {
 
     /// Starts a session in slot `at`, which is free.
     fn admit(&mut self, mut session: Box<Session>, at: usize) {
-        let n_cached = if session.cache_prompt { self.reuse(session.tokens(), at) } else { self.rewind(at, 0) };
+        let n_cached = if session.reuses_cache() { self.reuse(session.tokens(), at) } else { self.rewind(at, 0) };
         self.clock += 1;
         let slot = &mut self.slots[at];
         slot.tokens = Vec::new();
@@ -203,7 +203,8 @@ impl<M: LanguageModel> Worker<M> {
 
     /// One forward pass for all slots that need one, and what follows from its logits.
     fn step(&mut self) {
-        let needs: Vec<Need> = self.slots.iter().map(need).collect();
+        let most_told = most_told(&self.slots);
+        let needs: Vec<Need> = self.slots.iter().map(|slot| need(slot, most_told)).collect();
         let shares = self.scheduler.share(&needs);
         let n_ctx = self.options.n_ctx;
         let guess_room = guess_room(&needs);
@@ -215,7 +216,7 @@ impl<M: LanguageModel> Worker<M> {
             };
             let start = slot.cache.len();
             let end = start + shares[at];
-            let mut n_logits = usize::from(end == session.tokens().len() && session.wants_token(n_ctx));
+            let mut n_logits = session.n_logits(&(start..end), n_ctx);
             let n_guessed = if needs[at] == Need::Decode { session.guess(guess_room, n_ctx) } else { 0 };
             n_logits += n_guessed;
             let (tokens, hidden_sum) = session.part(start..end);
@@ -417,13 +418,15 @@ impl Turn<'_> {
         if reads {
             session.report_prefill(end);
         }
-        let next = if !rows.is_empty() {
-            catch_unwind(AssertUnwindSafe(|| session.take_rows(rows, n_row, n_vocab, pieces, n_ctx)))
-                .unwrap_or_else(|panic| session.fail(EngineError::Model(panic_text(panic.as_ref()))))
-        } else if end < session.tokens().len() {
-            Next::Goes
-        } else {
-            session.end_without_token(n_ctx)
+        let read = end.saturating_sub(*n_new)..end;
+        let next = match session.tell_prompt(read, std::mem::take(rows), n_row, n_vocab, n_ctx) {
+            Err(error) => session.fail(error),
+            Ok(rows) if !rows.is_empty() => {
+                catch_unwind(AssertUnwindSafe(|| session.take_rows(rows, n_row, n_vocab, pieces, n_ctx)))
+                    .unwrap_or_else(|panic| session.fail(EngineError::Model(panic_text(panic.as_ref()))))
+            }
+            Ok(_) if end < session.tokens().len() => Next::Goes,
+            Ok(_) => session.end_without_token(n_ctx),
         };
         Outcome {
             at,
@@ -458,12 +461,24 @@ fn guess_room(needs: &[Need]) -> usize {
 /// Most tokens of a step that has guesses.
 const MOST_COLUMNS: usize = 16;
 
-fn need<C: Cache>(slot: &Slot<C>) -> Need {
+/// Most tokens of all prompts in a step that are told with their probabilities: each takes a row of logits, a megabyte with
+/// Gemma's vocabulary.
+const MOST_ROWS: usize = 64;
+
+/// Tokens that each slot of those that tell their prompts may read in a step.
+fn most_told<C: Cache>(slots: &[Slot<C>]) -> usize {
+    let n_telling =
+        slots.iter().filter_map(|slot| slot.session.as_ref()).filter(|session| session.tells_prompt()).count();
+    (MOST_ROWS / n_telling.max(1)).max(2)
+}
+
+fn need<C: Cache>(slot: &Slot<C>, most_told: usize) -> Need {
     let Some(session) = &slot.session else {
         return Need::Nothing;
     };
     match session.tokens().len() - slot.cache.len() {
         1 => Need::Decode,
+        n if session.tells_prompt() => Need::Prefill(n.min(most_told)),
         n => Need::Prefill(n),
     }
 }

@@ -1,4 +1,4 @@
-//! What a reply has to look like: `response_format`, `json_schema`, `grammar` and `regex`.
+//! What a reply has to look like: `response_format`, `json_schema`, `grammar`, `regex`, and what vLLM calls these.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use super::error::ApiError;
 use super::fields::{Fields, missing, wrong};
 use super::generation::run_blocking;
 use super::tools::Tools;
+use super::vllm;
 use crate::error::Hint;
 use crate::grammar::{Constraint, Source};
 
@@ -69,7 +70,7 @@ pub async fn compile(wanted: Wanted, ready: &Arc<Ready>) -> Result<Constraint, A
 /// 400: fields of other types, two constraints at once.
 pub fn wanted(fields: &Fields) -> Result<Option<Wanted>, ApiError> {
     let found = [response_format(fields)?, json_schema(fields), grammar(fields)?, regex(fields)?];
-    let mut found = found.into_iter().flatten();
+    let mut found = found.into_iter().flatten().chain(vllm::wanted(fields)?);
     match (found.next(), found.next()) {
         (Some(one), Some(other)) => Err(ApiError::invalid(
             other.param.clone(),

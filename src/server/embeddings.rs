@@ -261,7 +261,7 @@ async fn embed_one(ready: &Arc<Ready>, tokens: Vec<TokenId>, pooling: Pooling) -
                 return Ok(Embedded { values: done.embedding, n_tokens: done.timings.prompt_tokens });
             }
             Ok(Event::Failed(error)) => return Err(error.into()),
-            Ok(Event::Prefill { .. } | Event::Token(_)) => {}
+            Ok(Event::Prefill { .. } | Event::Prompt(_) | Event::Token(_)) => {}
             Err(_) => return Err(EngineError::Stopped.into()),
         }
     }

@@ -364,11 +364,7 @@ pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
 }
 
 fn parse_prompts(name: &str, value: &Value, most: usize, tokenizer: &Tokenizer) -> Result<Vec<Vec<TokenId>>, ApiError> {
-    let several = value.as_array().filter(|list| !list.iter().any(Value::is_number) && !list.is_empty());
-    let prompts = match several {
-        Some(list) => list.iter().collect(),
-        None => vec![value],
-    };
+    let prompts = single_prompts(value);
     if prompts.len() > most {
         return Err(ApiError::invalid(
             Some(name.to_owned()),
@@ -376,6 +372,27 @@ fn parse_prompts(name: &str, value: &Value, most: usize, tokenizer: &Tokenizer) 
         ));
     }
     prompts.into_iter().map(|one| parse_prompt(name, one, tokenizer)).collect()
+}
+
+/// The prompts of a list, or the one.
+fn single_prompts(value: &Value) -> Vec<&Value> {
+    let several = value.as_array().filter(|list| !list.iter().any(Value::is_number) && !list.is_empty());
+    several.map_or_else(|| vec![value], |list| list.iter().collect())
+}
+
+/// How many tokens at the start of each of `prompts`, as [`prompts`] reads them, are not in the request: the `<bos>` of
+/// texts.
+pub fn n_added(fields: &Fields, prompts: &[Vec<TokenId>], tokenizer: &Tokenizer) -> Vec<usize> {
+    let is_in = |value: &Value| {
+        let first = value.as_array().and_then(|parts| parts.first()).unwrap_or(value);
+        match first.get("prompt_string").unwrap_or(first) {
+            Value::String(text) => text.as_bytes().starts_with(tokenizer.piece(tokenizer.bos())),
+            _ => true,
+        }
+    };
+    let values = fields.get("prompt").map(single_prompts).unwrap_or_default();
+    let has_bos = prompts.iter().map(|ids| ids.first() == Some(&tokenizer.bos()));
+    values.into_iter().zip(has_bos).map(|(value, has_bos)| usize::from(has_bos && !is_in(value))).collect()
 }
 
 fn parse_prompt(name: &str, value: &Value, tokenizer: &Tokenizer) -> Result<Vec<TokenId>, ApiError> {
@@ -476,22 +493,23 @@ impl Replies {
 
     /// Waits for all of them.
     pub async fn collect(mut self) -> Result<Vec<Reply>, ApiError> {
-        let mut texts: Vec<(String, Vec<Token>)> = Vec::new();
-        texts.resize_with(self.len(), Default::default);
+        let mut parts: Vec<Parts> = Vec::new();
+        parts.resize_with(self.len(), Parts::default);
         let mut replies: Vec<Option<Reply>> = Vec::new();
         replies.resize_with(self.len(), || None);
         while let Some(event) = self.next().await {
             let (index, event) = event?;
             match event {
                 Event::Prefill { .. } | Event::Failed(_) => {}
+                Event::Prompt(tokens) => parts[index].prompt.extend(tokens),
                 Event::Token(token) => {
-                    texts[index].0.push_str(&token.text);
-                    texts[index].1.push(token);
+                    parts[index].text.push_str(&token.text);
+                    parts[index].tokens.push(token);
                 }
                 Event::Done(done) => {
-                    let (mut text, tokens) = std::mem::take(&mut texts[index]);
+                    let Parts { prompt, mut text, tokens } = std::mem::take(&mut parts[index]);
                     text.push_str(&done.text);
-                    replies[index] = Some(Reply { text, tokens, done: *done });
+                    replies[index] = Some(Reply { prompt, text, tokens, done: *done });
                 }
             }
         }
@@ -499,8 +517,18 @@ impl Replies {
     }
 }
 
+/// What has come of a reply.
+#[derive(Default)]
+struct Parts {
+    prompt: Vec<Token>,
+    text: String,
+    tokens: Vec<Token>,
+}
+
 /// A whole reply.
 pub struct Reply {
+    /// Its prompt, where the probabilities of that are asked for.
+    pub prompt: Vec<Token>,
     /// All of its text.
     pub text: String,
     /// Its tokens.

@@ -386,7 +386,7 @@ impl Narrator for Parts {
                 body.content = done.text;
                 vec![frame(&self.selection.of(&body))]
             }
-            Event::Failed(_) => Vec::new(),
+            Event::Prompt(_) | Event::Failed(_) => Vec::new(),
         }
     }
 

@@ -67,6 +67,7 @@ mod slots;
 mod sse;
 mod tools;
 pub mod ui;
+mod vllm;
 mod wire;
 
 use std::net::SocketAddr;

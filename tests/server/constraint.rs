@@ -57,6 +57,52 @@ async fn a_reply_under_a_schema_is_json_of_that_schema_on_every_api() {
 }
 
 #[tokio::test]
+async fn vllm_s_words_for_a_form_are_understood() {
+    let state = roomy();
+    let reply = async |path: &str, form: Value| {
+        let mut body = json!({ "messages": hi(), "prompt": "Hi", "temperature": 2, "seed": 3 });
+        body.as_object_mut().expect("an object").extend(form.as_object().expect("an object").clone());
+        let body = post(&state, path, &body).await.ok();
+        let content = body.pointer("/choices/0/message/content").or(body.pointer("/choices/0/text"));
+        content.and_then(Value::as_str).expect("a text").to_owned()
+    };
+    for path in [CHAT, TEXT] {
+        check_person(&reply(path, json!({ "structured_outputs": { "json": person() } })).await);
+        check_person(&reply(path, json!({ "guided_json": person().to_string() })).await);
+        let object = reply(path, json!({ "structured_outputs": { "json_object": true, "regex": null } })).await;
+        assert!(object.starts_with('{'), "{object}");
+        for form in [
+            json!({ "structured_outputs": { "regex": "[x-z]{4}" } }),
+            json!({ "guided_regex": "[x-z]{4}" }),
+            json!({ "guided_grammar": "root ::= [x-z]{4}" }),
+            json!({ "structured_outputs": { "grammar": "root ::= [x-z]{4}" } }),
+        ] {
+            let text = reply(path, form).await;
+            assert!(text.len() == 4 && text.chars().all(|letter| ('x'..='z').contains(&letter)), "{text}");
+        }
+        for form in
+            [json!({ "structured_outputs": { "choice": ["a|b.", "(c)"] } }), json!({ "guided_choice": ["a|b."] })]
+        {
+            assert!(["a|b.", "(c)"].contains(&&*reply(path, form).await));
+        }
+    }
+    for (form, param) in [
+        (json!({ "guided_choice": [] }), "guided_choice"),
+        (json!({ "guided_choice": [1] }), "guided_choice"),
+        (json!({ "guided_json": "{" }), "guided_json"),
+        (json!({ "structured_outputs": "json" }), "structured_outputs"),
+        (json!({ "structured_outputs": { "json": 5 } }), "structured_outputs.json"),
+        (json!({ "structured_outputs": { "structural_tag": "{}" } }), "structured_outputs.structural_tag"),
+        (json!({ "structured_outputs": { "regex": "a", "choice": ["b"] } }), "structured_outputs.choice"),
+        (json!({ "regex": "a", "guided_regex": "b" }), "guided_regex"),
+    ] {
+        let mut body = json!({ "prompt": "Hi" });
+        body.as_object_mut().expect("an object").extend(form.as_object().expect("an object").clone());
+        assert_eq!(post(&state, TEXT, &body).await.error(400)["param"], param, "{form}");
+    }
+}
+
+#[tokio::test]
 async fn the_other_dialects_have_their_own_words_for_a_schema() {
     let state = roomy();
     let format = json!({ "format": { "type": "json_schema", "name": "person", "schema": person() } });

@@ -377,6 +377,58 @@ async fn text_completions_take_texts_tokens_and_lists_of_them() {
 }
 
 #[tokio::test]
+async fn an_echoed_prompt_has_the_probabilities_of_its_tokens() {
+    let state = ready(options());
+    let ask = |prompt: Value, n: usize| json!({"prompt": prompt, "echo": true, "logprobs": 1, "max_tokens": n});
+    let body = post(&state, "/v1/completions", &ask(json!("uvx"), 2)).await.ok();
+    let choice = &body["choices"][0];
+    assert_eq!(choice["text"], "uvxyz");
+    let lists = &choice["logprobs"];
+    assert_eq!(lists["tokens"], json!(["u", "v", "x", "y", "z"]));
+    assert_eq!(lists["text_offset"], json!([0, 1, 2, 3, 4]));
+    // The model is sure of the next letter and of nothing else. The token itself is always among the best.
+    let p: Vec<f64> = lists["token_logprobs"].as_array().expect("a list").iter().filter_map(Value::as_f64).collect();
+    assert_eq!(p.len(), 5, "`<bos>` is before the first one: {lists}");
+    assert!(p[1] > -0.1 && p[2] < -1.0 && p[3] > -0.1, "{p:?}");
+    let best: Vec<&Value> = lists["top_logprobs"].as_array().expect("a list").iter().collect();
+    assert_eq!((best[1].get("v"), best[2].get("x")), (Some(&json!(p[1])), Some(&json!(p[2]))));
+    assert!(best[2]["w"].as_f64() > Some(p[2]), "{lists}");
+
+    let whole = post(&state, "/v1/completions", &ask(json!(["uvx", "a🦀b"]), 0)).await.ok();
+    let first = &whole["choices"][0];
+    assert_eq!((&first["text"], &first["finish_reason"]), (&json!("uvx"), &json!("length")));
+    assert_eq!(first["logprobs"]["token_logprobs"], json!(p[..3]));
+    let second = &whole["choices"][1]["logprobs"];
+    let offsets = second["text_offset"].as_array().expect("a list");
+    assert_eq!((&offsets[0], &offsets[1], offsets.last()), (&json!(0), &json!(1), Some(&json!(2))), "{second}");
+    assert_eq!(second["tokens"].as_array().map(Vec::len), Some(offsets.len()));
+
+    // Given tokens are told as given.
+    let ids = tokenizer().with_bos(tokenizer().encode("uvx", Special::Literal));
+    for prompt in [json!(ids), json!("<bos>uvx")] {
+        let choice = &post(&state, "/v1/completions", &ask(prompt, 0)).await.ok()["choices"][0];
+        assert_eq!(choice["text"], "<bos>uvx");
+        assert_eq!(choice["logprobs"]["tokens"], json!(["<bos>", "u", "v", "x"]));
+        assert_eq!(choice["logprobs"]["token_logprobs"], json!([null, p[0], p[1], p[2]]));
+        assert_eq!(choice["logprobs"]["top_logprobs"][0], Value::Null);
+        assert_eq!(choice["logprobs"]["text_offset"], json!([0, 5, 6, 7]));
+    }
+
+    let mut streamed = ask(json!("uvx"), 2);
+    streamed["stream"] = json!(true);
+    let frames = post(&state, "/v1/completions", &streamed).await.frames();
+    let choices: Vec<&Value> = frames.iter().map(|frame| &frame["choices"][0]).collect();
+    assert_eq!(choices.iter().filter_map(|choice| choice["text"].as_str()).collect::<String>(), "uvxyz");
+    for name in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+        let parts = choices.iter().filter_map(|choice| choice["logprobs"][name].as_array());
+        assert_eq!(json!(parts.flatten().collect::<Vec<_>>()), lists[name], "{name}");
+    }
+    let long = json!({"prompt": "x".repeat(1000), "echo": true, "logprobs": 1, "overflow": "shift", "max_tokens": 1});
+    let error = post(&state, "/v1/completions", &long).await.error(400);
+    assert_eq!(error["code"], "context_length_exceeded");
+}
+
+#[tokio::test]
 async fn the_model_can_be_asked_for() {
     let state = ready(options());
     let body = get(&state, "/v1/models").await.ok();

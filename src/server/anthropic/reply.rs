@@ -187,7 +187,7 @@ impl Narrator for Events {
                 events.push(self::event("message_delta", end));
                 events
             }
-            Event::Failed(_) => Vec::new(),
+            Event::Prompt(_) | Event::Failed(_) => Vec::new(),
         }
     }
 

@@ -299,7 +299,7 @@ impl Narrator for Lines {
 
     fn event(&mut self, _: usize, event: Event) -> Vec<String> {
         match event {
-            Event::Prefill { .. } | Event::Failed(_) => Vec::new(),
+            Event::Prefill { .. } | Event::Prompt(_) | Event::Failed(_) => Vec::new(),
             Event::Token(token) => {
                 self.tokens.push(token.id);
                 let logprobs = self.teller.logprobs(std::slice::from_ref(&token));

@@ -314,7 +314,7 @@ impl Narrator for Chunks {
                 body.verbose = self.verbose.as_ref().map(|teller| teller.end(index, &done));
                 rest.into_iter().chain([frame(&body)]).collect()
             }
-            Event::Failed(_) => Vec::new(),
+            Event::Prompt(_) | Event::Failed(_) => Vec::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 //! Every model name is answered by the one model that is loaded; a name is looked up at `/v1/models/{id}` only.
 
 mod chat;
+mod lists;
 mod responses;
 mod text;
 mod tools;

@@ -1,6 +1,5 @@
 //! `POST /v1/completions`: text in, text out, no chat template.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -8,8 +7,9 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::lists::{Lister, Lists};
 use super::{Body, End, Envelope, Usage};
-use crate::engine::{Event, Request, Token};
+use crate::engine::{Event, Overflow, Request, Token};
 use crate::server::completion::Teller;
 use crate::server::constraint::constraint;
 use crate::server::error::{ApiError, Dialect};
@@ -17,7 +17,7 @@ use crate::server::fields::Fields;
 use crate::server::generation::{self, Replies, Telling, refuse_what_is_not_implemented};
 use crate::server::overflow::{self, LeftOut};
 use crate::server::sse::{self, Narrator, frame};
-use crate::server::wire::{Watch, WireTimings, finite};
+use crate::server::wire::{Watch, WireTimings};
 use crate::server::{AppState, Loaded, Ready};
 
 /// The handler.
@@ -32,12 +32,6 @@ pub async fn completions(
     let n = generation::n_replies(&fields, &["n"])?;
     let n_top = fields.integer("logprobs", 0..=5)?.and_then(|n| usize::try_from(n).ok());
     let echo = fields.bool("echo", false)?;
-    if echo && n_top.is_some() {
-        return Err(ApiError::invalid(
-            Some("logprobs".to_owned()),
-            "`logprobs` of an echoed prompt are not supported by this server",
-        ));
-    }
     let tokenizer = ready.engine.tokenizer();
     let mut request = Request::new(Vec::new());
     request.sampling = generation::sampling(&fields, &ready.facts.sampling, 2.0, tokenizer)?;
@@ -48,24 +42,31 @@ pub async fn completions(
     request.cache_prompt = fields.bool("cache_prompt", true)?;
     request.n_probs = n_top.map_or(0, |n_top| n_top.max(1));
     request.constraint = constraint(&fields, &ready).await?;
+    request.prompt_probs = echo && n_top.is_some();
+    if let (true, Overflow::Shift { cut_prompt, .. }) = (request.prompt_probs, &mut request.overflow) {
+        // What is echoed with its probabilities is what was read.
+        *cut_prompt = false;
+    }
 
     let prompts = generation::prompts(&fields, &ready).await?;
     let replies = Replies::submit(&ready, &prompts, n, &request).map_err(|error| error.about("prompt"))?;
     let teller = || Teller::new(prompts.clone(), n, request, telling, ready.clone());
     let verbose = Teller::of_verbose(&fields, state.options().verbose, teller)?;
-    let choices = prompts
+    let n_added = generation::n_added(&fields, &prompts, tokenizer);
+    let choices: Vec<Running> = prompts
         .iter()
-        .flat_map(|prompt| {
-            let echoed = if echo {
-                let is_bos = prompt.first() == Some(&tokenizer.bos());
-                tokenizer.decode(&prompt[usize::from(is_bos)..], true)
-            } else {
-                String::new()
-            };
-            std::iter::repeat_n(echoed, n)
+        .zip(n_added)
+        .flat_map(|(prompt, n_added)| std::iter::repeat_n((prompt, n_added), n))
+        .map(|(prompt, n_added)| Running {
+            n_prompt: prompt.len(),
+            n_added,
+            echoed: if echo { tokenizer.decode(&prompt[n_added..], true) } else { String::new() },
+            n_top,
+            lister: Lister::new(n_top.unwrap_or(0)),
+            prompt: Vec::new(),
+            watch: Watch::new(),
         })
-        .map(|echoed| Running { echoed, n_characters: 0, watch: Watch::new() })
-        .collect::<Vec<_>>();
+        .collect();
     let envelope = Envelope::new("cmpl", "text_completion", &state, &ready);
     if telling.stream {
         let story = Pieces {
@@ -73,7 +74,6 @@ pub async fn completions(
             ready,
             telling,
             n,
-            n_top,
             states: choices,
             usage: telling.include_usage.then(Usage::default),
             timings: None,
@@ -96,7 +96,7 @@ pub async fn completions(
         let end = End::of(&reply.done);
         bodies.push(Choice {
             index,
-            logprobs: n_top.map(|n_top| state.logprobs(&reply.tokens, n_top, &ready)),
+            logprobs: state.lists(&reply.prompt, &reply.tokens, &ready),
             text: state.echoed + &reply.text,
             end,
         });
@@ -113,42 +113,37 @@ pub async fn completions(
 struct Choice {
     index: usize,
     text: String,
-    logprobs: Option<Logprobs>,
+    logprobs: Option<Lists>,
     #[serde(flatten)]
     end: End,
 }
 
-/// The older form: parallel lists.
-#[derive(Default, Serialize)]
-struct Logprobs {
-    tokens: Vec<String>,
-    token_logprobs: Vec<f32>,
-    top_logprobs: Vec<BTreeMap<String, f32>>,
-    text_offset: Vec<usize>,
-}
-
 /// A running choice.
 struct Running {
+    /// Tokens of the prompt, and those at its start that are not the client's.
+    n_prompt: usize,
+    n_added: usize,
+    /// The rest of it, where it is wanted.
     echoed: String,
-    /// Characters of the tokens so far.
-    n_characters: usize,
+    /// Where probabilities are wanted.
+    n_top: Option<usize>,
+    lister: Lister,
+    /// The prompt's tokens in a stream, until it is complete.
+    prompt: Vec<Token>,
     watch: Watch,
 }
 
 impl Running {
-    fn logprobs(&mut self, tokens: &[Token], n_top: usize, ready: &Ready) -> Logprobs {
-        let text = |id| String::from_utf8_lossy(ready.engine.tokenizer().piece(id)).into_owned();
-        let mut lists = Logprobs::default();
-        for token in tokens {
-            let piece = text(token.id);
-            lists.text_offset.push(self.n_characters);
-            self.n_characters += piece.chars().count();
-            lists.tokens.push(piece);
-            lists.token_logprobs.push(finite(token.logprob.unwrap_or(0.0)));
-            let top = token.top.iter().take(n_top);
-            lists.top_logprobs.push(top.map(|(id, p)| (text(*id), finite(*p))).collect());
+    /// The tokens of the echoed prompt, whole or none of it, and the next ones of the reply.
+    fn lists(&mut self, prompt: &[Token], reply: &[Token], ready: &Ready) -> Option<Lists> {
+        self.n_top?;
+        let mut lists = Lists::default();
+        let tokenizer = ready.engine.tokenizer();
+        if let Some(prompt) = prompt.get(self.n_added..).filter(|prompt| !prompt.is_empty()) {
+            self.lister.prompt(&mut lists, prompt, tokenizer);
         }
-        lists
+        self.lister.reply(&mut lists, reply, tokenizer);
+        Some(lists)
     }
 }
 
@@ -158,7 +153,6 @@ struct Pieces {
     ready: Arc<Ready>,
     telling: Telling,
     n: usize,
-    n_top: Option<usize>,
     states: Vec<Running>,
     usage: Option<Usage>,
     timings: Option<WireTimings>,
@@ -176,11 +170,11 @@ impl Narrator for Pieces {
     const DIALECT: Dialect = Dialect::OpenAi;
 
     fn start(&mut self) -> Vec<String> {
-        let echoes = self.states.iter().map(|state| state.echoed.clone());
+        // With probabilities it comes when they are there.
+        let echoes = self.states.iter().enumerate().filter(|(_, state)| state.n_top.is_none());
         echoes
-            .enumerate()
-            .filter(|(_, echoed)| !echoed.is_empty())
-            .map(|(index, echoed)| frame(&self.choice(index, echoed)))
+            .filter(|(_, state)| !state.echoed.is_empty())
+            .map(|(index, state)| frame(&self.choice(index, state.echoed.clone())))
             .collect()
     }
 
@@ -199,14 +193,27 @@ impl Narrator for Pieces {
                 });
                 told.collect()
             }
+            Event::Prompt(tokens) => {
+                let state = &mut self.states[index];
+                state.prompt.extend(tokens);
+                if state.prompt.len() < state.n_prompt {
+                    return Vec::new();
+                }
+                let prompt = std::mem::take(&mut state.prompt);
+                let logprobs = state.lists(&prompt, &[], &self.ready);
+                let echoed = std::mem::take(&mut state.echoed);
+                let mut body = self.choice(index, echoed);
+                body.choices[0].logprobs = logprobs;
+                vec![frame(&body)]
+            }
             Event::Token(token) => {
                 let state = &mut self.states[index];
                 let timings = state.watch.token();
                 let timings = self.telling.timings_per_token.then_some(timings);
-                if token.text.is_empty() && self.n_top.is_none() && timings.is_none() {
+                if token.text.is_empty() && state.n_top.is_none() && timings.is_none() {
                     return Vec::new();
                 }
-                let logprobs = self.n_top.map(|n_top| state.logprobs(std::slice::from_ref(&token), n_top, &self.ready));
+                let logprobs = state.lists(&[], std::slice::from_ref(&token), &self.ready);
                 let mut body = self.choice(index, token.text);
                 body.choices[0].logprobs = logprobs;
                 body.timings = timings;

@@ -180,7 +180,7 @@ impl Narrator for Events {
                 events.push(self.tell(&format!("response.{status}"), body));
                 events
             }
-            Event::Failed(_) => Vec::new(),
+            Event::Prompt(_) | Event::Failed(_) => Vec::new(),
         }
     }
 
