@@ -2,16 +2,21 @@
 
 use std::ops::RangeInclusive;
 
+use axum::body::BodyDataStream;
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
 use futures_util::StreamExt;
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 
 use super::AppState;
 use super::error::ApiError;
 
 /// Largest body that is read.
 pub const MAX_BODY_BYTES: usize = 16 << 20;
+
+/// Bytes of a larger one that are read and forgotten: most clients look for an answer when they have written everything.
+const MAX_FORGOTTEN_BYTES: usize = 256 << 20;
 
 /// Bodies above this take turns: parsed JSON can be twenty times as large as its text.
 const LARGE_BODY_BYTES: usize = 1 << 20;
@@ -151,29 +156,44 @@ impl FromRequest<AppState> for Fields {
     async fn from_request(request: Request, state: &AppState) -> Result<Fields, ApiError> {
         let declared =
             request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-        if declared.is_some_and(|bytes| bytes > MAX_BODY_BYTES) {
-            return Err(ApiError::too_large(MAX_BODY_BYTES));
+        let asks_first = request.headers().contains_key(header::EXPECT);
+        let mut chunks = request.into_body().into_data_stream();
+        let patience = state.options().patience.body;
+        if declared.is_none_or(|bytes| bytes <= MAX_BODY_BYTES) {
+            let small = declared.is_some_and(|bytes| bytes <= LARGE_BODY_BYTES);
+            let _turn = if small { None } else { state.large_bodies().acquire().await.ok() };
+            if let Some(body) = timeout(patience, read(&mut chunks)).await.map_err(|_| ApiError::timeout())?? {
+                return Fields::parse(&body);
+            }
         }
-        let small = declared.is_some_and(|bytes| bytes <= LARGE_BODY_BYTES);
-        let _turn = if small { None } else { state.large_bodies().acquire().await.ok() };
-        let body = tokio::time::timeout(state.options().patience.body, read(request))
-            .await
-            .map_err(|_| ApiError::timeout())??;
-        Fields::parse(&body)
+        if !asks_first {
+            let _ = timeout(patience, forget(&mut chunks)).await;
+        }
+        Err(ApiError::too_large(MAX_BODY_BYTES))
     }
 }
 
-async fn read(request: Request) -> Result<Vec<u8>, ApiError> {
-    let mut chunks = request.into_body().into_data_stream();
+/// A body, or `None` where it is too large.
+async fn read(chunks: &mut BodyDataStream) -> Result<Option<Vec<u8>>, ApiError> {
     let mut body = Vec::new();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| ApiError::invalid(None, format!("the body broke off: {error}")))?;
         if body.len() + chunk.len() > MAX_BODY_BYTES {
-            return Err(ApiError::too_large(MAX_BODY_BYTES));
+            return Ok(None);
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(body)
+    Ok(Some(body))
+}
+
+/// Reads what is left of a body.
+async fn forget(chunks: &mut BodyDataStream) {
+    let mut n_bytes = 0;
+    while n_bytes < MAX_FORGOTTEN_BYTES
+        && let Some(Ok(chunk)) = chunks.next().await
+    {
+        n_bytes += chunk.len();
+    }
 }
 
 #[cfg(test)]

@@ -43,6 +43,20 @@ fn a_body_that_never_ends_is_a_408() {
 }
 
 #[test]
+fn who_writes_all_of_a_body_that_is_too_large_reads_why_it_is_refused() {
+    let server = impatient(|_| {});
+    let body = "a".repeat(100 << 20);
+    let answer = read_all(server.send("POST", "/v1/completions", &[], &body));
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("larger than"), "{answer}");
+    // Who asks first need not write it.
+    let mut connection = server.connect();
+    let head = "POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: 104857600\r\n";
+    connection.get_mut().write_all(format!("{head}Expect: 100-continue\r\n\r\n").as_bytes()).expect("to write");
+    let answer = read_all(connection);
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+#[test]
 fn a_client_that_never_reads_is_let_go() {
     let server = impatient(|patience| patience.write = SHORT);
     let mut connection = server.connect();
