@@ -21,6 +21,7 @@ use super::selection::Selection;
 use super::slots::act;
 use super::sse::{self, Narrator, frame};
 use super::tools::Tools;
+use super::vllm;
 use super::wire::{PromptProgress, Watch, WirePiece, WireProbability, WireTimings};
 use super::{AppState, Loaded};
 use crate::chat::PageTemplates;
@@ -153,6 +154,11 @@ async fn slots(
 }
 
 async fn tokenize(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
+    if fields.get("content").is_none()
+        && let Some(answer) = vllm::tokenize(&fields, &ready).await?
+    {
+        return Ok(answer);
+    }
     let content = fields.required_string("content")?.to_owned();
     let add_special = fields.bool("add_special", false)?;
     let special = match fields.bool("parse_special", true)? {
@@ -203,7 +209,9 @@ async fn detokenize(Loaded(ready): Loaded, fields: Fields) -> Result<Json<Value>
         }
         Some(other) => return Err(wrong("tokens", "a list of token ids", other)),
     };
-    Ok(Json(json!({ "content": tokenizer.decode(&ids, true) })))
+    let text = tokenizer.decode(&ids, true);
+    // The second name is vLLM's.
+    Ok(Json(json!({ "content": text, "prompt": text })))
 }
 
 /// The prompt of a conversation, as text and counted; not checked against the context, so that a page can say by how much

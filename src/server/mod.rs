@@ -13,6 +13,7 @@
 //! | `POST /v1/messages`, `/v1/messages/count_tokens` | Anthropic ([`anthropic`]) | key, model |
 //! | `POST /v1/embeddings`, `/embedding` | OpenAI and llama.cpp (`embeddings.rs`) | key, model |
 //! | `POST /completion`, `/tokenize`, `/detokenize`, `/apply-template` | llama.cpp ([`llama_cpp`]) | key, model |
+//! | `GET /tokenizer_info` | vLLM (`vllm.rs`) | key, model |
 //! | `GET /props`, `/slots`, `/metrics` | llama.cpp | key, model |
 //! | `POST /slots/{id}` | llama.cpp: save, restore, erase (`slots.rs`) | key, model |
 //! | `POST /api/chat`, `/api/generate`, `/api/embed`, `/api/embeddings`, `/api/show`, `GET /api/tags`, `/api/ps`, `/api/version` | Ollama ([`ollama`]) | key, model |
@@ -367,6 +368,7 @@ pub fn router(state: AppState) -> Router {
         .merge(embeddings::routes())
         .merge(ollama::routes())
         .merge(anthropic::routes())
+        .merge(vllm::routes())
         .merge(absent::routes())
         .route("/metrics", get(metrics::metrics))
         .merge(replies::routes())

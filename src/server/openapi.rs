@@ -85,6 +85,7 @@ const OPERATIONS: &[Operation] = &[
     post("/embedding", "EmbeddingRequest", "Texts as vectors, in llama.cpp's form").answers("EmbeddingList"),
     post("/embeddings", "EmbeddingRequest", "The same as /embedding").answers("EmbeddingList"),
     post("/tokenize", "TokenizeRequest", "The tokens of a text").answers("Tokens"),
+    get("/tokenizer_info", "What the tokenizer calls its tokens, and the chat template, as vLLM tells them"),
     post("/detokenize", "DetokenizeRequest", "The text of tokens").answers("Content"),
     post("/apply-template", "ApplyTemplateRequest", "The prompt of a conversation, and its length").answers("AppliedTemplate"),
     get("/props", "The model, its settings and this program"),

@@ -152,6 +152,7 @@ async fn a_key_guards_all_but_health_and_the_page() {
         ("POST", "/completion"),
         ("POST", "/tokenize"),
         ("POST", "/detokenize"),
+        ("GET", "/tokenizer_info"),
         ("POST", "/apply-template"),
         ("GET", "/props"),
         ("GET", "/slots"),

@@ -99,3 +99,22 @@ async fn what_the_user_says_in_a_row_is_one_turn() {
     let error = post(&state, CHAT, &json!({"messages": twice})).await.error(400);
     assert!(error["message"].as_str().is_some_and(|text| text.contains("alternate")), "{error}");
 }
+
+/// Evaluation tools count tokens the way vLLM tells them.
+#[tokio::test]
+async fn vllm_s_way_to_ask_for_tokens_is_understood() {
+    let state = ready(options());
+    let bos = tokenizer().bos();
+    let ids = tokenizer().encode("<start_of_turn>a", Special::Parse);
+    let told =
+        post(&state, "/tokenize", &json!({"prompt": "<start_of_turn>a", "add_special_tokens": false})).await.ok();
+    assert_eq!(told, json!({"count": 2, "max_model_len": N_CTX, "tokens": ids, "token_strs": null}));
+    let told = post(&state, "/tokenize", &json!({"prompt": "a", "return_token_strs": true})).await.ok();
+    assert_eq!((&told["tokens"][0], &told["token_strs"]), (&json!(bos), &json!(["<bos>", "a"])));
+    let chat = post(&state, "/tokenize", &json!({"messages": hi()})).await.ok();
+    let prompt = post(&state, "/detokenize", &json!({"tokens": chat["tokens"]})).await.ok();
+    assert_eq!(prompt["prompt"], "<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n");
+    let info = get(&state, "/tokenizer_info").await.ok();
+    assert_eq!((&info["bos_token"], &info["eos_token"]), (&json!("<bos>"), &json!("<eos>")));
+    assert!(info["chat_template"].as_str().is_some_and(|template| template.contains("start_of_turn")), "{info}");
+}
