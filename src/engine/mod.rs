@@ -182,7 +182,8 @@ pub struct Request {
     /// They are those that the token was drawn with, after all filters, and not the model's own.
     pub probs_after_sampling: bool,
     /// The prompt's tokens are told with their probabilities under the model and with `n_probs` best ones
-    /// ([`Event::Prompt`]). Then all of it is computed, whatever a slot's cache holds.
+    /// ([`Event::Prompt`]). Then all of it is computed, whatever a slot's cache holds. The token that ends the reply is told
+    /// like the others, with an empty text: evaluation tools count on a token behind the prompt.
     pub prompt_probs: bool,
     /// Keep and reuse the prefix in a slot's cache.
     pub cache_prompt: bool,

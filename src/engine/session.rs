@@ -306,6 +306,10 @@ impl Session {
         self.n_decoded += 1;
         let ends = pieces.is_end(id);
         if ends && !self.show_control {
+            if self.prompt_probs {
+                let (logprob, top) = self.probabilities(row, id);
+                self.send(Event::Token(Token { id, text: String::new(), logprob, top }));
+            }
             return self.finish(StopReason::EndOfTurn);
         }
         let is_complete = match &mut self.constraint {
@@ -319,15 +323,7 @@ impl Session {
         let text = if shown { self.decoder.push(pieces.piece(id)) } else { String::new() };
         self.has_line |= text.contains('\n');
         let matched = self.stop.push(&text);
-        let (logprob, top) = if wants_raw {
-            let (logprob, top) = log_probabilities(if is_changed { &self.raw } else { row }, id, self.n_probs);
-            (Some(logprob), top)
-        } else if self.n_probs > 0 {
-            let (logprob, top) = self.sampler.last_draw(row, id, self.n_probs);
-            (Some(logprob), top)
-        } else {
-            (None, Vec::new())
-        };
+        let (logprob, top) = self.probabilities(row, id);
         self.send(Event::Token(Token { id, text: matched.text, logprob, top }));
         if let Some(stop) = matched.stop {
             self.end(StopReason::StopString(stop), String::new())
@@ -338,6 +334,20 @@ impl Session {
         } else {
             self.context.shift(&mut self.tokens, n_ctx).map_or(Next::Goes, Next::Shifted)
         }
+    }
+
+    /// What is told of the draw of `id` from `row`: its log-probability and the best tokens.
+    fn probabilities(&self, row: &[f32], id: TokenId) -> (Option<f32>, Vec<(TokenId, f32)>) {
+        if self.n_probs == 0 {
+            return (None, Vec::new());
+        }
+        let (logprob, top) = match (self.probs_after_sampling, self.raw.as_slice()) {
+            (true, _) => self.sampler.last_draw(row, id, self.n_probs),
+            // The row is as the model gave it.
+            (false, []) => log_probabilities(row, id, self.n_probs),
+            (false, raw) => log_probabilities(raw, id, self.n_probs),
+        };
+        (Some(logprob), top)
     }
 
     /// Ends it with the text held back.

@@ -403,6 +403,12 @@ async fn an_echoed_prompt_has_the_probabilities_of_its_tokens() {
     assert_eq!((&offsets[0], &offsets[1], offsets.last()), (&json!(0), &json!(1), Some(&json!(2))), "{second}");
     assert_eq!(second["tokens"].as_array().map(Vec::len), Some(offsets.len()));
 
+    // Where the reply is nothing but its end, that end has its place in the lists.
+    let ended = &post(&state, "/v1/completions", &ask(json!("z"), 1)).await.ok()["choices"][0];
+    assert_eq!((&ended["text"], &ended["finish_reason"]), (&json!("z"), &json!("stop")));
+    assert_eq!(ended["logprobs"]["tokens"], json!(["z", "<end_of_turn>"]));
+    assert_eq!(ended["logprobs"]["text_offset"], json!([0, 1]));
+
     // Given tokens are told as given.
     let ids = tokenizer().with_bos(tokenizer().encode("uvx", Special::Literal));
     for prompt in [json!(ids), json!("<bos>uvx")] {

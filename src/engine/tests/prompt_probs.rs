@@ -60,6 +60,16 @@ fn a_prompt_of_one_token_a_full_context_and_a_shift_are_no_exceptions() {
 }
 
 #[test]
+fn the_token_that_ends_the_reply_is_told_without_a_text() {
+    let n_prompt = prompt("abc").len();
+    let engine = start(says(n_prompt, &[END_OF_TURN]), OPTIONS);
+    let got = run(&engine, told("abc", 5));
+    assert_eq!((got.ids(), got.text().as_str(), got.reason()), (vec![END_OF_TURN], "", StopReason::EndOfTurn));
+    assert!(got.tokens[0].logprob.is_some_and(|p| p > -0.1) && got.tokens[0].top.len() == 3);
+    assert!(run(&engine, Request { n_probs: 3, ..request("abc", 5) }).tokens.is_empty());
+}
+
+#[test]
 fn it_is_computed_anew_but_left_in_the_cache() {
     let engine = start(FakeModel::default(), EngineOptions { n_parallel: 1, ..OPTIONS });
     let text = "abcdefghijklmnopqrstuvwxyz";
