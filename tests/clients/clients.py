@@ -93,6 +93,11 @@ def openai_completions():
     same("".join(chunk.choices[0].text for chunk in client.completions.create(**settings, stream=True)), text)
     both = client.completions.create(**(settings | {"prompt": ["Once upon a time", "The"], "echo": True})).choices
     same([choice.text.split()[0] for choice in both], ["Once", "The"])
+    scored = client.completions.create(**(settings | {"echo": True, "logprobs": 2, "max_tokens": 0})).choices[0]
+    same((scored.text, "".join(scored.logprobs.tokens)), (settings["prompt"], settings["prompt"]))
+    same(len(scored.logprobs.token_logprobs), len(scored.logprobs.top_logprobs))
+    form = {"structured_outputs": {"choice": ["red", "green"]}}
+    assert client.completions.create(**settings, extra_body=form).choices[0].text in ("red", "green")
 
 
 def openai_responses():
