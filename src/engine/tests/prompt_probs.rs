@@ -2,13 +2,16 @@
 
 use super::*;
 
+/// What is told of a token: its log-probability, and the best tokens.
+type Told = (TokenId, Option<f32>, Vec<(TokenId, f32)>);
+
 /// A request for a prompt and its probabilities, and `n` tokens more.
 fn told(text: &str, n: usize) -> Request {
     Request { prompt_probs: true, n_probs: 3, ..request(text, n) }
 }
 
 /// The same tokens, one request each: what the model thinks of the token behind each beginning of the prompt.
-fn one_by_one(prompt: &[TokenId]) -> Vec<(TokenId, Option<f32>, Vec<(TokenId, f32)>)> {
+fn one_by_one(prompt: &[TokenId]) -> Vec<Told> {
     let engine = start(FakeModel::default(), OPTIONS);
     let follower = |n: usize| {
         // The bias makes sure that it is drawn; the probabilities told are the model's own.
@@ -21,7 +24,7 @@ fn one_by_one(prompt: &[TokenId]) -> Vec<(TokenId, Option<f32>, Vec<(TokenId, f3
     std::iter::once((prompt[0], None, Vec::new())).chain((1..prompt.len()).map(follower)).collect()
 }
 
-fn parts(tokens: &[Token]) -> Vec<(TokenId, Option<f32>, Vec<(TokenId, f32)>)> {
+fn parts(tokens: &[Token]) -> Vec<Told> {
     tokens.iter().map(|token| (token.id, token.logprob, token.top.clone())).collect()
 }
 
