@@ -195,7 +195,10 @@ fn recipes_for_llamafile_work_as_they_are_written() {
     assert_eq!(text(&["--unsecure", "-p", "Hi"]), expected, "there is no sandbox outside a server");
     assert_eq!(text(&["--no-penalize-nl", "--tfs", "1", "-p", "Hi"]), expected);
     folder.run(&["--server", "-p", "Hi"]).expect(2).says(&["requests to a server bring their own prompts"]);
-    folder.run(&["--listen", "0.0.0.0:8080"]).expect(2).says(&["`--host HOST --port PORT`"]);
+    folder
+        .run(&["--listen", "0.0.0.0:8080"])
+        .expect(2)
+        .says(&["`--listen 0.0.0.0:8080`: the server's address", "`--host HOST --port PORT`"]);
     assert!(folder.run(&["help", "llamafile"]).expect(0).stdout.contains("\n-fa --flash-attn\n"));
 }
 

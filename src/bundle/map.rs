@@ -20,6 +20,7 @@ pub struct Bytes {
 enum Owner {
     Mapped(memmap2::Mmap),
     /// Parts of a file, one behind the other.
+    #[cfg(unix)]
     Joined(joined::Mapping),
     /// A copy in memory of its own, behind which there is no file.
     Copied(memmap2::Mmap),
@@ -65,10 +66,14 @@ impl Bytes {
 
     fn open_one(path: &Path) -> Result<Bytes, MapError> {
         let error = |source| MapError { path: path.to_owned(), source };
-        let file = std::fs::File::open(path).map_err(error)?;
+        let is_directory = || error(std::io::Error::new(std::io::ErrorKind::IsADirectory, "it is a directory"));
+        // Windows opens no directory and says that this was forbidden.
+        let opened =
+            std::fs::File::open(path).map_err(|source| if path.is_dir() { is_directory() } else { error(source) });
+        let file = opened?;
         let meta = file.metadata().map_err(error)?;
         if meta.is_dir() {
-            return Err(error(std::io::Error::new(std::io::ErrorKind::IsADirectory, "it is a directory")));
+            return Err(is_directory());
         }
         if meta.len() == 0 {
             return Ok(Bytes::from(Vec::new()));
@@ -185,6 +190,7 @@ impl Deref for Bytes {
     fn deref(&self) -> &[u8] {
         let all: &[u8] = match &*self.owner {
             Owner::Mapped(map) | Owner::Copied(map) => map,
+            #[cfg(unix)]
             Owner::Joined(mapping) => mapping,
             Owner::Owned(vec) => vec,
             Owner::Static(bytes) => bytes,
@@ -233,27 +239,22 @@ fn parts_of(path: &Path) -> Option<Vec<PathBuf>> {
 mod joined {
     //! Files cannot be mapped one behind the other here: parts are copied into memory.
 
-    use std::ops::Deref;
     use std::path::PathBuf;
 
     use super::{Bytes, MapError};
 
-    /// There is none.
-    pub enum Mapping {}
-
-    impl Deref for Mapping {
-        type Target = [u8];
-        fn deref(&self) -> &[u8] {
-            match *self {}
-        }
-    }
-
     pub fn map(parts: &[PathBuf]) -> Result<Bytes, MapError> {
-        let mut all = Vec::new();
-        for part in parts {
-            all.extend_from_slice(&Bytes::open_one(part)?);
-        }
-        Ok(Bytes::from(all))
+        let opened: Vec<Bytes> = parts.iter().map(|part| Bytes::open_one(part)).collect::<Result<_, _>>()?;
+        let copy = |map: &mut [u8]| {
+            let mut rest = map;
+            for part in &opened {
+                let (to, behind) = rest.split_at_mut(part.len());
+                to.copy_from_slice(part);
+                rest = behind;
+            }
+        };
+        let path = parts.first().cloned().unwrap_or_default();
+        Bytes::filled(opened.iter().map(|part| part.len()).sum(), copy).map_err(|source| MapError { path, source })
     }
 }
 

@@ -64,8 +64,12 @@ pub enum How {
 /// # Errors
 /// See [`PackError`]; the file is what it was then.
 pub fn upgrade(options: &UpgradeOptions, on_progress: &mut OnProgress<'_>) -> Result<Upgraded, PackError> {
-    // Where the name is a link, the file that it leads to is replaced and not the link.
-    let path = std::fs::canonicalize(&options.file).map_err(cannot_read(options))?;
+    // Where the name is a link, the file that it leads to is replaced and not the link. Any other name stays as it was typed,
+    // for messages.
+    let path = match options.file.is_symlink() {
+        true => std::fs::canonicalize(&options.file).map_err(cannot_read(options))?,
+        false => options.file.clone(),
+    };
     match change(options, &path)? {
         Change::Made(upgraded) => Ok(upgraded),
         Change::NewFile(contents) => {
@@ -251,9 +255,11 @@ impl Tail {
         }
         let end = bundle.archive.end as u64;
         let (records, last) = self.bytes.split_at(self.bytes.len() - END_LENGTH);
+        // Away with what an interrupted change has left. Windows cuts off nothing of a file that is mapped.
+        if bundle.bytes.len() as u64 != end && file.set_len(end).is_err() {
+            return Ok(false);
+        }
         let mut write = || {
-            // Away with what an interrupted change has left.
-            file.set_len(end)?;
             file.seek(SeekFrom::Start(end))?;
             file.write_all(records)?;
             // Everything that the last record leads to is on the disk before that record is.

@@ -344,6 +344,8 @@ const FLAGS: &[Flag] = &[
     ),
     off(&["--random-prompt"], "a prompt is what you write", "`-p TEXT`"),
     off(&["--strace", "--ftrace"], "there is no tracer in this program", "`strace` and `perf` are programs for that"),
+    off(&["--trap"], "no arithmetic of a model is an error here", LEAVE),
+    off(&["--perplexity", "--all-logits"], "that is a tool of its own", "`gemma2 perplexity -m MODEL -f TEXT`"),
     off(&["--rerank", "--reranking"], "Gemma 2 is no model for ranking", LEAVE),
     off(
         &["--prompt-cache-all", "--prompt-cache-ro"],

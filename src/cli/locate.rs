@@ -58,7 +58,8 @@ pub struct Located {
     pub place: Place,
 }
 
-/// Finds the weights. `typed` is `-m` of the command line, `default` that of `.args`, which may name a member.
+/// Finds the weights. `typed` is `-m` of the command line, `default` that of `.args`. Either may name a member; a file of
+/// that name goes before it where it was typed, and behind it in `.args`.
 ///
 /// # Errors
 /// A path without a model, several models beside the program.
@@ -80,10 +81,15 @@ pub fn locate_model(
     name: Option<&str>,
     surroundings: &Surroundings,
 ) -> Result<Located, CliError> {
-    if let Some(path) = typed {
-        return at_path(path, name);
-    }
     let bundle = surroundings.bundle.as_ref();
+    if let Some(path) = typed {
+        // A member only where it cannot be anything else: what is typed means the world outside first.
+        let member = Some(path).filter(|path| !path.exists()).and_then(|path| member_named(path, bundle));
+        return match (member, bundle) {
+            (Some(_), Some(bundle)) => Ok(Located { files: files_of(bundle, member, name)?, place: Place::ThisFile }),
+            _ => at_path(path, name),
+        };
+    }
     let member = default.and_then(|path| member_named(path, bundle));
     if let (Some(path), None) = (default, member) {
         return at_path(path, name);
@@ -285,12 +291,21 @@ mod tests {
     }
 
     #[test]
-    fn a_default_model_may_be_a_member_as_in_a_llamafile() {
+    fn the_model_may_be_a_member_as_in_a_llamafile() {
         let surroundings = Surroundings { bundle: Some(bundle(&["a.gguf", "b.gguf"])), ..Surroundings::default() };
         for name in ["b.gguf", "/zip/b.gguf"] {
-            let located = locate_weights(None, Some(Path::new(name)), &surroundings).unwrap();
-            assert_eq!((first_file(&located).as_str(), located.place), ("b.gguf", Place::ThisFile));
+            for (typed, default) in [(None, Some(Path::new(name))), (Some(Path::new(name)), None)] {
+                let located = locate_weights(typed, default, &surroundings).unwrap();
+                assert_eq!((first_file(&located).as_str(), located.place), ("b.gguf", Place::ThisFile));
+            }
         }
+        let folder = folder(&["b.gguf"]);
+        let surroundings = Surroundings {
+            bundle: Some(bundle(&[&*folder.path().join("b.gguf").to_string_lossy()])),
+            ..Surroundings::default()
+        };
+        let outside = locate_weights(Some(&folder.path().join("b.gguf")), None, &surroundings).unwrap();
+        assert_eq!(outside.place, Place::Path, "a file that is there is meant");
     }
 
     #[test]

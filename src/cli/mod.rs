@@ -294,7 +294,7 @@ fn usage_text(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let first: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
-    let mut text = first.join(" ").replace('\'', "`");
+    let mut text = backticks(&first.join(" "));
     for (said, plain) in
         [("invalid digit found in string", "it is no whole number"), ("invalid float literal", "it is no number")]
     {
@@ -307,4 +307,17 @@ fn usage_text(error: &clap::Error) -> String {
         text = format!("`{flag}` is no flag of this tool");
     }
     text
+}
+
+/// `'word'` to `` `word` ``; an apostrophe within a word stays.
+fn backticks(text: &str) -> String {
+    let mut before = ' ';
+    let mut rest = text.chars().peekable();
+    let mut out = String::with_capacity(text.len());
+    while let Some(character) = rest.next() {
+        let is_within = before.is_alphanumeric() && rest.peek().is_some_and(|next| next.is_alphanumeric());
+        out.push(if character == '\'' && !is_within { '`' } else { character });
+        before = character;
+    }
+    out
 }

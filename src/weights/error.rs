@@ -75,9 +75,6 @@ impl Hint for WeightsError {
                 Some("check the path given with `-m`".into())
             }
             WeightsError::NotFound { similar, .. } => Some(format!("there is {}", list(similar))),
-            WeightsError::Map(error) if error.source.kind() == std::io::ErrorKind::PermissionDenied => {
-                Some(format!("make it readable: `chmod +r {}`", error.path.display()))
-            }
             WeightsError::Map(error) => error.hint(),
             WeightsError::List { .. } => None,
             WeightsError::NotAModelDirectory { ggufs, pytorch, .. } => {
