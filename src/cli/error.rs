@@ -156,7 +156,7 @@ impl CliError {
             | CliError::Quantize(QuantizeError::Interrupted)
             | CliError::Pack(PackError::Interrupted)
             | CliError::Unpack(UnpackError::Interrupted) => 130,
-            CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 141,
+            CliError::Output(error) if is_closed_pipe(error) => 141,
             _ => 1,
         }
     }
@@ -170,6 +170,12 @@ impl CliError {
     pub fn usage(what: impl Into<String>) -> CliError {
         CliError::Usage { what: what.into(), hint: "`gemma2 --help` shows what is possible".into() }
     }
+}
+
+/// Nobody reads any more. Windows has a second error for it, which the standard library does not count as one.
+fn is_closed_pipe(error: &io::Error) -> bool {
+    const PIPE_NOT_CONNECTED: i32 = 233;
+    error.kind() == io::ErrorKind::BrokenPipe || cfg!(windows) && error.raw_os_error() == Some(PIPE_NOT_CONNECTED)
 }
 
 impl From<WeightsError> for CliError {
