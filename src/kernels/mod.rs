@@ -11,17 +11,18 @@
 //!
 //! | columns | Q4_K | Q6_K | bound by |
 //! |---|---|---|---|
-//! | 1 | 81 GOP/s, 23 GB/s | 62 GOP/s, 26 GB/s | unpacking |
-//! | 1, interleaved | 160, 45 GB/s | 88, 36 GB/s | unpacking, but memory is slower |
-//! | 8 (`few.rs`) | 204 | 171 | a superblock of 4 rows keeps the multiplying units busy for 22 cycles a column, 93 operations in each; unpacking takes as long as two columns |
-//! | 8, interleaved (`interleaved.rs`) | 268 | 238 | 11 cycles for a block of 16 rows and a column, again 93 operations in each; units that do not multiply are nearly as busy |
-//! | 64 (`panel.rs`) | 301 | 297 | the same 11 cycles; unpacking a panel takes as long as five columns |
-//! | 64, interleaved | 314 | 306 | the same |
+//! | 1 | 81 GOP/s, 23 GB/s | 62 GOP/s, 25 GB/s | unpacking |
+//! | 1, interleaved | 162, 45 GB/s | 93, 38 GB/s | unpacking, but memory is slower |
+//! | 8 (`few.rs`) | 204 | 169 | a superblock of 4 rows keeps the multiplying units busy for 22 cycles a column, 93 operations in each; unpacking takes as long as two columns |
+//! | 8, interleaved (`interleaved.rs`) | 267 | 240 | 11 cycles for a block of 16 rows and a column, again 93 operations in each; units that do not multiply are nearly as busy |
+//! | 64 (`panel.rs`) | 304 | 301 | the same 11 cycles; unpacking a panel takes as long as five columns |
+//! | 64, interleaved | 318 | 310 | the same |
 //!
-//! Weights from memory: one column 76 (21 GB/s) and 34 (14 GB/s), eight 187 and 126, 64 columns 278 and 232; interleaved 80 and
-//! 47, 206 and 163, 283 and 246. What is left: a step of decode reads interleaved rows at half to nine tenths of what memory
-//! gives, for reasons not found yet; and float arithmetic of 3 cycles in 11, which scales of activations for 256 values instead
-//! of 32 would make 2, at some cost of accuracy.
+//! Weights from memory in pages of 4 KiB, which that measurement has: one column 74 (21 GB/s) and 35 (14 GB/s), eight 185 and
+//! 131, 64 columns 279 and 258; interleaved 73 and 37, 196 and 143, 282 and 263. The program asks for pages of 2 MiB, and one
+//! column then comes at the speed of memory, which `bench` shows. What is left: float arithmetic of 3 cycles in 11, which scales
+//! of activations for 256 values instead of 32 would make 2, at some cost of accuracy; with 8 lanes a strip is read twice, since
+//! registers hold half of it.
 
 #![expect(unsafe_code, reason = "instructions that not every processor has, pointers into rows of bytes")]
 #![expect(clippy::needless_range_loop, reason = "an index often stands for the same lane of several arrays")]
