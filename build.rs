@@ -1,5 +1,6 @@
 //! Tells a release build its commit, says which GPUs there is code for, and with the feature `cuda` compiles the kernels.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::error::Error;
 use std::fs;
@@ -7,8 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The kernels, and the oldest devices that they run on: Turing, and Ampere for those on matrix units.
-const KERNELS: [(&str, &str); 4] =
-    [("rows", "compute_75"), ("attention", "compute_75"), ("matmul", "compute_75"), ("tensor", "compute_80")];
+const KERNELS: [(&str, &str); 5] = [
+    ("rows", "compute_75"),
+    ("attention", "compute_75"),
+    ("matmul", "compute_75"),
+    ("tensor", "compute_80"),
+    ("halves", "compute_80"),
+];
 
 /// The language of the oldest drivers that read the result. Newer compilers write a newer version into it, though these
 /// kernels use nothing of it; `scripts/check cuda` lets the assembler look.
@@ -34,7 +40,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Compiles src/gpu/kernels to PTX, which gpu/driver.rs embeds.
+/// Compiles src/gpu/kernels to PTX, which gpu/driver.rs embeds part by part: `modules.rs` is a list of parts, each with the
+/// names of its kernels.
 fn compile_kernels() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=src/gpu/kernels");
     println!("cargo::rerun-if-env-changed=NVCC");
@@ -47,12 +54,16 @@ fn compile_kernels() -> Result<(), Box<dyn Error>> {
         None if installed.exists() => installed,
         None => PathBuf::from("nvcc"),
     };
-    for (kernel, architecture) in KERNELS {
-        let to = out.join(format!("{kernel}.ptx"));
+    let parts = out.join("modules");
+    let _ = fs::remove_dir_all(&parts);
+    fs::create_dir_all(&parts)?;
+    let mut list = String::from("&[\n");
+    for (source, architecture) in KERNELS {
+        let to = out.join(format!("{source}.ptx"));
         let mut command = Command::new(&nvcc);
         // No multiplication and addition may be contracted: every kernel gives the CPU's bits.
         command.args(["-ptx", "-fmad=false", "-std=c++17", "-arch", architecture, "-o"]).arg(&to);
-        command.arg(root.join(format!("src/gpu/kernels/{kernel}.cu")));
+        command.arg(root.join(format!("src/gpu/kernels/{source}.cu")));
         let output = command.output().map_err(|error| {
             format!(
                 "the feature `cuda` needs NVIDIA's compiler, and `{}` does not start ({error}): run \
@@ -61,16 +72,57 @@ fn compile_kernels() -> Result<(), Box<dyn Error>> {
             )
         })?;
         if !output.status.success() {
-            return Err(format!("{kernel}.cu: {}", String::from_utf8_lossy(&output.stderr)).into());
+            return Err(format!("{source}.cu: {}", String::from_utf8_lossy(&output.stderr)).into());
         }
         let ptx = fs::read_to_string(&to)?;
-        let line = ptx.lines().find(|line| line.starts_with(".version ")).ok_or("PTX without a version")?;
-        let ptx = ptx.replacen(line, &format!(".version {PTX_VERSION}"), 1);
-        // Hints of newer compilers, which older drivers do not take.
-        let known: Vec<&str> = ptx.lines().filter(|line| !line.contains(".pragma \"used_bytes_mask")).collect();
-        fs::write(&to, known.join("\n") + "\n")?;
+        for (format, Part { names, ptx }) in split(&ptx)? {
+            let file = parts.join(format!("{source}.{format}.ptx"));
+            fs::write(&file, ptx)?;
+            list += &format!("    (&{names:?}, include_str!({file:?})),\n");
+        }
     }
+    fs::write(out.join("modules.rs"), list + "]\n")?;
     Ok(())
+}
+
+/// Kernels of a format.
+struct Part<'a> {
+    names: Vec<&'a str>,
+    ptx: String,
+}
+
+/// A file of PTX by the formats of its kernels. Each part begins with what stands before the first kernel.
+fn split(ptx: &str) -> Result<BTreeMap<&str, Part<'_>>, Box<dyn Error>> {
+    const ENTRY: &str = ".visible .entry ";
+    let mut pieces = ptx.split(ENTRY);
+    let head: String = pieces
+        .next()
+        .unwrap_or_default()
+        .lines()
+        .map(
+            |line| {
+                if line.starts_with(".version ") { format!(".version {PTX_VERSION}\n") } else { format!("{line}\n") }
+            },
+        )
+        .collect();
+    if !head.contains(".version ") {
+        return Err("PTX without a version".into());
+    }
+    let mut parts = BTreeMap::new();
+    for piece in pieces {
+        let name = piece.split('(').next().unwrap_or_default();
+        // `matmul_q4_k_8`, `gated_q4_k`, `tensor_q4_k`; others stay together.
+        let products =
+            name.strip_prefix("matmul_").and_then(|rest| rest.strip_suffix("_1").or(rest.strip_suffix("_8")));
+        let format = products.or(name.strip_prefix("gated_")).or(name.strip_prefix("tensor_")).unwrap_or("all");
+        let part = parts.entry(format).or_insert_with(|| Part { names: Vec::new(), ptx: head.clone() });
+        part.names.push(name);
+        // Hints of newer compilers, which older drivers do not take.
+        let known = piece.lines().filter(|line| !line.contains(".pragma \"used_bytes_mask"));
+        part.ptx += ENTRY;
+        known.for_each(|line| part.ptx += &format!("{line}\n"));
+    }
+    Ok(parts)
 }
 
 /// For `--version` and `bench`: `GEMMA2_COMMIT` where that is set, else what `.git` says (git itself is not needed), else

@@ -152,6 +152,16 @@ impl Opened {
         is_faster && available_memory().is_some_and(|free| free > needed)
     }
 
+    /// Has the GPU's kernels for the model's formats made ready, if there is one to compute on.
+    ///
+    /// # Errors
+    /// Weights that do not make a Gemma 2; a GPU that does not answer.
+    pub fn prepare_gpu(&self, compute: &ComputeSettings) -> Result<(), CliError> {
+        let Some(offload) = &compute.offload else { return Ok(()) };
+        let converted = compute.dtype.filter(|_| self.is_convertible());
+        Ok(offload.prepare(&self.source.tensors()?, converted)?)
+    }
+
     /// Takes the weights, and puts them where they are computed with: for `n_parallel` sequences, if a GPU's memory is
     /// short.
     ///

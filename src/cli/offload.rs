@@ -5,6 +5,7 @@ use super::error::CliError;
 use super::settings::ComputeSettings;
 use crate::error::bytes_for_people;
 use crate::gpu::{DeviceInfo, Gpu, GpuError, MAX_HEAD_DIM, SCORE_BYTES, VENDOR, Vendor, device_bytes, devices};
+use crate::kernels::Format;
 use crate::model::Config;
 use crate::ops::RECORDED_STEPS;
 use crate::weights::{LayerTensors, Matrix, Tensors};
@@ -69,6 +70,17 @@ impl Offload {
                 Ok(None)
             }
         }
+    }
+
+    /// Has the kernels for the formats of these matrices, or for the one that they are converted to, made ready.
+    ///
+    /// # Errors
+    /// A GPU that does not answer.
+    pub fn prepare(&self, tensors: &Tensors, converted: Option<Format>) -> Result<(), GpuError> {
+        let all = tensors.layers.iter().flat_map(matrices).chain([&tensors.embedding]);
+        let used: Vec<Format> = all.map(|matrix| matrix.format).collect();
+        let prepared = |format: &Format| converted == Some(*format) || (converted.is_none() && used.contains(format));
+        Format::ALL.into_iter().filter(prepared).try_for_each(|format| self.gpu.prepare(format))
     }
 
     /// How much of the model goes there, and how much fits beside the keys and values of `n_slots` full slots.
@@ -155,9 +167,12 @@ fn matrix_bytes(matrix: &Matrix) -> u64 {
     device_bytes(matrix.format, matrix.n_rows, matrix.n_cols).map_or(u64::MAX, |bytes| bytes as u64)
 }
 
+fn matrices(layer: &LayerTensors) -> [&Matrix; 7] {
+    [&layer.wq, &layer.wk, &layer.wv, &layer.wo, &layer.w_gate, &layer.w_up, &layer.w_down]
+}
+
 fn layer_bytes(layer: &LayerTensors) -> u64 {
-    let matrices = [&layer.wq, &layer.wk, &layer.wv, &layer.wo, &layer.w_gate, &layer.w_up, &layer.w_down];
-    matrices.into_iter().map(matrix_bytes).fold(0, u64::saturating_add)
+    matrices(layer).into_iter().map(matrix_bytes).fold(0, u64::saturating_add)
 }
 
 /// Keys and values of one layer, for all slots.

@@ -67,7 +67,10 @@ pub fn run(settings: Settings, mut serve: Serve, opened: Opened, terminal: Termi
     warn_about_address(&serve, outermost, moved, &terminal);
     let opener = (serve.open_browser && browser::expected().is_ok()).then(Opener::new);
     // The first fence holds for threads that are started from now on: the last moment is before the first of them.
-    let folders = Folders { read: Vec::new(), write: serve.slot_save_path.clone().into_iter().collect() };
+    // A GPU's driver has put aside by then what it compiles, and found its other libraries.
+    opened.prepare_gpu(&settings.compute)?;
+    let devices = if settings.compute.offload.is_some() { Folders::gpu_devices() } else { Vec::new() };
+    let folders = Folders { read: Vec::new(), write: serve.slot_save_path.clone().into_iter().collect(), devices };
     let has_landlock = serve.sandbox && sandbox::fence_files(&folders);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(SERVER_THREADS)

@@ -50,11 +50,15 @@ impl Driver {
         match *self {}
     }
 
-    pub fn upload(&self, _to: u64, _bytes: &[u8]) -> Result<(), GpuError> {
+    pub fn prepare(&self, _kernels: &[&'static str]) -> Result<(), GpuError> {
         match *self {}
     }
 
-    pub fn download(&self, _from: u64, _bytes: &mut [u8]) -> Result<(), GpuError> {
+    pub fn upload(&self, _to: u64, _len: usize, _fill: &mut dyn FnMut(&mut [u8])) -> Result<(), GpuError> {
+        match *self {}
+    }
+
+    pub fn download(&self, _from: u64, _len: usize, _take: &mut dyn FnMut(&[u8])) -> Result<(), GpuError> {
         match *self {}
     }
 

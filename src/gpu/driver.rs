@@ -7,29 +7,29 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_uint, c_void};
-use std::ptr;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::mem::ManuallyDrop;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
+use std::{ptr, slice};
 
 use libloading::Library;
 
-use super::launch::{Argument, MAX_ARGUMENTS, kernels};
-use super::products::WITH_MATRIX_UNITS;
+use super::launch::{Argument, KERNELS, MAX_ARGUMENTS};
 use super::{DeviceInfo, GpuError, SharedBytes, Vendor};
 
-/// The kernels, in the driver's own assembly language, and the capability that each part needs.
-const MODULES: [(&str, (i32, i32)); 4] = [
-    (include_str!(concat!(env!("OUT_DIR"), "/rows.ptx")), OLDEST),
-    (include_str!(concat!(env!("OUT_DIR"), "/attention.ptx")), OLDEST),
-    (include_str!(concat!(env!("OUT_DIR"), "/matmul.ptx")), OLDEST),
-    (include_str!(concat!(env!("OUT_DIR"), "/tensor.ptx")), WITH_MATRIX_UNITS),
-];
+/// The kernels in the driver's own assembly language, and the names of those in each part. The driver compiles a part when
+/// one of its kernels is first needed: those for products, by far the most, are a part for each format.
+const MODULES: &[(&[&str], &str)] = include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+
+/// Bytes of the host's memory that the device reads and writes by itself.
+const STAGING_BYTES: usize = 16 << 20;
 
 /// `CUresult`; 0 is success.
 type Status = c_int;
 const OUT_OF_MEMORY: Status = 2;
 const NO_DEVICE: Status = 100;
+/// What stands in for a driver where programs are built.
+const STUB_LIBRARY: Status = 34;
 /// `CUdevice_attribute`
 const CAPABILITY_MAJOR: c_int = 75;
 const CAPABILITY_MINOR: c_int = 76;
@@ -40,6 +40,9 @@ const OLDEST: (i32, i32) = (7, 5);
 const NON_BLOCKING: c_uint = 1;
 /// While a stream records, its thread may still take memory (`CU_STREAM_CAPTURE_MODE_RELAXED`).
 const RELAXED: c_int = 2;
+/// `CU_JIT_ERROR_LOG_BUFFER` and `CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES`
+const ERROR_LOG: c_int = 5;
+const ERROR_LOG_BYTES: c_int = 6;
 
 /// Declares the table of functions and how it is filled.
 macro_rules! api {
@@ -50,14 +53,15 @@ macro_rules! api {
         struct Api {
             $($name: unsafe extern "system" fn($($argument),*) -> Status,)*
             $($optional: Option<unsafe extern "system" fn($($optional_argument),*) -> Status>,)*
-            /// The functions are its.
-            _library: Library,
+            /// The functions are its. It is never unloaded: the driver has threads of its own, which would run on in code
+            /// that is gone.
+            _library: ManuallyDrop<Library>,
         }
 
         impl Api {
             fn load(library: &OsStr) -> Result<Api, libloading::Error> {
                 // SAFETY: loading runs the library's initializers, those of the system's graphics driver.
-                let library = unsafe { Library::new(library) }?;
+                let library = ManuallyDrop::new(unsafe { Library::new(library) }?);
                 // SAFETY: the signatures are those of the reference, and the table keeps the library loaded.
                 unsafe {
                     Ok(Api {
@@ -87,11 +91,16 @@ api! {
         destroy_stream = "cuStreamDestroy_v2": fn(*mut c_void);
         synchronize = "cuStreamSynchronize": fn(*mut c_void);
         load_module = "cuModuleLoadData": fn(*mut *mut c_void, *const c_void);
+        load_module_and_tell = "cuModuleLoadDataEx": fn(
+            *mut *mut c_void, *const c_void, c_uint, *mut c_int, *mut *mut c_void
+        );
         unload_module = "cuModuleUnload": fn(*mut c_void);
         function = "cuModuleGetFunction": fn(*mut *mut c_void, *mut c_void, *const c_char);
         memory = "cuMemGetInfo_v2": fn(*mut usize, *mut usize);
         allocate = "cuMemAlloc_v2": fn(*mut u64, usize);
         free = "cuMemFree_v2": fn(u64);
+        allocate_on_host = "cuMemHostAlloc": fn(*mut *mut c_void, usize, c_uint);
+        free_on_host = "cuMemFreeHost": fn(*mut c_void);
         upload = "cuMemcpyHtoDAsync_v2": fn(u64, *const c_void, usize, *mut c_void);
         download = "cuMemcpyDtoHAsync_v2": fn(*mut c_void, u64, usize, *mut c_void);
         copy = "cuMemcpyDtoDAsync_v2": fn(u64, u64, usize, *mut c_void);
@@ -137,6 +146,7 @@ impl Api {
         match status {
             0 => Ok(()),
             NO_DEVICE => Err(GpuError::NoDevice),
+            STUB_LIBRARY => Err(GpuError::NoDriver("the library that was found only stands in for one".into())),
             _ => Err(GpuError::Call { call, error: self.name_of(status) }),
         }
     }
@@ -190,12 +200,29 @@ pub(super) struct Driver {
     stream: *mut c_void,
     /// Who records, and so may do nothing that is done at once.
     recording: Mutex<Option<ThreadId>>,
-    modules: Vec<*mut c_void>,
-    functions: HashMap<&'static str, *mut c_void>,
+    staging: Mutex<Staging>,
+    loaded: Mutex<Loaded>,
     info: DeviceInfo,
 }
 
-// SAFETY: the handles may be used from any thread; each call makes its thread enter the context first.
+/// Where bytes are on their way to the device and back: memory that the system may not move, so that the device copies at
+/// its full speed, and that nobody else writes, so that it may do so when it comes to it.
+struct Staging {
+    /// [`STAGING_BYTES`] of them.
+    at: *mut u8,
+    /// Bytes at the beginning that the device may still be about to read.
+    used: usize,
+}
+
+/// What was compiled.
+#[derive(Default)]
+struct Loaded {
+    modules: Vec<*mut c_void>,
+    functions: HashMap<&'static str, *mut c_void>,
+}
+
+// SAFETY: the handles may be used from any thread; each call makes its thread enter the context first. The staging memory is
+// reached through its lock only.
 unsafe impl Send for Driver {}
 // SAFETY: the same; the driver locks its own data.
 unsafe impl Sync for Driver {}
@@ -225,32 +252,63 @@ impl Driver {
         let mut context = ptr::null_mut();
         call!(&api, retain_context(&mut context, device))?;
         // From here on, dropping it gives everything back.
-        let (stream, recording) = (ptr::null_mut(), Mutex::default());
-        let (modules, functions) = (Vec::new(), HashMap::new());
-        let mut driver = Driver { api, device, context, stream, recording, modules, functions, info };
-        driver.load()?;
+        let staging = Mutex::new(Staging { at: ptr::null_mut(), used: 0 });
+        let (stream, recording, loaded) = (ptr::null_mut(), Mutex::default(), Mutex::default());
+        let mut driver = Driver { api, device, context, stream, recording, staging, loaded, info };
+        driver.enter()?;
+        call!(&driver.api, create_stream(&mut driver.stream, NON_BLOCKING))?;
+        let mut at = ptr::null_mut();
+        call!(&driver.api, allocate_on_host(&mut at, STAGING_BYTES, 0))?;
+        driver.staging.get_mut().unwrap_or_else(PoisonError::into_inner).at = at.cast();
+        driver.prepare(&KERNELS)?;
         Ok(driver)
     }
 
-    fn load(&mut self) -> Result<(), GpuError> {
-        self.enter()?;
-        call!(&self.api, create_stream(&mut self.stream, NON_BLOCKING))?;
-        for (ptx, _) in MODULES.into_iter().filter(|(_, needed)| self.info.capability >= *needed) {
-            let image = CString::new(ptx).map_err(|_| GpuError::Shape("the kernels are no text".into()))?;
-            let mut module = ptr::null_mut();
-            call!(&self.api, load_module(&mut module, image.as_ptr().cast()))?;
-            self.modules.push(module);
+    /// Compiles these kernels where that has not been done: it takes a moment, and may not be done while a step is recorded.
+    pub fn prepare(&self, kernels: &[&'static str]) -> Result<(), GpuError> {
+        kernels.iter().try_for_each(|kernel| self.function(kernel).map(|_| ()))
+    }
+
+    fn function(&self, kernel: &'static str) -> Result<*mut c_void, GpuError> {
+        let mut loaded = lock(&self.loaded);
+        if let Some(function) = loaded.functions.get(kernel) {
+            return Ok(*function);
         }
-        for kernel in kernels(self.info.capability) {
-            let name = CString::new(kernel).map_err(|_| GpuError::Shape(format!("{kernel:?} is no name")))?;
-            let found = self.modules.iter().find_map(|&module| {
-                let mut function = ptr::null_mut();
-                call!(&self.api, function(&mut function, module, name.as_ptr())).ok().map(|()| function)
-            });
-            let function = found.ok_or_else(|| GpuError::Shape(format!("there is no kernel {kernel}")))?;
-            self.functions.insert(kernel, function);
+        self.enter_now()?;
+        let part = MODULES.iter().find(|(names, _)| names.contains(&kernel));
+        let (names, ptx) = part.ok_or_else(|| GpuError::Shape(format!("there is no kernel {kernel}")))?;
+        let module = self.compile(ptx)?;
+        loaded.modules.push(module);
+        for name in *names {
+            let symbol = CString::new(*name).map_err(|_| GpuError::Shape(format!("{name:?} is no name")))?;
+            let mut function = ptr::null_mut();
+            call!(&self.api, function(&mut function, module, symbol.as_ptr()))?;
+            loaded.functions.insert(name, function);
         }
-        Ok(())
+        loaded.functions.get(kernel).copied().ok_or_else(|| GpuError::Shape(format!("there is no kernel {kernel}")))
+    }
+
+    fn compile(&self, ptx: &str) -> Result<*mut c_void, GpuError> {
+        let image = CString::new(ptx).map_err(|_| GpuError::Shape("the kernels are no text".into()))?;
+        let mut module = ptr::null_mut();
+        if call!(&self.api, load_module(&mut module, image.as_ptr().cast())).is_ok() {
+            return Ok(module);
+        }
+        // Once more, to hear why.
+        let mut log = [0_u8; 1024];
+        let mut options = [ERROR_LOG, ERROR_LOG_BYTES];
+        let mut values = [log.as_mut_ptr().cast::<c_void>(), ptr::without_provenance_mut(log.len() - 1)];
+        let (n, options, values) = (options.len() as c_uint, options.as_mut_ptr(), values.as_mut_ptr());
+        let found = call!(&self.api, load_module_and_tell(&mut module, image.as_ptr().cast(), n, options, values));
+        found.map(|()| module).map_err(|error| {
+            let log = CStr::from_bytes_until_nul(&log).unwrap_or_default().to_string_lossy();
+            match (error, log.lines().next()) {
+                (GpuError::Call { call, error }, Some(line)) => {
+                    GpuError::Call { call, error: format!("{error}: {line}") }
+                }
+                (error, _) => error,
+            }
+        })
     }
 
     /// Makes the calling thread's calls be about this device.
@@ -275,13 +333,20 @@ impl Driver {
     }
 
     pub fn synchronize(&self) -> Result<(), GpuError> {
+        self.wait(&mut lock(&self.staging))
+    }
+
+    /// Waits until all that was started is done; then nothing of what is staged is needed.
+    fn wait(&self, staging: &mut Staging) -> Result<(), GpuError> {
         self.enter_now()?;
-        call!(&self.api, synchronize(self.stream))
+        call!(&self.api, synchronize(self.stream))?;
+        staging.used = 0;
+        Ok(())
     }
 
     /// [`Driver::enter`] for what cannot be recorded.
     fn enter_now(&self) -> Result<(), GpuError> {
-        if *self.recording.lock().unwrap_or_else(PoisonError::into_inner) == Some(thread::current().id()) {
+        if *lock(&self.recording) == Some(thread::current().id()) {
             return Err(GpuError::Shape("a step that is recorded waits for the device".into()));
         }
         self.enter()
@@ -291,13 +356,13 @@ impl Driver {
     pub fn start_recording(&self) -> Result<(), GpuError> {
         self.enter_now()?;
         call_optional!(&self.api, begin_capture(self.stream, RELAXED))?;
-        *self.recording.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current().id());
+        *lock(&self.recording) = Some(thread::current().id());
         Ok(())
     }
 
     /// What was recorded, ready to run.
     pub fn end_recording(&self) -> Result<u64, GpuError> {
-        *self.recording.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.recording) = None;
         self.enter()?;
         let (mut graph, mut executable) = (ptr::null_mut(), ptr::null_mut());
         call_optional!(&self.api, end_capture(self.stream, &mut graph))?;
@@ -339,16 +404,46 @@ impl Driver {
         let _ = self.synchronize().and_then(|()| call!(&self.api, free(at)));
     }
 
-    pub fn upload(&self, to: u64, bytes: &[u8]) -> Result<(), GpuError> {
+    /// Has `fill` write the bytes, which are on their way when this returns.
+    pub fn upload(&self, to: u64, len: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<(), GpuError> {
+        if len > STAGING_BYTES {
+            let mut bytes = vec![0; len];
+            fill(&mut bytes);
+            let mut pieces = (0..).step_by(STAGING_BYTES).zip(bytes.chunks(STAGING_BYTES));
+            return pieces
+                .try_for_each(|(at, piece)| self.upload(to + at, piece.len(), &mut |out| out.copy_from_slice(piece)));
+        }
         self.enter_now()?;
-        // Memory that is not locked has been read when this returns, though it may still be on its way.
-        call!(&self.api, upload(to, bytes.as_ptr().cast(), bytes.len(), self.stream))
+        let mut staging = lock(&self.staging);
+        let from = self.stage(&mut staging, len)?;
+        // SAFETY: the range lies in the staging memory, whose lock is held, and nothing else of the device uses it.
+        fill(unsafe { slice::from_raw_parts_mut(from, len) });
+        call!(&self.api, upload(to, from.cast_const().cast(), len, self.stream))
     }
 
-    pub fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), GpuError> {
+    /// Has `take` read the bytes as they are after all that was started before, in pieces of whole 16 bytes.
+    pub fn download(&self, from: u64, len: usize, take: &mut dyn FnMut(&[u8])) -> Result<(), GpuError> {
         self.enter_now()?;
-        call!(&self.api, download(bytes.as_mut_ptr().cast(), from, bytes.len(), self.stream))?;
-        call!(&self.api, synchronize(self.stream))
+        let mut staging = lock(&self.staging);
+        for start in (0..len).step_by(STAGING_BYTES) {
+            let len = (len - start).min(STAGING_BYTES);
+            let to = self.stage(&mut staging, len)?;
+            call!(&self.api, download(to.cast(), from + start as u64, len, self.stream))?;
+            self.wait(&mut staging)?;
+            // SAFETY: the range lies in the staging memory, whose lock is held, and the device has nothing to do.
+            take(unsafe { slice::from_raw_parts(to, len) });
+        }
+        Ok(())
+    }
+
+    /// Staging memory that the device does not use, `len` bytes of it, which are no more than all.
+    fn stage(&self, staging: &mut Staging, len: usize) -> Result<*mut u8, GpuError> {
+        if staging.used + len > STAGING_BYTES {
+            self.wait(staging)?;
+        }
+        let at = staging.at.wrapping_add(staging.used);
+        staging.used = (staging.used + len).next_multiple_of(64);
+        Ok(at)
     }
 
     pub fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), GpuError> {
@@ -364,9 +459,10 @@ impl Driver {
         threads: u32,
         arguments: &[Argument],
     ) -> Result<(), GpuError> {
-        let Some(&function) = self.functions.get(kernel).filter(|_| arguments.len() <= MAX_ARGUMENTS) else {
-            return Err(GpuError::Shape(format!("there is no kernel {kernel} of {} arguments", arguments.len())));
-        };
+        if arguments.len() > MAX_ARGUMENTS {
+            return Err(GpuError::Shape(format!("{} arguments of {kernel} are too many", arguments.len())));
+        }
+        let function = self.function(kernel)?;
         self.enter()?;
         // There is always something to read, should a kernel have more parameters than it was given.
         let nothing = [0_u64; 16];
@@ -376,6 +472,10 @@ impl Driver {
         let [x, y] = grid;
         call!(&self.api, launch(function, x, y, 1, threads, 1, 1, 0, stream, pointers.as_mut_ptr(), no_extra))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where the driver reads an argument, which it only copies.
@@ -393,9 +493,14 @@ impl Drop for Driver {
         // Errors on the way out change nothing.
         let _ = self.enter();
         if !self.stream.is_null() {
+            let _ = call!(&self.api, synchronize(self.stream));
             let _ = call!(&self.api, destroy_stream(self.stream));
         }
-        for module in self.modules.drain(..) {
+        let staging = self.staging.get_mut().unwrap_or_else(PoisonError::into_inner).at;
+        if !staging.is_null() {
+            let _ = call!(&self.api, free_on_host(staging.cast()));
+        }
+        for module in self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner).modules.drain(..) {
             let _ = call!(&self.api, unload_module(module));
         }
         let _ = call!(&self.api, set_context(ptr::null_mut()));

@@ -1,17 +1,12 @@
 //! The kernels with their arguments. What is handed to one is checked here and in `products.rs` and `attention.rs`, as far
 //! as its sizes go.
 
-use super::products::{Part, product_kernels};
+use super::products::Part;
 use super::{Buffer, Gpu, GpuError, Rows};
 
 /// All kernels, by name, but for the products.
-const KERNELS: [&str; 7] =
+pub(super) const KERNELS: [&str; 7] =
     ["add_normed", "geglu", "copy_16", "quantize_q8", "rope_and_store", "attend_scores", "attend_values"];
-
-/// All kernels for a device of this capability, by name.
-pub(super) fn kernels(capability: (i32, i32)) -> impl Iterator<Item = &'static str> {
-    KERNELS.into_iter().chain(product_kernels(capability))
-}
 
 /// Most arguments of a kernel.
 pub(super) const MAX_ARGUMENTS: usize = 16;

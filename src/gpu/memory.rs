@@ -34,6 +34,8 @@ pub(super) struct Quantized {
     n_blocks: usize,
 }
 
+/// Bytes that are written at a time: the device copies them while the next are got ready.
+pub(super) const PIECE_BYTES: usize = 2 << 20;
 /// Bytes of a block's numbers (`Sums`).
 const SUMS_BYTES: usize = 16;
 
@@ -179,7 +181,17 @@ impl Buffer {
     /// More than there is room for; the driver's.
     pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), GpuError> {
         self.check(offset, bytes.len())?;
-        if bytes.is_empty() { Ok(()) } else { self.gpu.inner.driver.upload(self.at(offset), bytes) }
+        let mut pieces = (0..).step_by(PIECE_BYTES).zip(bytes.chunks(PIECE_BYTES));
+        pieces.try_for_each(|(at, piece)| self.fill(offset + at, piece.len(), &mut |out| out.copy_from_slice(piece)))
+    }
+
+    /// Has `f` write `len` bytes from `offset` on, where the device takes them from. What is there before is anything at all.
+    ///
+    /// # Errors
+    /// More than there is room for; the driver's.
+    pub(super) fn fill(&self, offset: usize, len: usize, f: &mut dyn FnMut(&mut [u8])) -> Result<(), GpuError> {
+        self.check(offset, len)?;
+        if len == 0 { Ok(()) } else { self.gpu.inner.driver.upload(self.at(offset), len, f) }
     }
 
     /// Reads bytes from `offset` on, after everything that was started before is done.
@@ -187,8 +199,18 @@ impl Buffer {
     /// # Errors
     /// More than there are; the driver's.
     pub fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<(), GpuError> {
-        self.check(offset, bytes.len())?;
-        if bytes.is_empty() { Ok(()) } else { self.gpu.inner.driver.download(self.at(offset), bytes) }
+        let mut rest = &mut *bytes;
+        self.read_pieces(offset, rest.len(), &mut |piece| {
+            let (here, after) = std::mem::take(&mut rest).split_at_mut(piece.len());
+            here.copy_from_slice(piece);
+            rest = after;
+        })
+    }
+
+    /// The same, bytes after bytes where they are, in pieces of whole 16 bytes but for the last.
+    fn read_pieces(&self, offset: usize, len: usize, f: &mut dyn FnMut(&[u8])) -> Result<(), GpuError> {
+        self.check(offset, len)?;
+        if len == 0 { Ok(()) } else { self.gpu.inner.driver.download(self.at(offset), len, f) }
     }
 
     /// Copies a range of `from` to `offset`.
@@ -278,9 +300,12 @@ impl Rows {
     /// # Errors
     /// The driver's.
     pub fn to_vec(&self) -> Result<Vec<f32>, GpuError> {
-        let mut bytes = vec![0; self.n_values() * size_of::<f32>()];
-        self.buffer.read(self.start * self.width * size_of::<f32>(), &mut bytes)?;
-        Ok(bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect())
+        let mut values = Vec::with_capacity(self.n_values());
+        let [first, len] = [self.start * self.width, self.n_values()].map(|n| n * size_of::<f32>());
+        self.buffer.read_pieces(first, len, &mut |bytes| {
+            values.extend(bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)));
+        })?;
+        Ok(values)
     }
 
     /// Writes other values in their place.
@@ -291,8 +316,15 @@ impl Rows {
         if values.len() != self.n_values() {
             return Err(GpuError::Shape(format!("{} values in place of {}", values.len(), self.n_values())));
         }
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.buffer.write(self.start * self.width * size_of::<f32>(), &bytes)
+        let mut offset = self.start * self.width * size_of::<f32>();
+        for values in values.chunks(PIECE_BYTES / size_of::<f32>()) {
+            let len = size_of_val(values);
+            self.buffer.fill(offset, len, &mut |out| {
+                out.as_chunks_mut().0.iter_mut().zip(values).for_each(|(out, value)| *out = value.to_le_bytes());
+            })?;
+            offset += len;
+        }
+        Ok(())
     }
 
     /// The same with room for their blocks; the rows are the buffer's first, and of whole blocks.

@@ -1,24 +1,17 @@
 //! Weights, and their products with activations.
 
+use rayon::prelude::*;
+
 use super::launch::Argument::{F32, Parts, U64};
 use super::launch::{Argument, BLOCK, count, fits, number};
 use super::layout::{arrange, device_bytes, device_row_bytes};
-use super::memory::Quantized;
+use super::memory::{PIECE_BYTES, Quantized};
 use super::{Buffer, Gpu, GpuError, Rows, SharedBytes, VENDOR, Vendor};
 use crate::kernels::Format;
 
-/// Declares the kernels of each format, and how they are found.
+/// Declares the kernels of each format.
 macro_rules! products {
     ($($format:ident $name:literal)*) => {
-        /// All of them for a device of this capability, by name.
-        pub(super) fn product_kernels(capability: (i32, i32)) -> impl Iterator<Item = &'static str> {
-            let has_units = has_matrix_units(capability);
-            [$(Format::$format,)*].into_iter().flat_map(move |format| {
-                let Kernels { one, eight, gated, many } = Kernels::of(format);
-                [one, eight, gated].into_iter().chain((has_units && format.is_quantized()).then_some(many))
-            })
-        }
-
         impl Kernels {
             fn of(format: Format) -> Kernels {
                 match format {
@@ -34,6 +27,10 @@ macro_rules! products {
     };
 }
 
+/// The kernels for BF16 on matrix units: those that round activations, make up to [`COLUMNS`] columns, gate and up with one
+/// column, and tiles of 128 and of 64 columns.
+const BF16_KERNELS: [&str; 5] = ["bf16_round", "bf16_few", "bf16_gated", "bf16_many_128", "bf16_many_64"];
+
 /// The kernels of a format: for one column, for groups of [`COLUMNS`], for gate and up with one column, and on matrix units,
 /// where a quantized format has one for groups of [`TILE_COLUMNS`].
 struct Kernels {
@@ -43,8 +40,8 @@ struct Kernels {
     many: &'static str,
 }
 
-/// Devices of NVIDIA's that have matrix units for bytes in blocks of 32.
-pub(super) const WITH_MATRIX_UNITS: (i32, i32) = (8, 0);
+/// Devices of NVIDIA's that have matrix units for bytes in blocks of 32 and for BF16.
+const WITH_MATRIX_UNITS: (i32, i32) = (8, 0);
 
 fn has_matrix_units(capability: (i32, i32)) -> bool {
     VENDOR == Some(Vendor::Nvidia) && capability >= WITH_MATRIX_UNITS
@@ -79,10 +76,21 @@ const GATED_ROWS: usize = 32;
 const TENSOR_THREADS: u32 = 256;
 const TILE_ROWS: usize = 64;
 const TILE_COLUMNS: usize = 32;
+/// On matrix units in BF16, threads where there are up to [`COLUMNS`] columns and where there are more (`FEW_THREADS`,
+/// `MANY_THREADS`), and rows (`MANY_ROWS`).
+const BF16_THREADS: u32 = 256;
+const FEW_ROWS: usize = 16;
+const MANY_ROWS: usize = 128;
+/// Thread blocks that keep a device busy, about.
+const BUSY: usize = 256;
+/// Values of a unit, in which rows are rounded to BF16 (`UNIT`), and its bytes.
+const UNIT: usize = 8;
+const UNIT_BYTES: usize = 16;
 /// Matrices of a launch (`PARTS`).
 const PARTS: usize = 3;
-/// Bytes that the arranger has on the host at a time.
-const UPLOAD_BYTES: usize = 64 << 20;
+
+/// Rows that a thread of the host arranges at a time.
+const GROUP_ROWS: usize = 32;
 
 /// A weight matrix on the device.
 pub struct Weights {
@@ -93,12 +101,24 @@ pub struct Weights {
     row_bytes: usize,
 }
 
-/// A kernel for products, its threads, and the rows and columns of a thread block.
+/// A kernel for products, what it takes, its threads, and the rows and columns of a thread block.
 struct Shape {
     kernel: &'static str,
+    input: Input,
     threads: u32,
     rows: usize,
     columns: usize,
+}
+
+/// Activations as kernels take them.
+#[derive(Clone, Copy)]
+enum Input {
+    /// As they are.
+    Values,
+    /// In blocks of 8 bits.
+    Blocks,
+    /// Rounded to BF16.
+    Rounded,
 }
 
 /// A matrix as kernels take it.
@@ -135,14 +155,18 @@ impl Gpu {
         let (Some(file_row_bytes), Some(len)) = (file_row_bytes, device_bytes(format, n_rows, n_cols)) else {
             return Err(GpuError::Shape(format!("{} bytes are no matrix of {n_rows} x {n_cols}", bytes.len())));
         };
+        self.prepare(format)?;
         let row_bytes = device_row_bytes(file_row_bytes);
         let weights = Weights { buffer: self.buffer(len)?, format, n_rows, n_cols, row_bytes };
-        let rows_at_once = (UPLOAD_BYTES / row_bytes.max(1)).max(1);
-        let mut arranged = Vec::new();
+        let rows_at_once = (PIECE_BYTES / row_bytes.max(1)).max(1);
         for (piece, rows) in bytes.chunks((rows_at_once * file_row_bytes).max(1)).enumerate() {
-            arranged.resize(rows.len() / file_row_bytes * row_bytes, 0);
-            arrange(format, rows, file_row_bytes, &mut arranged);
-            weights.buffer.write(piece * rows_at_once * row_bytes, &arranged)?;
+            let len = rows.len() / file_row_bytes * row_bytes;
+            let mut put = |out: &mut [u8]| {
+                let groups =
+                    out.par_chunks_mut(row_bytes * GROUP_ROWS).zip(rows.par_chunks(file_row_bytes * GROUP_ROWS));
+                groups.for_each(|(out, rows)| arrange(format, rows, file_row_bytes, out));
+            };
+            weights.buffer.fill(piece * rows_at_once * row_bytes, len, &mut put)?;
         }
         Ok(weights)
     }
@@ -161,13 +185,34 @@ impl Gpu {
         let slice = (**bytes).as_ref();
         let row_bytes = format.row_bytes(n_cols).filter(|n| n.checked_mul(n_rows) == Some(slice.len()));
         match row_bytes.and_then(|row_bytes| Some((row_bytes, self.wrapped(bytes)?))) {
-            Some((row_bytes, buffer)) => Ok(Weights { buffer, format, n_rows, n_cols, row_bytes }),
+            Some((row_bytes, buffer)) => {
+                self.prepare(format)?;
+                Ok(Weights { buffer, format, n_rows, n_cols, row_bytes })
+            }
             None => self.weights(format, n_rows, n_cols, slice),
         }
     }
 
+    /// Makes the kernels for weights of this format ready, which can take a second where the driver has to compile them and
+    /// has kept none from an earlier time. Where this is left out, it is done with the first weights.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn prepare(&self, format: Format) -> Result<(), GpuError> {
+        if self.is_rounded(format) {
+            return self.inner.driver.prepare(&BF16_KERNELS);
+        }
+        let Kernels { one, eight, gated, many } = Kernels::of(format);
+        let has_many = format.is_quantized() && has_matrix_units(self.info().capability);
+        let kernels = [one, eight, gated, many];
+        self.inner.driver.prepare(&kernels[..if has_many { 4 } else { 3 }])
+    }
+
     /// The products of each row with all matrices, their outputs side by side; where there is a cap, each product is
     /// `cap * tanh(product / cap)`.
+    ///
+    /// A product of a row does not depend on what other rows there are. It has the CPU's bits, but for weights in BF16 on
+    /// matrix units, for which activations are rounded to BF16.
     ///
     /// # Errors
     /// Matrices for rows of another width; [`GpuError::Memory`], and the driver's.
@@ -175,21 +220,25 @@ impl Gpu {
         check(x, weights)?;
         let n_columns = x.n_rows();
         let out = self.new_rows(n_columns, weights.iter().map(|w| w.n_rows).sum())?;
-        let (mut first_row, mut quantized) = (0, None);
+        let (mut first_row, mut quantized, mut rounded) = (0, None, None);
         for same in weights.chunk_by(|a, b| a.format == b.format).flat_map(|same| same.chunks(PARTS)) {
             let Some(Weights { format, n_cols, .. }) = same.first() else { continue };
+            let n_blocks = |rows: usize| same.iter().map(|w| w.n_rows.div_ceil(rows)).sum::<usize>();
+            let Shape { kernel, input, threads, rows, columns } = self.shape(*format, n_columns, n_blocks(MANY_ROWS));
             let mut arguments = vec![Parts(parts(same, first_row)?)];
-            if format.is_quantized() {
-                let (q, sums) = self.quantized(x, &mut quantized)?;
-                arguments.extend([number(n_cols / BLOCK)?, q, sums]);
-            } else {
-                arguments.extend([number(*n_cols)?, U64(x.at(0))]);
+            match input {
+                Input::Values => arguments.extend([number(*n_cols)?, U64(x.at(0))]),
+                Input::Blocks => {
+                    let (q, sums) = self.quantized(x, &mut quantized)?;
+                    arguments.extend([number(n_cols / BLOCK)?, q, sums]);
+                }
+                Input::Rounded => {
+                    arguments.extend([number(n_cols.div_ceil(UNIT))?, self.rounded(x, &mut rounded)?]);
+                }
             }
             let (cap, stride) = (F32(cap.unwrap_or(0.0)), U64(out.width() as u64));
             arguments.extend([number(n_columns)?, cap, U64(out.at(0)), stride]);
-            let Shape { kernel, threads, rows, columns } = self.shape(*format, n_columns);
-            let blocks = same.iter().map(|w| w.n_rows.div_ceil(rows)).sum();
-            self.launch(kernel, [blocks, n_columns.div_ceil(columns)], threads, &arguments)?;
+            self.launch(kernel, [n_blocks(rows), n_columns.div_ceil(columns)], threads, &arguments)?;
             first_row += same.iter().map(|w| w.n_rows).sum::<usize>();
         }
         Ok(out)
@@ -205,6 +254,12 @@ impl Gpu {
             _ => return self.geglu(&self.matmul(x, weights, None)?),
         };
         check(x, weights)?;
+        if self.is_rounded(gate.format) {
+            let out = self.new_rows(1, up.n_rows)?;
+            let arguments = [Parts(parts(weights, 0)?), number(gate.n_cols)?, U64(x.at(0)), U64(out.at(0))];
+            self.launch("bf16_gated", [gate.n_rows.div_ceil(FEW_ROWS), 1], BF16_THREADS, &arguments)?;
+            return Ok(out);
+        }
         let out = self.new_rows_for_products(1, up.n_rows)?;
         let [out_q, out_sums] = out.quantized_at();
         let mut arguments = vec![Parts(parts(weights, 0)?)];
@@ -221,18 +276,44 @@ impl Gpu {
         Ok(out)
     }
 
-    /// The kernel for a product.
-    fn shape(&self, format: Format, n_columns: usize) -> Shape {
+    /// Whether products with weights of this format are made on matrix units in BF16.
+    fn is_rounded(&self, format: Format) -> bool {
+        format == Format::BF16 && has_matrix_units(self.info().capability)
+    }
+
+    /// The kernel for a product with so many columns and `n_tall` times [`MANY_ROWS`] rows.
+    fn shape(&self, format: Format, n_columns: usize, n_tall: usize) -> Shape {
         let kernels = Kernels::of(format);
-        let rows = THREADS as usize / if format.is_quantized() { 8 } else { 16 };
+        if self.is_rounded(format) {
+            let (kernel, input, rows, columns) = match n_columns {
+                n if n <= COLUMNS => ("bf16_few", Input::Values, FEW_ROWS, COLUMNS),
+                n if n_tall * n.div_ceil(128) >= BUSY => ("bf16_many_128", Input::Rounded, MANY_ROWS, 128),
+                _ => ("bf16_many_64", Input::Rounded, MANY_ROWS, 64),
+            };
+            return Shape { kernel, input, threads: BF16_THREADS, rows, columns };
+        }
+        let (input, lanes) = if format.is_quantized() { (Input::Blocks, 8) } else { (Input::Values, 16) };
+        let rows = THREADS as usize / lanes;
         let has_units = format.is_quantized() && has_matrix_units(self.info().capability);
         match n_columns {
-            1 => Shape { kernel: kernels.one, threads: THREADS, rows, columns: 1 },
+            1 => Shape { kernel: kernels.one, input, threads: THREADS, rows, columns: 1 },
             n if n > COLUMNS && has_units => {
-                Shape { kernel: kernels.many, threads: TENSOR_THREADS, rows: TILE_ROWS, columns: TILE_COLUMNS }
+                Shape { kernel: kernels.many, input, threads: TENSOR_THREADS, rows: TILE_ROWS, columns: TILE_COLUMNS }
             }
-            _ => Shape { kernel: kernels.eight, threads: THREADS, rows, columns: COLUMNS },
+            _ => Shape { kernel: kernels.eight, input, threads: THREADS, rows, columns: COLUMNS },
         }
+    }
+
+    /// The rows rounded to BF16, which are made the first time.
+    fn rounded(&self, x: &Rows, made: &mut Option<Buffer>) -> Result<Argument, GpuError> {
+        if let Some(made) = made {
+            return Ok(U64(made.at(0)));
+        }
+        let n_units = x.n_rows() * x.width().div_ceil(UNIT);
+        let new = self.scratch(n_units * UNIT_BYTES)?;
+        let arguments = [U64(x.at(0)), number(x.width())?, U64(n_units as u64), U64(new.at(0))];
+        self.for_each("bf16_round", n_units, &arguments)?;
+        Ok(U64(made.insert(new).at(0)))
     }
 
     /// The blocks of rows, which are made into `made` where the rows came without.

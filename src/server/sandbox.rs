@@ -28,11 +28,22 @@ pub struct Folders {
     pub read: Vec<PathBuf>,
     /// To read and write.
     pub write: Vec<PathBuf>,
+    /// Devices, which a driver opens again whenever it likes.
+    pub devices: Vec<PathBuf>,
 }
 
 impl Folders {
+    /// The devices of GPUs whose driver is a library in this process.
+    pub fn gpu_devices() -> Vec<PathBuf> {
+        let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
+        entries
+            .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"nvidia"))
+            .map(|entry| entry.path())
+            .collect()
+    }
+
     fn is_empty(&self) -> bool {
-        self.read.is_empty() && self.write.is_empty()
+        self.read.is_empty() && self.write.is_empty() && self.devices.is_empty()
     }
 }
 
@@ -147,6 +158,7 @@ mod linux {
             .add_rules(path_beneath_rules(["/proc", "/sys"], read))?
             .add_rules(path_beneath_rules(&folders.read, read))?
             .add_rules(path_beneath_rules(&folders.write, write))?
+            .add_rules(path_beneath_rules(&folders.devices, read | AccessFs::WriteFile | AccessFs::IoctlDev))?
             .restrict_self()?;
         Ok(status.ruleset != RulesetStatus::NotEnforced)
     }
@@ -254,4 +266,24 @@ mod linux {
 
     /// `execve`, `ptrace`, `process_vm_readv`, `process_vm_writev` and `execveat` have numbers of their own there.
     const X32_ONLY: &[i64] = if cfg!(target_arch = "x86_64") { &[520, 521, 539, 540, 545] } else { &[] };
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_opened_behind_the_fence_and_others_are_not() {
+        // The fence holds for the thread that puts it up.
+        let thread = std::thread::spawn(|| {
+            let open = |path| File::options().read(true).write(true).open(path).map_err(|error| error.kind());
+            if !fence_files(&Folders { devices: vec!["/dev/null".into()], ..Folders::default() }) {
+                eprintln!("not tested: this kernel has no Landlock");
+                return;
+            }
+            open("/dev/null").expect("a device that was named");
+            assert_eq!(open("/dev/zero").unwrap_err(), ErrorKind::PermissionDenied);
+        });
+        thread.join().expect("what was found");
+    }
 }

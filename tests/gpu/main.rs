@@ -2,7 +2,8 @@
 //! feature `cuda` and one for `metal`, which run the kernels' own sources on the host. Needs a C++ compiler. Where the system
 //! has a GPU, the same tests run on it too.
 //!
-//! Nothing here has a tolerance: a GPU gives the bits that the CPU gives.
+//! A GPU gives the bits that the CPU gives, but for products with weights in BF16 on matrix units ([`is_exact`]): these round
+//! activations, and give the same bits only whatever is computed beside them.
 
 #![cfg(gpu)]
 #![cfg_attr(target_os = "macos", expect(dead_code, reason = "nothing is emulated"))]
@@ -21,6 +22,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use gemma2::gpu::Gpu;
+use gemma2::kernels::Format;
 
 /// What differs between the drivers.
 pub struct Vendor {
@@ -78,6 +80,11 @@ pub fn devices() -> Vec<Gpu> {
             vec![emulated]
         }
     }
+}
+
+/// Whether products with weights of this format are the CPU's to the bit.
+pub fn is_exact(gpu: &Gpu, format: Format) -> bool {
+    format != Format::BF16 || cfg!(gpu = "metal") || gpu.info().capability < (8, 0)
 }
 
 /// The folder of the emulated driver, compiled once.

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use gemma2::gpu::Gpu;
-use gemma2::kernels::Kernels;
+use gemma2::kernels::{Format, Kernels};
 use gemma2::model::{Cache, Chunk, KvCache, LanguageModel, Model};
 use gemma2::ops::{Compute, KvType, Placement};
 use gemma2::weights::{Files, Source};
 
-use super::{bits, devices, random};
+use super::{bits, devices, is_exact, random};
 
 /// Every format, every shape of layers, short windows, both kinds of files.
 const MODELS: [&str; 8] = [
@@ -24,6 +24,16 @@ const MODELS: [&str; 8] = [
 /// Its window is shorter than the texts here; its heads are too small for Q8_0.
 const WINDOW: &str = MODELS[4];
 const DEMO: &str = MODELS[7];
+
+/// Those with weights in BF16.
+const WITH_BF16: [&str; 2] = [MODELS[0], MODELS[5]];
+
+/// Between logits, which are given as bits.
+fn rms_difference(found: &[u32], expected: &[u32]) -> f64 {
+    let [found, expected] = [found, expected].map(|bits| bits.iter().map(|bits| f64::from(f32::from_bits(*bits))));
+    let n = found.len() as f64;
+    (found.zip(expected).map(|(a, b)| (a - b) * (a - b)).sum::<f64>() / n).sqrt()
+}
 
 fn source(file: &str) -> Source {
     let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file);
@@ -69,12 +79,24 @@ fn every_golden_model_has_the_cpu_s_logits_wherever_its_layers_are() {
             let n_layers = on_cpu.config().n_layers;
             let tokens = text(if n_layers > 20 { 12 } else { 30 });
             let expected = read(&on_cpu, &mut on_cpu.new_cache(64), &tokens, || 64);
+            let is_exact = is_exact(&gpu, Format::BF16) || !WITH_BF16.contains(&file);
             // All of it, the second half, the output head.
             for start in [0, n_layers / 2, n_layers] {
                 let split = model(file, split(&gpu, start, KvType::F16), 64);
                 assert_eq!(split.fingerprint(), on_cpu.fingerprint());
                 let found = read(&split, &mut split.new_cache(64), &tokens, || 64);
-                assert!(found == expected, "{file} from part {start} on");
+                if is_exact {
+                    assert!(found == expected, "{file} from part {start} on");
+                    continue;
+                }
+                let difference = rms_difference(&found, &expected);
+                assert!(difference < 0.1, "{file} from part {start} on: {difference}");
+                eprintln!("{file} from part {start} on: {difference}");
+                // The rounding is of each token's own.
+                let again = read(&split, &mut split.new_cache(64), &tokens, || 7);
+                assert!(again == found, "{file} from part {start} on, in other chunks");
+                let one_by_one = read(&split, &mut split.new_cache(64), &tokens, || 1);
+                assert!(one_by_one == found, "{file} from part {start} on, one by one");
             }
         }
     }

@@ -109,6 +109,24 @@ fn info_lists_devices_and_bench_measures_them() {
     }
 }
 
+#[cfg(gpu = "cuda")]
+#[test]
+fn devices_without_matrix_units_have_the_cpu_s_bits_in_every_format() {
+    let folder = Folder::new();
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/golden/models");
+    for model in ["tiny-a/gguf/tiny-a.MIX.gguf", "tiny-c/hf-bf16-sharded"] {
+        let hashes = |mut command: Command, more: &[&str]| -> Vec<String> {
+            let model = format!("{root}/{model}");
+            command.args(["bench", "-p", "20", "-n", "4", "-r", "1", "-o", "json", "-m", &model]).args(more);
+            let rows: Vec<serde_json::Value> = serde_json::from_str(&run(&mut command).expect(0).stdout).expect("JSON");
+            rows.iter().map(|row| row["logits_hash"].to_string()).collect()
+        };
+        let mut old = program(&folder);
+        old.env("EMULATED_GPU_MAJOR", "7");
+        assert_eq!(hashes(old, &["--gpu", "nvidia"]), hashes(folder.program(), &[]), "{model}");
+    }
+}
+
 #[test]
 fn what_a_prompt_left_in_its_file_is_read_by_gpu_and_cpu_alike() {
     let folder = Folder::new();

@@ -76,7 +76,7 @@ impl System {
     }
 
     /// Compiles the kernels.
-    pub fn compile(&mut self, source: &str, _kernels: &[&str]) -> Result<(), GpuError> {
+    pub fn compile(&mut self, source: &str) -> Result<(), GpuError> {
         autoreleasepool(|_| {
             let options = MTLCompileOptions::new();
             #[expect(deprecated, reason = "what replaces it is younger than the systems that this runs on")]

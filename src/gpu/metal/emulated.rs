@@ -91,9 +91,9 @@ impl System {
         }
     }
 
-    /// The library has compiled it; here it is seen that every kernel is there.
-    pub fn compile(&mut self, _source: &str, kernels: &[&str]) -> Result<(), GpuError> {
-        kernels.iter().try_for_each(|kernel| self.pipeline(kernel).map(drop))
+    /// The library has compiled it.
+    pub fn compile(&mut self, _source: &str) -> Result<(), GpuError> {
+        Ok(())
     }
 
     pub fn pipeline(&self, kernel: &str) -> Result<Pipeline, GpuError> {

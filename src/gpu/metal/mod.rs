@@ -20,9 +20,10 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::ptr::{self, NonNull};
+use std::slice;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::launch::{Argument, MAX_ARGUMENTS, kernels};
+use super::launch::{Argument, KERNELS, MAX_ARGUMENTS};
 use super::{DeviceInfo, GpuError, SharedBytes, Vendor};
 use system::{Commands, Memory, Pipeline, Started, System};
 
@@ -91,9 +92,21 @@ impl Driver {
 
     pub fn open(library: &OsStr) -> Result<Driver, GpuError> {
         let mut system = System::open(library)?;
-        let kernels: Vec<&str> = kernels(system.info().capability).collect();
-        system.compile(SOURCE, &kernels)?;
-        Ok(Driver { system, state: Mutex::default() })
+        system.compile(SOURCE)?;
+        let driver = Driver { system, state: Mutex::default() };
+        driver.prepare(&KERNELS)?;
+        Ok(driver)
+    }
+
+    /// Makes these kernels ready where that has not been done.
+    pub fn prepare(&self, kernels: &[&'static str]) -> Result<(), GpuError> {
+        let pipelines = &mut self.lock().pipelines;
+        kernels.iter().try_for_each(|kernel| {
+            if let Entry::Vacant(entry) = pipelines.entry(kernel) {
+                entry.insert(self.system.pipeline(kernel)?);
+            }
+            Ok(())
+        })
     }
 
     pub fn info(&self) -> &DeviceInfo {
@@ -156,32 +169,34 @@ impl Driver {
         }
     }
 
-    pub fn upload(&self, to: u64, bytes: &[u8]) -> Result<(), GpuError> {
+    /// Has `fill` write the bytes.
+    pub fn upload(&self, to: u64, len: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<(), GpuError> {
         let mut state = self.lock();
-        if !are_words(to, bytes.len()) {
+        if !are_words(to, len) {
             state.wait()?;
         }
         if state.is_idle() {
-            let at = state.host(to, bytes.len())?;
+            let at = state.host(to, len)?;
             // SAFETY: the range lies in the memory, nobody else has the lock, and the GPU has nothing to do.
-            unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), at.as_ptr(), bytes.len()) };
+            fill(unsafe { slice::from_raw_parts_mut(at.as_ptr(), len) });
             return Ok(());
         }
         // What was started before may still read what is there: in its order, then.
-        let staged = self.system.memory(bytes.len()).ok_or(GpuError::Memory(bytes.len() as u64))?;
+        let staged = self.system.memory(len).ok_or(GpuError::Memory(len as u64))?;
         // SAFETY: it is as long, and new.
-        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), staged.contents().as_ptr(), bytes.len()) };
+        fill(unsafe { slice::from_raw_parts_mut(staged.contents().as_ptr(), len) });
         let State { memories, commands, .. } = &mut *state;
-        let (memory, offset) = find(memories, to, bytes.len())?;
-        commands_of(commands, &self.system)?.0.copy((&staged, 0), (memory, offset), bytes.len())
+        let (memory, offset) = find(memories, to, len)?;
+        commands_of(commands, &self.system)?.0.copy((&staged, 0), (memory, offset), len)
     }
 
-    pub fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), GpuError> {
+    /// Has `take` read the bytes as they are after all that was started before.
+    pub fn download(&self, from: u64, len: usize, take: &mut dyn FnMut(&[u8])) -> Result<(), GpuError> {
         let mut state = self.lock();
         state.wait()?;
-        let at = state.host(from, bytes.len())?;
+        let at = state.host(from, len)?;
         // SAFETY: the range lies in the memory, nobody else has the lock, and the GPU has nothing to do.
-        unsafe { ptr::copy_nonoverlapping(at.as_ptr(), bytes.as_mut_ptr(), bytes.len()) };
+        take(unsafe { slice::from_raw_parts(at.as_ptr(), len) });
         Ok(())
     }
 

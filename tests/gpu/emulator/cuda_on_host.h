@@ -105,5 +105,52 @@ inline void multiply(int *c, const int *a, const int *b) {
         }
     }
 }
+/// The same for BF16, see kernels/halves.cu. A device adds in an order of its own; here it is as if a step were added at once.
+inline void multiply_bf16(float *c, int a0, int a1, int a2, int a3, int b0, int b1) {
+    const unsigned group = threadIdx.x % emulator::WARP / 4, t = threadIdx.x % 4;
+    const int a[4] = {a0, a1, a2, a3}, b[2] = {b0, b1};
+    // [row or column of two][value]
+    float rows[2][16], columns[2][16];
+    const auto put = [](unsigned word, float *to) { to[0] = __uint_as_float(word << 16), to[1] = __uint_as_float(word & 0xffff0000u); };
+    for (int i = 0; i < 4; i++) {
+        const unsigned *words = emulator::exchange((unsigned)a[i]);
+        for (int w = 0; w < 4; w++) put(words[4 * group + w], rows[i % 2] + i / 2 * 8 + 2 * w);
+    }
+    for (int half = 0; half < 2; half++) {
+        const unsigned *words = emulator::exchange((unsigned)b[half]);
+        for (int n = 0; n < 2; n++) {
+            for (int w = 0; w < 4; w++) put(words[4 * (2 * t + n) + w], columns[n] + half * 8 + 2 * w);
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        double sum = c[i];
+        for (int k = 0; k < 16; k++) sum += (double)rows[i / 2][k] * columns[i % 2][k];
+        c[i] = (float)sum;
+    }
+}
+
+/// Copies that were begun, by thread and group; the last group has not ended. They are done only when they are waited for.
+struct Ahead {
+    int4 *to;
+    const int4 *from;
+    bool is_there;
+};
+inline std::vector<std::vector<Ahead>> &ahead() {
+    static thread_local std::vector<std::vector<Ahead>> groups[emulator::MAX_THREADS];
+    auto &mine = groups[threadIdx.x];
+    if (mine.empty()) mine.emplace_back();
+    return mine;
+}
+inline void copy_ahead(int4 *to, const int4 *from, bool is_there) { ahead().back().push_back({to, from, is_there}); }
+inline void end_copies() { ahead().emplace_back(); }
+template <int N>
+inline void wait_for_copies() {
+    auto &groups = ahead();
+    while (groups.size() > N + 1) {
+        for (const Ahead &copy : groups.front()) *copy.to = copy.is_there ? *copy.from : make_int4(0, 0, 0, 0);
+        groups.erase(groups.begin());
+    }
+}
+
 inline void multiply_16(int *c, const int *a, const int *b) { multiply<1>(c, a, b); }
 inline void multiply_32(int *c, const int *a, const int *b) { multiply<2>(c, a, b); }
