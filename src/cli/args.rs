@@ -645,6 +645,12 @@ pub struct PerplexityArgs {
     /// (-ctv) How values are kept: f32, f16, bf16 or q8_0 [default: f16]
     #[arg(long, value_name = "TYPE", value_parser = parse_kv_type)]
     pub cache_type_v: Option<KvType>,
+    /// (-ngl) As for the program itself: layers on the GPU
+    #[arg(long = "gpu-layers", visible_alias = "n-gpu-layers", value_name = "N")]
+    pub n_gpu_layers: Option<u32>,
+    /// Which GPU to use
+    #[arg(long, value_name = "WHICH")]
+    pub gpu: Option<Gpu>,
 }
 
 /// `quantize`.

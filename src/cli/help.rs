@@ -172,7 +172,8 @@ later, macOS 13 or later). `gemma2 info` lists what is found.
   --gpu apple   the same for Apple's
 
 Without such a build or a GPU, -ngl says so and goes on with the CPU. Replies are
-the same either way, to the bit.
+the same either way, to the bit, but for weights in BF16 on NVIDIA GPUs, which
+round what they multiply these with.
 
 On the CPU, speed is bounded by memory: each token reads all weights once.
   - a smaller format (Q4_K_M rather than Q8_0) is faster in proportion:

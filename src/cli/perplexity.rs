@@ -28,9 +28,13 @@ pub fn run_perplexity(args: &PerplexityArgs, terminal: &Terminal) -> Result<(), 
         isa: args.isa.clone(),
         cache_type_k: args.cache_type_k,
         cache_type_v: args.cache_type_v,
+        n_gpu_layers: args.n_gpu_layers,
+        gpu: args.gpu,
         ..RunArgs::default()
     };
-    let compute = Settings::resolve(run_args, RunArgs::default())?.compute;
+    let settings = Settings::resolve(run_args, RunArgs::default())?;
+    settings.warnings.iter().for_each(|warning| terminal.note(warning));
+    let compute = settings.compute;
     let n_ctx = args.ctx_size.unwrap_or(DEFAULT_N_CTX);
     let opened = open_model(args.model.as_deref(), args.model_name.as_deref(), n_ctx, terminal)?;
     let n_ctx = opened.n_ctx;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::launch::Argument::{F32, U32, U64};
 use super::launch::{BLOCK, count, fits, number};
-use super::{Buffer, Gpu, GpuError, Rows};
+use super::{Buffer, Gpu, GpuError, Rows, VENDOR, Vendor};
 use crate::kernels::{AttentionShape, KEY_BLOCK};
 
 /// Values of a head at most (`MAX_HEAD_DIM`).
@@ -13,6 +13,12 @@ pub const MAX_HEAD_DIM: usize = 512;
 const SCORE_KEYS: usize = 64;
 const SCORE_THREADS: u32 = 128;
 const VALUE_THREADS: u32 = 64;
+/// The same where rows of one sequence share what is read (`TILE_ROWS`, `TILE_THREADS`, `TILE_VALUES`); fewer than the least
+/// do better alone.
+const TILE_ROWS: usize = 32;
+const TILE_THREADS: u32 = 256;
+const TILE_VALUES: usize = 256;
+const LEAST_TILE_ROWS: usize = 8;
 /// Bytes for the scores of the rows that are looked at together.
 pub const SCORE_BYTES: usize = 64 << 20;
 /// Bytes of a span (`Span`).
@@ -53,6 +59,8 @@ pub struct StepPlan {
     /// `[n_layers, n_spans]`, as the kernels read them.
     spans: Vec<u8>,
     n_spans: usize,
+    /// Rows that are looked at together: of one span, by its number, or of several that have few each.
+    groups: Vec<(Range<usize>, Option<u32>)>,
     /// Types of keys and of values.
     codes: [u32; 2],
     /// Positions that the longest sequence has after the step.
@@ -81,6 +89,11 @@ impl StepPlan {
             for (i, span) in (0..).zip(spans) {
                 self.span_of_row.extend(span.rows.clone().map(|_| i));
                 self.longest = self.longest.max(span.pos + span.rows.len());
+                let has_tile = VENDOR == Some(Vendor::Nvidia) && span.rows.len() >= LEAST_TILE_ROWS;
+                match self.groups.last_mut() {
+                    Some((group, None)) if !has_tile => group.end = span.rows.end,
+                    _ => self.groups.push((span.rows.clone(), has_tile.then_some(i))),
+                }
             }
             self.codes = spans.first().map(|span| [span.keys.code, span.values.code]).unwrap_or_default();
             let is_fit = self.span_of_row.len() * self.half == self.cos.len() && self.cos.len() == self.sin.len();
@@ -201,43 +214,38 @@ impl Gpu {
         let rows_at_once = (SCORE_BYTES / (n_heads * n_keys * size_of::<f32>()).max(1)).clamp(1, n_rows.max(1));
         let scores = self.new_rows(rows_at_once * n_heads, n_keys)?;
         let (window, stride) = (number(window.unwrap_or(0))?, U64(n_keys as u64));
-        for first in (0..n_rows).step_by(rows_at_once) {
-            let blocks = rows_at_once.min(n_rows - first) * n_heads;
-            let first = number(first)?;
-            let arguments = [
-                U64(qkv.at(0)),
-                number(qkv.width())?,
-                head_dim_,
-                heads,
-                kv_heads,
-                key_type,
-                spans,
-                span_of_row,
-                first,
-                window,
-                F32(scale),
-                F32(softcap),
-                stride,
-                U64(scores.at(0)),
-            ];
-            self.launch("attend_scores", [blocks, n_keys.div_ceil(SCORE_KEYS)], SCORE_THREADS, &arguments)?;
-            let arguments = [
-                U64(scores.at(0)),
-                stride,
-                head_dim_,
-                heads,
-                kv_heads,
-                value_type,
-                spans,
-                span_of_row,
-                first,
-                window,
-                U64(out.at(0)),
-                q,
-                sums,
-            ];
-            let pieces = head_dim.div_ceil(VALUE_THREADS as usize);
-            self.launch("attend_values", [blocks, pieces], VALUE_THREADS, &arguments)?;
+        let query = [U64(qkv.at(0)), number(qkv.width())?, head_dim_, heads, kv_heads, key_type, spans];
+        let weighted = [U64(scores.at(0)), stride, head_dim_, heads, kv_heads, value_type, spans];
+        let scored = [window, F32(scale), F32(softcap), stride, U64(scores.at(0))];
+        let made = [window, U64(out.at(0)), q, sums];
+        let groups = plan.groups.iter().flat_map(|(rows, span)| {
+            rows.clone().step_by(rows_at_once).map(move |first| (first..rows.end.min(first + rows_at_once), *span))
+        });
+        for (rows, span) in groups {
+            let (first, n) = (number(rows.start)?, rows.len());
+            let Some(span) = span else {
+                let grid = [n * n_heads, n_keys.div_ceil(SCORE_KEYS)];
+                self.launch(
+                    "attend_scores",
+                    grid,
+                    SCORE_THREADS,
+                    &[&query[..], &[span_of_row, first], &scored].concat(),
+                )?;
+                let grid = [n * n_heads, head_dim.div_ceil(VALUE_THREADS as usize)];
+                self.launch(
+                    "attend_values",
+                    grid,
+                    VALUE_THREADS,
+                    &[&weighted[..], &[span_of_row, first], &made].concat(),
+                )?;
+                continue;
+            };
+            let (which, tiles) = ([U32(span), first, number(n)?], n.div_ceil(TILE_ROWS) * n_heads);
+            // From the first block of keys that the first row sees to the last of the last row.
+            let grid = [tiles, (n_keys + TILE_ROWS).div_ceil(KEY_BLOCK) + 1];
+            self.launch("attend_scores_tile", grid, TILE_THREADS, &[&query[..], &which, &scored].concat())?;
+            let grid = [tiles, head_dim.div_ceil(TILE_VALUES)];
+            self.launch("attend_values_tile", grid, TILE_THREADS, &[&weighted[..], &which, &made].concat())?;
         }
         Ok(out)
     }

@@ -4,7 +4,7 @@
 use super::products::Part;
 use super::{Buffer, Gpu, GpuError, Rows};
 
-/// All kernels, by name, but for the products.
+/// All kernels, by name, but for the products and those that one maker's devices have.
 pub(super) const KERNELS: [&str; 7] =
     ["add_normed", "geglu", "copy_16", "quantize_q8", "rope_and_store", "attend_scores", "attend_values"];
 

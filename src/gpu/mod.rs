@@ -1,7 +1,7 @@
 //! A GPU through what its system has for it alone: memory, kernels of our own, and recordings of what a step does.
 //!
 //! - NVIDIA's (feature `cuda`): `kernels/*.cu` are compiled to PTX with the program, and the driver makes code for the device
-//!   at hand out of it. No toolkit library is needed to run, and the driver itself is looked for only when somebody asks for
+//!   at hand out of what a model needs of it. No toolkit library is needed to run, and the driver itself is looked for only when somebody asks for
 //!   a GPU.
 //! - Apple's (feature `metal`): the text of `metal/kernels/*.metal` is in the program, and the system compiles it.
 //!
@@ -9,7 +9,9 @@
 //! for a device.
 //!
 //! Every kernel gives the bits that [`crate::kernels`] gives: the same running sums in the same order. So a model computes
-//! the same whichever of its layers are where, and a test can compare with `==`.
+//! the same whichever of its layers are where, and a test can compare with `==`. But for one case: matrix units take weights
+//! in BF16 with activations rounded to it, and add in an order of their own ([`Gpu::matmul`]). There, too, what comes out for
+//! a token does not depend on what else is computed with it.
 
 // What stands for the driver in a build without code for GPUs. No value of its type can be made.
 #[cfg(not(gpu))]

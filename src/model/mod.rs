@@ -257,7 +257,11 @@ impl LanguageModel for Model {
             }
             // Without a way out of the loop, which then is one over vectors.
             let count = |values: &[f32]| values.iter().map(|v| u32::from(v.is_nan())).sum::<u32>();
-            let has_nan = logits.par_chunks(1 << 16).any(|values| count(values) > 0);
+            let has_nan = match rayon::current_thread_index() {
+                Some(_) => logits.par_chunks(1 << 16).any(|values| count(values) > 0),
+                // Waking threads would take longer.
+                None => logits.chunks(1 << 16).any(|values| count(values) > 0),
+            };
             Ok::<_, ModelError>((logits, has_nan))
         })?;
         let mut sums = batch.iter().filter_map(|chunk| chunk.hidden_sum.as_deref());

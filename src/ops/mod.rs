@@ -1,7 +1,8 @@
 //! Shapes and threads over kernels.
 //!
 //! Every operation takes and returns [`Activations`] and exists three times: over our kernels and a thread pool
-//! ([`Compute::Cpu`]), over our kernels on a GPU ([`Compute::Gpu`]), which give the same bits, and as plain candle
+//! ([`Compute::Cpu`]), over our kernels on a GPU ([`Compute::Gpu`]), which give the same bits (but for weights in BF16,
+//! see [`crate::gpu`]), and as plain candle
 //! arithmetic in F32 ([`Compute::Candle`]), which is slow, exact and runs on any device that candle knows. The forward
 //! pass is written once over all; tests hold the first against the last, and the second against the first.
 

@@ -3,10 +3,10 @@
 #[cfg(gpu = "metal")]
 use std::sync::Arc;
 
-use gemma2::gpu::Gpu;
 #[cfg(gpu = "metal")]
 use gemma2::gpu::SharedBytes;
-use gemma2::kernels::{Format, Kernels, Q8Rows, TileMut, dequantize_row};
+use gemma2::gpu::{Cells, Gpu, LayerSpan, StepPlan, StepTables};
+use gemma2::kernels::{AttentionShape, Format, Kernels, Q8Rows, TileMut, dequantize_row};
 use half::bf16;
 
 use super::{bits, devices, is_exact, random};
@@ -112,7 +112,7 @@ fn a_product_in_bf16_has_the_same_bits_whatever_is_beside_it() {
     for gpu in devices() {
         // Rows that are no whole units or steps, with runs that are shorter or missing; rows and columns that are no whole
         // tiles, and enough of both for the large tiles.
-        for (n_rows, width, n_columns) in [(1, 1, 9), (37, 20, 70), (300, 300, 66), (16_390, 40, 250)] {
+        for (n_rows, width, n_columns) in [(1, 1, 9), (37, 20, 70), (300, 300, 66), (16_390, 24, 130)] {
             let weights = weights(9, Format::BF16, n_rows, width);
             let x = activations(21, n_columns, width);
             let all = gpu_product(&gpu, Format::BF16, &weights, &x, n_rows, width);
@@ -311,6 +311,52 @@ fn what_does_not_fit_is_refused_before_a_kernel_starts() {
         let buffer = gpu.buffer(10).expect("a buffer");
         assert!(buffer.write(4, &[0; 7]).is_err() && buffer.read(11, &mut []).is_err());
         assert!(buffer.copy_from(0, &buffer, 3..11).is_err());
+    }
+}
+
+#[test]
+fn rows_of_a_sequence_see_together_what_they_see_one_by_one() {
+    let shapes =
+        [(24, None, 1), (256, Some(20), 1), (320, Some(7), 0), (64, None, 3), (96, Some(45), 3), (160, Some(33), 2)];
+    for gpu in devices() {
+        for (head_dim, window, code) in shapes {
+            let (n_heads, n_kv_heads, n_rows, capacity) = (4, 2, 75, 96);
+            let width = (n_heads + 2 * n_kv_heads) * head_dim;
+            let shape = AttentionShape { n_heads, n_kv_heads, head_dim, scale: 0.2, softcap: 20.0, window };
+            let head_bytes = [4 * head_dim, 2 * head_dim, 2 * head_dim, head_dim / 32 * 34][code];
+            let slot_bytes = n_kv_heads * head_bytes;
+            let qkv = activations(31, n_rows, width);
+            // Rows in steps of these lengths, and in each step another sequence beside them, with few rows or with many.
+            let run = |steps: &[usize], n_others: usize| -> Vec<u32> {
+                let cache = || gpu.buffer(capacity * slot_bytes).expect("a cache");
+                let caches = [cache(), cache(), cache(), cache()];
+                let cells = |i: usize| Cells { buffer: &caches[i], code: code as u32, slot_bytes };
+                let (mut found, mut pos) = (Vec::new(), 0);
+                for &n in steps {
+                    let angles = |f: fn(f32) -> f32| -> Vec<f32> {
+                        let angle = |p: usize| (0..head_dim / 2).map(move |j| f(p as f32 / (j + 1) as f32));
+                        (0..n_others).chain(pos..pos + n).flat_map(angle).collect()
+                    };
+                    let mut plan = StepPlan::new(head_dim / 2, &angles(f32::cos), &angles(f32::sin));
+                    let span = |rows, pos, i| LayerSpan { rows, pos, capacity, keys: cells(i), values: cells(i + 1) };
+                    let all = [span(0..n_others, 0, 2), span(n_others..n_others + n, pos, 0)];
+                    plan.add_layer(&all[usize::from(n_others == 0)..]).expect("a plan");
+                    let values = [&qkv[..n_others * width], &qkv[pos * width..(pos + n) * width]].concat();
+                    let rows = gpu.rows_of(&values, width).expect("rows");
+                    let tables = StepTables::new(&gpu, &plan).expect("tables");
+                    let out = gpu.attention(&rows, &shape, &tables, 0).expect("attention");
+                    let out = out.to_vec().expect("values");
+                    found.extend(bits(&out[n_others * n_heads * head_dim..]));
+                    pos += n;
+                }
+                found
+            };
+            let one_by_one = run(&[1; 75], 0);
+            assert!(one_by_one.iter().any(|bits| *bits != 0));
+            for (steps, n_others) in [(&[75][..], 0), (&[10, 65], 2), (&[33, 7, 35], 9)] {
+                assert!(run(steps, n_others) == one_by_one, "{shape:?}, {steps:?} beside {n_others}");
+            }
+        }
     }
 }
 

@@ -67,10 +67,11 @@ pub const VENDOR: Vendor = Vendor {
     generation: "Apple family 7",
 };
 
-/// The emulated device, and the system's own where there is one. A Mac has one, and no emulation.
+/// The emulated device, and the system's own where there is one. A Mac has one, and no emulation; elsewhere
+/// `GEMMA2_ONLY_REAL_GPU` leaves it out.
 pub fn devices() -> Vec<Gpu> {
-    if cfg!(target_os = "macos") {
-        return vec![Gpu::open().expect("the Mac's GPU")];
+    if cfg!(target_os = "macos") || std::env::var_os("GEMMA2_ONLY_REAL_GPU").is_some() {
+        return vec![Gpu::open().expect("a GPU")];
     }
     let emulated = Gpu::open_at(emulator().join(VENDOR.library).as_os_str()).expect("the emulated device");
     match Gpu::open() {

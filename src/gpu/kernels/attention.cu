@@ -248,3 +248,219 @@ extern "C" __global__ void attend_values(const float *scores, u64 stride, unsign
     out[at] = acc * (1.0f / total);
     if (q) quantize(out[at], at / 32, q, sums);
 }
+
+// ---- many rows of one sequence ----
+//
+// What a row gets is the same to the bit as above: its scores have the same running sums, its blocks of keys the same
+// order. But rows share what is read of keys and values.
+
+#define TILE_ROWS 32
+#define TILE_THREADS 256
+/// Values of a head that are in shared memory at a time.
+#define CHUNK 64
+/// Floats of a row's half of a chunk, and of the halves of TILE_ROWS rows: such that what a warp reads at once, four rows
+/// one after the other and both halves, lies in different banks.
+#define PITCH (CHUNK / 2 + 4)
+#define PLANE (TILE_ROWS * PITCH + 16)
+
+/// Puts eight values of a row, from value `d` of the chunk on, where its half is: `d` is a multiple of 8, and halves take
+/// turns.
+__device__ inline void put_8(float4 *tile, unsigned row, unsigned d, const float *values) {
+    float4 *to = tile + (d / 8 % 2 * PLANE + row * PITCH + d / 16 * 8) / 4;
+    to[0] = make_float4(values[0], values[1], values[2], values[3]);
+    to[1] = make_float4(values[4], values[5], values[6], values[7]);
+}
+
+__device__ inline void get_8(const float4 *tile, unsigned half, unsigned row, unsigned group, float *values) {
+    const float4 *from = tile + (half * PLANE + row * PITCH + group * 8) / 4;
+    const float4 a = from[0], b = from[1];
+    values[0] = a.x, values[1] = a.y, values[2] = a.z, values[3] = a.w;
+    values[4] = b.x, values[5] = b.y, values[6] = b.z, values[7] = b.w;
+}
+
+/// As attend_scores, for the `n_rows` rows from `first_row` on, all of span `which`: TILE_ROWS rows of a head (x) and a block
+/// of keys (y) a thread block. Two lanes, with half of the running sums each, make the scores of 2 rows and 4 keys.
+extern "C" __global__ void __launch_bounds__(TILE_THREADS)
+    attend_scores_tile(const float *qkv, unsigned width, unsigned head_dim, unsigned n_heads, unsigned n_kv_heads,
+                       unsigned key_type, const Span *spans, unsigned which, unsigned first_row, unsigned n_rows,
+                       unsigned window, float scale, float cap, u64 stride, float *scores) {
+    __shared__ float4 queries[2 * PLANE / 4], keys[2 * PLANE / 4];
+    const unsigned head = blockIdx.x % n_heads, tile = blockIdx.x / n_heads * TILE_ROWS;
+    const unsigned last = min(tile + TILE_ROWS, n_rows) - 1;
+    const Span span = spans[which];
+    const unsigned end = Seen(span, first_row + last, window).end;
+    const unsigned first = Seen(span, first_row + tile, window).base + blockIdx.y * KEY_BLOCK;
+    if (first >= end) return;
+
+    const unsigned kv_head = head / (n_heads / n_kv_heads);
+    // What this thread brings to shared memory: eight values of a row and of a key.
+    const unsigned mine = threadIdx.x / 8, at = threadIdx.x % 8 * 8;
+    const float *query = qkv + (u64)(first_row + min(tile + mine, last)) * width + (u64)head * head_dim;
+    const u64 slot = min(first + mine, end - 1) % span.capacity;
+    const u8 *key = span.keys + (slot * n_kv_heads + kv_head) * kv_row_bytes(key_type, head_dim);
+
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, half = lane % 2;
+    const unsigned k = lane / 2 % 4 + warp % 2 * 4, q = lane / 8 + warp / 2 * 4;
+    // [row of two][key of four][running sum]
+    float sums[2][4][8];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+#pragma unroll
+            for (int l = 0; l < 8; l++) sums[i][j][l] = 0.0f;
+        }
+    }
+    for (unsigned chunk = 0; chunk < head_dim; chunk += CHUNK) {
+        float values[8];
+#pragma unroll
+        for (int l = 0; l < 8; l++) values[l] = chunk + at + l < head_dim ? query[chunk + at + l] : 0.0f;
+        put_8(queries, mine, at, values);
+#pragma unroll
+        for (int l = 0; l < 8; l++) values[l] = 0.0f;
+        if (chunk + at < head_dim) load_kv_8(key_type, key, chunk + at, head_dim, values);
+        put_8(keys, mine, at, values);
+        __syncthreads();
+#pragma unroll
+        for (unsigned group = 0; group < CHUNK / 16; group++) {
+            float a[2][8];
+#pragma unroll
+            for (int i = 0; i < 2; i++) get_8(queries, half, q + 16 * i, group, a[i]);
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                float b[8];
+                get_8(keys, half, k + 8 * j, group, b);
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+#pragma unroll
+                    for (int l = 0; l < 8; l++) sums[i][j][l] = fmaf(a[i][l], b[l], sums[i][j][l]);
+                }
+            }
+        }
+        __syncthreads();
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const unsigned row = tile + q + 16 * i;
+        const Seen seen(span, first_row + min(row, last), window);
+        float *out = scores + ((u64)row * n_heads + head) * stride;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            float *s = sums[i][j];
+#pragma unroll
+            for (int l = 0; l < 8; l++) s[l] += __shfl_xor_sync(FULL_WARP, s[l], 1, 32);
+#pragma unroll
+            for (int n = 4; n > 0; n /= 2) {
+                for (int l = 0; l < n; l++) s[l] += s[l + n];
+            }
+            const unsigned position = first + k + 8 * j;
+            // Each half stores those of one of the rows.
+            if ((int)half == i && row <= last && position >= seen.start && position < seen.end) {
+                out[position - seen.base] = soft_capped((s[0] + 0.0f) * scale, cap);
+            }
+        }
+    }
+}
+
+#define TILE_WARPS (TILE_THREADS / 32)
+#define WARP_ROWS (TILE_ROWS / TILE_WARPS)
+/// Values of a head that a thread block makes: eight a lane.
+#define TILE_VALUES 256
+
+/// As attend_values, for rows as in attend_scores_tile: TILE_ROWS rows of a head (x) and TILE_VALUES of its values (y) a thread
+/// block. A warp has WARP_ROWS rows, and waits for no other.
+extern "C" __global__ void __launch_bounds__(TILE_THREADS)
+    attend_values_tile(const float *scores, u64 stride, unsigned head_dim, unsigned n_heads, unsigned n_kv_heads,
+                       unsigned value_type, const Span *spans, unsigned which, unsigned first_row, unsigned n_rows,
+                       unsigned window, float *out, signed char *q, Sums *sums) {
+    // By warp and key of a block: the weights for the warp's rows; those that do not see the key have a negative one.
+    __shared__ float4 weights[TILE_WARPS][KEY_BLOCK];
+    __shared__ float results[TILE_WARPS][TILE_VALUES];
+    static_assert(WARP_ROWS == 4, "a float4 has a weight of each row");
+    const unsigned head = blockIdx.x % n_heads, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const unsigned tile = blockIdx.x / n_heads * TILE_ROWS + warp * WARP_ROWS;
+    if (tile >= n_rows) return;
+    const unsigned last = min(tile + WARP_ROWS, n_rows) - 1;
+    const unsigned d = blockIdx.y * TILE_VALUES + lane * 8;
+    const Span span = spans[which];
+    const unsigned start = Seen(span, first_row + tile, window).start, end = Seen(span, first_row + last, window).end;
+    const float nothing = -__uint_as_float(0x7f800000u);
+    const u64 value_bytes = kv_row_bytes(value_type, head_dim), slot_bytes = n_kv_heads * value_bytes;
+    const u8 *head_values = span.values + head / (n_heads / n_kv_heads) * value_bytes;
+
+    float max_before[WARP_ROWS], total[WARP_ROWS], acc[WARP_ROWS][8];
+#pragma unroll
+    for (int r = 0; r < WARP_ROWS; r++) {
+        max_before[r] = nothing, total[r] = 0.0f;
+#pragma unroll
+        for (int l = 0; l < 8; l++) acc[r][l] = 0.0f;
+    }
+    for (unsigned block = start / KEY_BLOCK * KEY_BLOCK; block < end; block += KEY_BLOCK) {
+        float mine[WARP_ROWS];
+#pragma unroll
+        for (int r = 0; r < WARP_ROWS; r++) {
+            const Seen seen(span, first_row + min(tile + r, last), window);
+            // A block begins with the first key that is seen of it.
+            const unsigned first = max(block, seen.start), before_end = min(block + KEY_BLOCK, seen.end);
+            const bool is_seen = first + lane < before_end && tile + r <= last;
+            const float *row_scores = scores + ((u64)min(tile + r, last) * n_heads + head) * stride;
+            const float score = is_seen ? row_scores[first + lane - seen.base] : nothing;
+            const float max_here = fmaxf(max_before[r], warp_max(score));
+            const float weight = exp_bits(score - max_here);
+            const float sum = fold<16>(weight + __shfl_down_sync(FULL_WARP, weight, 16, 32));
+            const float block_sum = __shfl_sync(FULL_WARP, sum, 0, 32);
+            // Without any finite score yet, the block weighs nothing.
+            const bool has_weight = max_here != nothing && first < before_end;
+            const float correction = exp_bits(max_before[r] - max_here);
+            if (has_weight) {
+                total[r] = fmaf(total[r], correction, block_sum);
+#pragma unroll
+                for (int l = 0; l < 8; l++) acc[r][l] *= correction;
+            }
+            max_before[r] = max_here;
+            // From the first key seen to the first of the block.
+            const unsigned key = block + lane;
+            const float moved = __shfl_sync(FULL_WARP, weight, key - first, 32);
+            mine[r] = has_weight && key >= first && key < before_end ? moved : -1.0f;
+        }
+        weights[warp][lane] = make_float4(mine[0], mine[1], mine[2], mine[3]);
+        __syncwarp();
+        if (d < head_dim) {
+            // A ring wraps between blocks.
+            const u8 *value = head_values + (block % span.capacity) * slot_bytes;
+            const unsigned n_keys = min(end - block, (unsigned)KEY_BLOCK);
+#pragma unroll 4
+            for (unsigned i = max(start, block) - block; i < n_keys; i++) {
+                float v[8];
+                load_kv_8(value_type, value + i * slot_bytes, d, head_dim, v);
+                const float4 w = weights[warp][i];
+                const float of_row[WARP_ROWS] = {w.x, w.y, w.z, w.w};
+#pragma unroll
+                for (int r = 0; r < WARP_ROWS; r++) {
+                    if (of_row[r] < 0.0f) continue;
+#pragma unroll
+                    for (int l = 0; l < 8; l++) acc[r][l] = fmaf(of_row[r], v[l], acc[r][l]);
+                }
+            }
+        }
+        __syncwarp();
+    }
+#pragma unroll
+    for (int r = 0; r < WARP_ROWS; r++) {
+        if (tile + r > last) break;
+        const float factor = 1.0f / total[r];
+#pragma unroll
+        for (int l = 0; l < 8; l++) results[warp][lane * 8 + l] = acc[r][l] * factor;
+        __syncwarp();
+        const u64 row_at = ((u64)(first_row + tile + r) * n_heads + head) * head_dim + blockIdx.y * TILE_VALUES;
+        const unsigned n_values = min(head_dim - blockIdx.y * TILE_VALUES, (unsigned)TILE_VALUES);
+        for (unsigned first = 0; first < n_values; first += 32) {
+            if (first + lane >= n_values) break;
+            const float value = results[warp][first + lane];
+            out[row_at + first + lane] = value;
+            // Then heads are whole blocks, and no lane has left.
+            if (q) quantize(value, (row_at + first) / 32, q, sums);
+        }
+        __syncwarp();
+    }
+}

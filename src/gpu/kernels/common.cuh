@@ -1,7 +1,7 @@
 // What all kernels share: numbers of 16 bits, and functions of one number.
 //
-// Every kernel computes the bits that the CPU's kernels do (src/kernels/scalar.rs is the definition): the same running
-// sums in the same order, the same polynomials. So nothing here may be contracted or approximated: build with
+// Every kernel but those in halves.cu computes the bits that the CPU's kernels do (src/kernels/scalar.rs is the definition):
+// the same running sums in the same order, the same polynomials. So nothing here may be contracted or approximated: build with
 // -fmad=false and without fast math. Where a multiplication and an addition are rounded once, it says fmaf.
 #pragma once
 

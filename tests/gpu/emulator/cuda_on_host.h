@@ -39,6 +39,13 @@ inline float __uint_as_float(unsigned bits) {
     return value;
 }
 
+inline void __syncwarp() { emulator::exchange(0); }
+
+/// All lanes get the value of the lane that they name, of which the last five bits count.
+inline float __shfl_sync(unsigned, float value, unsigned lane, unsigned) {
+    return __uint_as_float(emulator::exchange(__float_as_uint(value))[lane % emulator::WARP]);
+}
+
 /// Lane `i` gets the value of lane `i + delta`, where that is in its own group of `width` lanes.
 inline float __shfl_down_sync(unsigned, float value, unsigned delta, unsigned width) {
     const unsigned *values = emulator::exchange(__float_as_uint(value));

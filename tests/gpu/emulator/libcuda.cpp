@@ -53,7 +53,7 @@ static std::vector<size_t> sizes(void (*)(A...)) {
 #define QUANTIZED(format) MATMULS(format), KERNEL(tensor_##format)
 static const std::map<std::string, Kernel> KERNELS = {
     KERNEL(add_normed), KERNEL(geglu), KERNEL(copy_16), KERNEL(rope_and_store), KERNEL(attend_scores),
-    KERNEL(attend_values), KERNEL(quantize_q8), MATMULS(f32), MATMULS(f16), MATMULS(bf16), QUANTIZED(q4_0), QUANTIZED(q4_1),
+    KERNEL(attend_values), KERNEL(attend_scores_tile), KERNEL(attend_values_tile), KERNEL(quantize_q8), MATMULS(f32), MATMULS(f16), MATMULS(bf16), QUANTIZED(q4_0), QUANTIZED(q4_1),
     QUANTIZED(q5_0), QUANTIZED(q5_1), QUANTIZED(q8_0), QUANTIZED(iq4_nl), QUANTIZED(q2_k), QUANTIZED(q3_k), QUANTIZED(q4_k),
     QUANTIZED(q5_k), QUANTIZED(q6_k), QUANTIZED(iq4_xs), KERNEL(bf16_round), KERNEL(bf16_few), KERNEL(bf16_gated),
     KERNEL(bf16_many_128), KERNEL(bf16_many_64),
