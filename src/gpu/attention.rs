@@ -13,12 +13,12 @@ pub const MAX_HEAD_DIM: usize = 512;
 const SCORE_KEYS: usize = 64;
 const SCORE_THREADS: u32 = 128;
 const VALUE_THREADS: u32 = 64;
-/// The same where rows of one sequence share what is read (`TILE_ROWS`, `TILE_THREADS`, `TILE_VALUES`); fewer than the least
+/// The same where rows of one sequence share what is read (`SPAN_ROWS`, `SPAN_THREADS`, `SPAN_VALUES`); fewer than the least
 /// do better alone.
-const TILE_ROWS: usize = 32;
-const TILE_THREADS: u32 = 256;
-const TILE_VALUES: usize = 256;
-const LEAST_TILE_ROWS: usize = 8;
+const SPAN_ROWS: usize = 32;
+const SPAN_THREADS: u32 = 256;
+const SPAN_VALUES: usize = 256;
+const LEAST_SPAN_ROWS: usize = 8;
 /// Bytes for the scores of the rows that are looked at together.
 pub const SCORE_BYTES: usize = 64 << 20;
 /// Bytes of a span (`Span`).
@@ -89,7 +89,7 @@ impl StepPlan {
             for (i, span) in (0..).zip(spans) {
                 self.span_of_row.extend(span.rows.clone().map(|_| i));
                 self.longest = self.longest.max(span.pos + span.rows.len());
-                let has_tile = VENDOR == Some(Vendor::Nvidia) && span.rows.len() >= LEAST_TILE_ROWS;
+                let has_tile = VENDOR == Some(Vendor::Nvidia) && span.rows.len() >= LEAST_SPAN_ROWS;
                 match self.groups.last_mut() {
                     Some((group, None)) if !has_tile => group.end = span.rows.end,
                     _ => self.groups.push((span.rows.clone(), has_tile.then_some(i))),
@@ -240,12 +240,12 @@ impl Gpu {
                 )?;
                 continue;
             };
-            let (which, tiles) = ([U32(span), first, number(n)?], n.div_ceil(TILE_ROWS) * n_heads);
+            let (which, tiles) = ([U32(span), first, number(n)?], n.div_ceil(SPAN_ROWS) * n_heads);
             // From the first block of keys that the first row sees to the last of the last row.
-            let grid = [tiles, (n_keys + TILE_ROWS).div_ceil(KEY_BLOCK) + 1];
-            self.launch("attend_scores_tile", grid, TILE_THREADS, &[&query[..], &which, &scored].concat())?;
-            let grid = [tiles, head_dim.div_ceil(TILE_VALUES)];
-            self.launch("attend_values_tile", grid, TILE_THREADS, &[&weighted[..], &which, &made].concat())?;
+            let grid = [tiles, (n_keys + SPAN_ROWS).div_ceil(KEY_BLOCK) + 1];
+            self.launch("attend_scores_tile", grid, SPAN_THREADS, &[&query[..], &which, &scored].concat())?;
+            let grid = [tiles, head_dim.div_ceil(SPAN_VALUES)];
+            self.launch("attend_values_tile", grid, SPAN_THREADS, &[&weighted[..], &which, &made].concat())?;
         }
         Ok(out)
     }

@@ -12,6 +12,7 @@
 //!
 //! [`check`] tries what must fail, so that the report tells what was seen and not what was hoped for.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -33,13 +34,11 @@ pub struct Folders {
 }
 
 impl Folders {
-    /// The devices of GPUs whose driver is a library in this process.
+    /// The devices of GPUs whose driver is a library in this process: NVIDIA's own or, under WSL, that of Windows.
     pub fn gpu_devices() -> Vec<PathBuf> {
-        let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
-        entries
-            .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"nvidia"))
-            .map(|entry| entry.path())
-            .collect()
+        let paths = std::fs::read_dir("/dev").into_iter().flatten().flatten().map(|entry| entry.path());
+        let is_gpu = |name: &OsStr| name.as_encoded_bytes().starts_with(b"nvidia") || name == "dxg";
+        paths.filter(|path| path.file_name().is_some_and(is_gpu)).collect()
     }
 
     fn is_empty(&self) -> bool {

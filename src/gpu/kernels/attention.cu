@@ -254,14 +254,14 @@ extern "C" __global__ void attend_values(const float *scores, u64 stride, unsign
 // What a row gets is the same to the bit as above: its scores have the same running sums, its blocks of keys the same
 // order. But rows share what is read of keys and values.
 
-#define TILE_ROWS 32
-#define TILE_THREADS 256
+#define SPAN_ROWS 32
+#define SPAN_THREADS 256
 /// Values of a head that are in shared memory at a time.
 #define CHUNK 64
-/// Floats of a row's half of a chunk, and of the halves of TILE_ROWS rows: such that what a warp reads at once, four rows
+/// Floats of a row's half of a chunk, and of the halves of SPAN_ROWS rows: such that what a warp reads at once, four rows
 /// one after the other and both halves, lies in different banks.
 #define PITCH (CHUNK / 2 + 4)
-#define PLANE (TILE_ROWS * PITCH + 16)
+#define PLANE (SPAN_ROWS * PITCH + 16)
 
 /// Puts eight values of a row, from value `d` of the chunk on, where its half is: `d` is a multiple of 8, and halves take
 /// turns.
@@ -278,15 +278,15 @@ __device__ inline void get_8(const float4 *tile, unsigned half, unsigned row, un
     values[4] = b.x, values[5] = b.y, values[6] = b.z, values[7] = b.w;
 }
 
-/// As attend_scores, for the `n_rows` rows from `first_row` on, all of span `which`: TILE_ROWS rows of a head (x) and a block
+/// As attend_scores, for the `n_rows` rows from `first_row` on, all of span `which`: SPAN_ROWS rows of a head (x) and a block
 /// of keys (y) a thread block. Two lanes, with half of the running sums each, make the scores of 2 rows and 4 keys.
-extern "C" __global__ void __launch_bounds__(TILE_THREADS)
+extern "C" __global__ void __launch_bounds__(SPAN_THREADS)
     attend_scores_tile(const float *qkv, unsigned width, unsigned head_dim, unsigned n_heads, unsigned n_kv_heads,
                        unsigned key_type, const Span *spans, unsigned which, unsigned first_row, unsigned n_rows,
                        unsigned window, float scale, float cap, u64 stride, float *scores) {
     __shared__ float4 queries[2 * PLANE / 4], keys[2 * PLANE / 4];
-    const unsigned head = blockIdx.x % n_heads, tile = blockIdx.x / n_heads * TILE_ROWS;
-    const unsigned last = min(tile + TILE_ROWS, n_rows) - 1;
+    const unsigned head = blockIdx.x % n_heads, tile = blockIdx.x / n_heads * SPAN_ROWS;
+    const unsigned last = min(tile + SPAN_ROWS, n_rows) - 1;
     const Span span = spans[which];
     const unsigned end = Seen(span, first_row + last, window).end;
     const unsigned first = Seen(span, first_row + tile, window).base + blockIdx.y * KEY_BLOCK;
@@ -362,26 +362,26 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS)
     }
 }
 
-#define TILE_WARPS (TILE_THREADS / 32)
-#define WARP_ROWS (TILE_ROWS / TILE_WARPS)
+#define SPAN_WARPS (SPAN_THREADS / 32)
+#define WARP_ROWS (SPAN_ROWS / SPAN_WARPS)
 /// Values of a head that a thread block makes: eight a lane.
-#define TILE_VALUES 256
+#define SPAN_VALUES 256
 
-/// As attend_values, for rows as in attend_scores_tile: TILE_ROWS rows of a head (x) and TILE_VALUES of its values (y) a thread
+/// As attend_values, for rows as in attend_scores_tile: SPAN_ROWS rows of a head (x) and SPAN_VALUES of its values (y) a thread
 /// block. A warp has WARP_ROWS rows, and waits for no other.
-extern "C" __global__ void __launch_bounds__(TILE_THREADS)
+extern "C" __global__ void __launch_bounds__(SPAN_THREADS)
     attend_values_tile(const float *scores, u64 stride, unsigned head_dim, unsigned n_heads, unsigned n_kv_heads,
                        unsigned value_type, const Span *spans, unsigned which, unsigned first_row, unsigned n_rows,
                        unsigned window, float *out, signed char *q, Sums *sums) {
     // By warp and key of a block: the weights for the warp's rows; those that do not see the key have a negative one.
-    __shared__ float4 weights[TILE_WARPS][KEY_BLOCK];
-    __shared__ float results[TILE_WARPS][TILE_VALUES];
+    __shared__ float4 weights[SPAN_WARPS][KEY_BLOCK];
+    __shared__ float results[SPAN_WARPS][SPAN_VALUES];
     static_assert(WARP_ROWS == 4, "a float4 has a weight of each row");
     const unsigned head = blockIdx.x % n_heads, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const unsigned tile = blockIdx.x / n_heads * TILE_ROWS + warp * WARP_ROWS;
+    const unsigned tile = blockIdx.x / n_heads * SPAN_ROWS + warp * WARP_ROWS;
     if (tile >= n_rows) return;
     const unsigned last = min(tile + WARP_ROWS, n_rows) - 1;
-    const unsigned d = blockIdx.y * TILE_VALUES + lane * 8;
+    const unsigned d = blockIdx.y * SPAN_VALUES + lane * 8;
     const Span span = spans[which];
     const unsigned start = Seen(span, first_row + tile, window).start, end = Seen(span, first_row + last, window).end;
     const float nothing = -__uint_as_float(0x7f800000u);
@@ -452,8 +452,8 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS)
 #pragma unroll
         for (int l = 0; l < 8; l++) results[warp][lane * 8 + l] = acc[r][l] * factor;
         __syncwarp();
-        const u64 row_at = ((u64)(first_row + tile + r) * n_heads + head) * head_dim + blockIdx.y * TILE_VALUES;
-        const unsigned n_values = min(head_dim - blockIdx.y * TILE_VALUES, (unsigned)TILE_VALUES);
+        const u64 row_at = ((u64)(first_row + tile + r) * n_heads + head) * head_dim + blockIdx.y * SPAN_VALUES;
+        const unsigned n_values = min(head_dim - blockIdx.y * SPAN_VALUES, (unsigned)SPAN_VALUES);
         for (unsigned first = 0; first < n_values; first += 32) {
             if (first + lane >= n_values) break;
             const float value = results[warp][first + lane];
