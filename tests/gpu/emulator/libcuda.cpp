@@ -51,7 +51,7 @@ static std::vector<size_t> sizes(void (*)(A...)) {
 #define KERNEL(name) {#name, {trampoline<name>, sizes(name)}}
 #define MATMULS(format) KERNEL(matmul_##format##_1), KERNEL(matmul_##format##_8), KERNEL(gated_##format)
 #define QUANTIZED(format) MATMULS(format), KERNEL(tensor_##format)
-static const std::map<std::string, Kernel> KERNELS = {
+static const auto &KERNELS = *new std::map<std::string, Kernel>{
     KERNEL(add_normed), KERNEL(geglu), KERNEL(copy_16), KERNEL(rope_and_store), KERNEL(attend_scores),
     KERNEL(attend_values), KERNEL(attend_scores_tile), KERNEL(attend_values_tile), KERNEL(quantize_q8), MATMULS(f32), MATMULS(f16), MATMULS(bf16), QUANTIZED(q4_0), QUANTIZED(q4_1),
     QUANTIZED(q5_0), QUANTIZED(q5_1), QUANTIZED(q8_0), QUANTIZED(iq4_nl), QUANTIZED(q2_k), QUANTIZED(q3_k), QUANTIZED(q4_k),
@@ -111,7 +111,8 @@ struct Allocation {
     size_t page_bytes, bytes;
 };
 static std::mutex lock;
-static std::map<uint64_t, Allocation> allocations, host_allocations;
+// Never destroyed: at the end of the process threads may still free what they had.
+static auto &allocations = *new std::map<uint64_t, Allocation>, &host_allocations = *new std::map<uint64_t, Allocation>;
 static size_t used = 0;
 
 static size_t total_memory() {
