@@ -37,7 +37,7 @@ impl NewFile {
         &self.file
     }
 
-    /// To write to from the beginning, see [`LargePages`].
+    /// To write to from the beginning, a large page at a time, in which Linux then keeps the file; to be flushed at the end.
     pub fn in_large_pages(&self) -> impl Write {
         LargePages::new(&self.file, 0)
     }
