@@ -422,6 +422,8 @@ export const looks = {
     found.push(...(await small('drawer')));
     await page.tap('.new-raw');
     await page.waitForSelector('.raw textarea');
+    // The drawer has gone.
+    await settled(page);
     found.push(...(await small('raw')));
     equal([...new Set(found)], [], 'what is too small');
     clean(/status of 400/);
