@@ -154,10 +154,18 @@ async fn slots(
 }
 
 async fn tokenize(Loaded(ready): Loaded, fields: Fields) -> Result<Response, ApiError> {
-    if fields.get("content").is_none()
+    // Fields of the form that is not asked for must still be of their types.
+    for name in ["add_special", "parse_special", "with_pieces", "add_special_tokens", "return_token_strs"] {
+        fields.bool(name, false)?;
+    }
+    if fields.string("content")?.is_none()
         && let Some(answer) = vllm::tokenize(&fields, &ready).await?
     {
         return Ok(answer);
+    }
+    fields.string("prompt")?;
+    if fields.get("messages").is_some() {
+        Conversation::read(&fields)?;
     }
     let content = fields.required_string("content")?.to_owned();
     let add_special = fields.bool("add_special", false)?;
