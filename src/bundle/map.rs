@@ -82,7 +82,7 @@ impl Bytes {
         // while it is mapped, reads past the new end raise SIGBUS; every program that maps its weights accepts this.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(error)?;
         // What is not in memory yet then comes in large pages, where system and file system have them. Their addresses cost
-        // less to find: weights are read up to a quarter faster.
+        // less to find.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
         let range = 0..map.len();

@@ -35,8 +35,8 @@ pub(super) const MAX_SUPERBLOCK_BYTES: usize = 8 * 34;
 /// Vectors of rows in a register tile.
 const VECTORS: usize = 2;
 
-/// Superblocks unpacked at a time, at most 100 KB for 8 rows. All of a row at once is best (measured with rows of 9216
-/// values), since sums then stay in registers; the second-level cache should still hold them beside what it has to stream.
+/// Superblocks unpacked at a time, at most 100 KB for 8 rows. All of a row at once is best, since sums then stay in registers;
+/// the second-level cache should still hold them beside what it has to stream.
 const CHUNK: usize = 36;
 
 /// Vectors in a block of the panel: 8 of bytes, the scales, the mins, for each vector of rows.

@@ -261,10 +261,25 @@ impl<'a> Inputs<'a> {
         Ok(Inputs { kernels, x, n_tokens, n_cols, quantized })
     }
 
-    fn give_back(self, cpu: &Cpu) {
+    /// `[n_tokens, width]`, of which each piece of columns is filled by itself.
+    fn fill(
+        self,
+        cpu: &Cpu,
+        width: usize,
+        pieces: &[Piece],
+        fill: impl Fn(&Self, &Piece, TileMut<'_>) + Sync,
+    ) -> (CpuStorage, Shape) {
+        let mut out = cpu.buffers.take(self.n_tokens * width);
+        let tiles = split_columns(&mut out, width, pieces.iter().map(|piece| piece.rows.len()));
+        cpu.run(|| {
+            let tiles = tiles.into_par_iter().zip(pieces).with_max_len(1);
+            tiles.for_each(|(tile, piece)| fill(&self, piece, tile));
+        });
+        let shape = Shape::from((self.n_tokens, width));
         if let Some(acts) = self.quantized {
             cpu.buffers.give_quantized(acts);
         }
+        (CpuStorage::F32(out), shape)
     }
 
     /// The products with these rows of a matrix.
@@ -300,16 +315,9 @@ impl CustomOp1 for MatMul<'_> {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let Linear { parts, n_rows, pieces, .. } = self.linear;
         let inputs = Inputs::new(self.linear, self.cpu, storage, layout)?;
-        let mut out = self.cpu.buffers.take(inputs.n_tokens * n_rows);
-        let tiles = split_columns(&mut out, *n_rows, pieces.iter().map(|p| p.rows.len()));
-        self.cpu.run(|| {
-            tiles.into_par_iter().zip(pieces).with_max_len(1).for_each(|(mut tile, piece)| {
-                inputs.multiply(&parts[piece.part], piece.rows.clone(), &mut tile);
-            });
-        });
-        let shape = Shape::from((inputs.n_tokens, *n_rows));
-        inputs.give_back(self.cpu);
-        Ok((CpuStorage::F32(out), shape))
+        Ok(inputs.fill(self.cpu, *n_rows, pieces, |inputs, piece, mut tile| {
+            inputs.multiply(&parts[piece.part], piece.rows.clone(), &mut tile);
+        }))
     }
 }
 
@@ -330,17 +338,14 @@ impl CustomOp1 for Gated<'_> {
             static BOTH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
         }
         let [gate, up] = &self.linear.parts[..] else { return Err(odd_halves(())) };
-        let width = gate.n_rows;
-        if up.n_rows != width {
+        if up.n_rows != gate.n_rows {
             return Err(odd_halves(()));
         }
         let inputs = Inputs::new(self.linear, self.cpu, storage, layout)?;
         let pieces = pieces(std::slice::from_ref(gate), self.cpu.n_threads());
-        let mut out = self.cpu.buffers.take(inputs.n_tokens * width);
-        let tiles = split_columns(&mut out, width, pieces.iter().map(|p| p.rows.len()));
         // Few tokens leave room for a long stream of weights, which is read faster.
         let at_once = if inputs.n_tokens > 8 { ROW_GRANULE } else { usize::MAX };
-        let fill = |tile: &mut TileMut<'_>, piece: Range<usize>, both: &mut Vec<f32>| {
+        let fill = |inputs: &Inputs<'_>, piece: &Range<usize>, mut tile: TileMut<'_>, both: &mut Vec<f32>| {
             for start in piece.clone().step_by(at_once) {
                 let rows = start..piece.end.min(start.saturating_add(at_once));
                 let n = inputs.n_tokens * rows.len();
@@ -350,18 +355,13 @@ impl CustomOp1 for Gated<'_> {
                 inputs.multiply(up, rows.clone(), &mut TileMut::whole(ups, rows.len()));
                 for (token, (gate, up)) in gates.chunks(rows.len()).zip(ups.chunks(rows.len())).enumerate() {
                     let out = &mut tile.row_mut(token)[start - piece.start..][..rows.len()];
-                    self.cpu.kernels.gelu_tanh_mul(gate, up, out);
+                    inputs.kernels.gelu_tanh_mul(gate, up, out);
                 }
             }
         };
-        self.cpu.run(|| {
-            tiles.into_par_iter().zip(pieces).with_max_len(1).for_each(|(mut tile, piece)| {
-                BOTH.with_borrow_mut(|both| fill(&mut tile, piece.rows, both));
-            });
-        });
-        let shape = Shape::from((inputs.n_tokens, width));
-        inputs.give_back(self.cpu);
-        Ok((CpuStorage::F32(out), shape))
+        Ok(inputs.fill(self.cpu, gate.n_rows, &pieces, |inputs, piece, tile| {
+            BOTH.with_borrow_mut(|both| fill(inputs, &piece.rows, tile, both));
+        }))
     }
 }
 
